@@ -1,0 +1,72 @@
+"""The project's checks, run by `.venv/bin/nox` in the virtual environment of setup.sh.
+
+bcc belongs to the distribution's Python, which only `.venv` sees: every session
+runs there, makes no environment of its own and needs no network.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+BIN = ROOT / ".venv" / "bin"
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests", "docs", "kernel"]
+
+
+def run(session: nox.Session, tool: str, *args: str) -> None:
+    """A tool of `.venv`, run with arguments; the session fails when it does."""
+    session.run(str(BIN / tool), *args)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting, by ruff."""
+    run(session, "ruff", "check", *session.posargs)
+    run(session, "ruff", "format", "--check", *session.posargs)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, by mypy in strict mode."""
+    run(session, "mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests: no root, no bcc. Arguments go to pytest."""
+    run(session, "pytest", "tests/unit", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, built with warnings as errors, thrown away."""
+    # Without --quiet, which would hide the warnings from --strict too.
+    with tempfile.TemporaryDirectory() as site:
+        run(session, "mkdocs", "build", "--strict", "--site-dir", site)
+
+
+@nox.session
+def kernel(session: nox.Session) -> None:
+    """Tests on this machine's kernel, as root. Arguments go to pytest."""
+    if os.geteuid() != 0:
+        session.error("the kernel tests load BPF programs: run them as root, with sudo")
+    run(session, "pytest", "tests/kernel", *session.posargs)
+
+
+@nox.session
+def vm(session: nox.Session) -> None:
+    """The kernel tests on other kernels: `nox -s vm -- 6.1`, or all of them."""
+    run(session, "python", "tests/vm/run.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measurements, one script after the other."""
+    for script in sorted((ROOT / "bench").glob("*.py")):
+        run(session, "python", str(script), *session.posargs)
