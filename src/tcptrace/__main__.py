@@ -1,0 +1,59 @@
+"""The program: one place where errors become exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from tcptrace.cli import cli
+from tcptrace.errors import TcptraceError
+
+USAGE_STATUS = 2
+
+
+def _discard_output() -> None:
+    """Let nothing that is still buffered fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(error: TcptraceError) -> int:
+    click.echo(f"tcptrace: {error}", err=True)
+    if error.details and {"-v", "--verbose"} & set(sys.argv):
+        click.echo(error.details, err=True)
+    return error.exit_status
+
+
+def run() -> int:
+    """Run the command line; return the exit status."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        cli(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except TcptraceError as error:
+        return _complain(error)
+    except (KeyboardInterrupt, click.Abort):
+        return 0
+    except BrokenPipeError:
+        _discard_output()
+        return 0
+    except OSError as error:
+        _discard_output()
+        return _complain(TcptraceError(f"cannot go on: {error.strerror or error}"))
+    return 0
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

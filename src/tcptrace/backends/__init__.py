@@ -1,0 +1,1 @@
+"""How probes are attached and their events read."""

@@ -1,0 +1,230 @@
+"""The loader's work, in the child process: choose hooks, compile with bcc, load and attach.
+
+Only this process imports bcc and LLVM. What it attaches lives on in the descriptors that it hands
+to its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import os
+import resource
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tcptrace.backends.find_bcc import import_bcc
+from tcptrace.backends.source import Plan, c_source, cflags
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import bpf, headers
+from tcptrace.kernel.hooks import Hook, attach, obstacle
+from tcptrace.kernel.syscalls import CLONE_NEWNET, unshare
+from tcptrace.probes import BACKENDS, Variant
+
+PROGRAM_TYPES = {
+    "fentry": "TRACING",
+    "fexit": "TRACING",
+    "kprobe": "KPROBE",
+    "kretprobe": "KPROBE",
+    "tracepoint": "TRACEPOINT",
+    "raw_tracepoint": "RAW_TRACEPOINT",
+}
+# Key and value sizes in bytes, as bcc's tools declare these maps.
+PINNED_MAPS = {"cgroupmap": (8, 8), "mntnsmap": (8, 4)}
+COUNTERS = ("lost", "untracked", "self_test")
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+
+
+@dataclasses.dataclass(slots=True)
+class Attached:
+    """What the child hands over: the backend, how it was chosen, and descriptors."""
+
+    backend: str
+    notes: list[str]
+    events: int
+    counters: int
+    links: list[int]
+
+    def detach(self) -> None:
+        """Close what holds the programs attached."""
+        for link in self.links:
+            os.close(link)
+        self.links.clear()
+
+
+class _Module:
+    """One compiled C source."""
+
+    def __init__(self, plan: Plan, variant: Variant, extra: Sequence[str]) -> None:
+        bcc = import_bcc()
+        self._lib = bcc.lib
+        self._types = bcc.BPF
+        try:
+            flags = [*cflags(plan, variant), *extra]
+            self._module = bcc.BPF(text=c_source(plan).encode(), cflags=flags)
+        except Exception as error:  # bcc raises nothing more precise
+            msg = f"bcc cannot compile the probe {plan.probe.name} for this kernel: {error}"
+            raise TcptraceError(msg) from error
+
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a map."""
+        return int(self._module[name].map_fd)
+
+    def load(self, hook: Hook) -> int:
+        """Load the program of `hook`; return its descriptor. Raises OSError.
+
+        bcc takes the function that a trampoline is for from the program's name, and from 0.28 on
+        the name's middle from the module's: the name is given here, so that C functions need not
+        be named so.
+        """
+        prefix = {"fentry": "kfunc__", "fexit": "kretfunc__"}.get(hook.how)
+        names = [hook.program]
+        if prefix:
+            names = [f"{prefix}vmlinux__{hook.target}", prefix + hook.target]
+        for name in names:
+            descriptor = self._load_as(name, hook)
+            if descriptor >= 0:
+                return descriptor
+        number = ctypes.get_errno()
+        raise OSError(number, f"{hook} cannot be loaded: {os.strerror(number)}")
+
+    def _load_as(self, name: str, hook: Hook) -> int:
+        lib, module, function = self._lib, self._module.module, hook.program.encode()
+        arguments = (
+            module,
+            getattr(self._types, PROGRAM_TYPES[hook.how]),
+            name.encode(),
+            lib.bpf_function_start(module, function),
+            lib.bpf_function_size(module, function),
+            lib.bpf_module_license(module),
+            lib.bpf_module_kern_version(module),
+            0,  # log level
+            None,  # log buffer
+            0,  # its size
+            None,  # device
+            -1,  # attach type, from bcc 0.25
+        )
+        return int(lib.bcc_func_load(*arguments[: len(lib.bcc_func_load.argtypes)]))
+
+
+def prepare(directory: Path, plan: Plan) -> None:
+    """Make the private `directory` the place that bcc compiles in. Raises TcptraceError."""
+    os.environ["TMPDIR"] = str(directory)
+    os.chdir(directory)
+    headers.write_types(directory, plan.probe.types)
+    os.environ["BCC_KERNEL_SOURCE"] = str(headers.SOURCE)
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with contextlib.suppress(ValueError, PermissionError):  # before 5.11 it limits maps
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+
+
+def _check_pinned_maps(plan: Plan) -> None:
+    for name, (key_size, value_size) in PINNED_MAPS.items():
+        if name in plan.filters:
+            bpf.check_pinned_hash(plan.filters[name], key_size, value_size)
+
+
+def obstacle_to(variant: Variant) -> str | None:
+    """Return why the kernel does not permit one of the hooks of `variant`, or None."""
+    return next(filter(None, map(obstacle, variant.hooks)), None)
+
+
+def usable_variants(plan: Plan, note: Callable[[str], None]) -> Iterator[Variant]:
+    """Yield the variants whose hooks this kernel permits, best first; note why not for others."""
+    for variant in plan.variants():
+        reason = obstacle_to(variant)
+        if reason is None:
+            yield variant
+        else:
+            note(f"{variant.backend} refused: {reason}")
+
+
+def _attach(module: _Module, variant: Variant, notes: list[str]) -> Attached:
+    """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
+    attached = Attached(
+        variant.backend, notes, module.map_fd("events"), module.map_fd("counters"), []
+    )
+    programs = {hook.program: module.load(hook) for hook in variant.hooks}
+    try:
+        for hook in variant.hooks:
+            attached.links.append(attach(hook, programs[hook.program]))
+    except OSError:
+        attached.detach()
+        raise
+    return attached
+
+
+def _enter_test_network() -> int:
+    """Move this process to a network namespace with a loopback; return its inode number.
+
+    Raises OSError.
+    """
+    unshare(CLONE_NEWNET)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    return Path("/proc/self/ns/net").stat().st_ino
+
+
+def _fires(self_test: Callable[[], None], attached: Attached) -> bool:
+    """Tell whether the hooks see the event that `self_test` makes.
+
+    A compiler may have inlined a function at the calls that matter; its hook is then silent.
+    """
+    before = counter(attached.counters, "self_test")
+    self_test()
+    return counter(attached.counters, "self_test") > before
+
+
+def counter(map_fd: int, name: str) -> int:
+    """Read one of the counters of probes/_prelude.bpf.c."""
+    return bpf.lookup_u64(map_fd, COUNTERS.index(name))
+
+
+def attach_best(directory: Path, plan: Plan) -> Attached:
+    """Attach the best variant of the plan's probe that this kernel permits and that fires.
+
+    Raises:
+        TcptraceError: there is none, or the plan cannot be honoured.
+
+    """
+    notes: list[str] = []
+    _check_pinned_maps(plan)
+    prepare(directory, plan)
+    self_test, flags = plan.probe.self_test, []
+    try:
+        flags.append(f"-DSELF_TEST_NETNS={_enter_test_network()}U")
+    except OSError as error:
+        self_test = None
+        notes.append(f"whether hooks fire was not tried: {error}")
+    for variant in usable_variants(plan, notes.append):
+        try:
+            attached = _attach(_Module(plan, variant, flags), variant, notes)
+        except OSError as error:
+            notes.append(f"{variant.backend} refused: {error.strerror}")
+            continue
+        if self_test is None or _fires(self_test, attached):
+            notes.append(
+                f"{plan.probe.name}: {variant.backend}, {', '.join(map(str, variant.hooks))}"
+            )
+            return attached
+        notes.append(f"{variant.backend} refused: {variant.hooks[-1]} stays silent")
+        attached.detach()
+    raise TcptraceError(_no_backend(plan), details="\n".join(notes))
+
+
+def _no_backend(plan: Plan) -> str:
+    if plan.backend == "auto":
+        return (
+            f"this kernel permits no way to trace {plan.probe.name}.\n`tcptrace doctor` tells why"
+        )
+    free = dataclasses.replace(plan, backend="auto")
+    usable = {variant.backend for variant in usable_variants(free, lambda _: None)}
+    names = ", ".join(name for name in BACKENDS if name in usable) or "none"
+    return (
+        f"the backend {plan.backend} is not available for {plan.probe.name} on this kernel.\n"
+        f"Available: {names}; `tcptrace doctor` tells why"
+    )

@@ -1,0 +1,90 @@
+"""Find the real bcc: the distribution's package, which a virtual environment may not see."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import platform
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+from tcptrace.errors import TcptraceError
+
+PACKAGES = {
+    "debian": "apt install python3-bpfcc",
+    "ubuntu": "apt install python3-bpfcc",
+    "fedora": "dnf install python3-bcc",
+    "rhel": "dnf install python3-bcc",
+    "centos": "dnf install python3-bcc",
+    "arch": "pacman -S python-bcc",
+    "opensuse": "zypper install python3-bcc",
+    "suse": "zypper install python3-bcc",
+    "alpine": "apk add py3-bcc",
+}
+
+
+def _install_hint() -> str:
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        system = {}
+    for name in [system.get("ID", ""), *system.get("ID_LIKE", "").split()]:
+        if name in PACKAGES:
+            return f"Install it: {PACKAGES[name]}"
+    return "Install your distribution's bcc package for Python (python3-bcc or python3-bpfcc)"
+
+
+def _system_site_directories() -> list[str]:
+    """Return where distributions put packages for this Python, whatever environment runs."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    prefix = Path("/usr")
+    candidates = [
+        prefix / "lib/python3/dist-packages",
+        prefix / "lib" / version / "site-packages",
+        prefix / "lib64" / version / "site-packages",
+        Path(sysconfig.get_path("purelib", vars={"base": sys.base_prefix})),
+    ]
+    return [str(path) for path in candidates if path.is_dir()]
+
+
+def _is_bpf_compiler(spec: importlib.machinery.ModuleSpec | None) -> bool:
+    """Tell the BPF compiler's package from PyPI's `bcc`, a crystal-lattice library."""
+    places = (spec.submodule_search_locations or []) if spec else []
+    return any((Path(place) / "libbcc.py").is_file() for place in places)
+
+
+def find_spec() -> importlib.machinery.ModuleSpec:
+    """Return where bcc is: on this Python's path, or in the system's site directories.
+
+    Raises:
+        TcptraceError: it is not installed, or only its namesake is.
+
+    """
+    finder = importlib.machinery.PathFinder
+    own = finder.find_spec("bcc")
+    for spec in (own, finder.find_spec("bcc", _system_site_directories())):
+        if spec and _is_bpf_compiler(spec):
+            return spec
+    if own:
+        raise TcptraceError(
+            f"the package bcc in {Path(own.origin or '').parent} is not the BPF compiler but its "
+            f"namesake from PyPI.\n{_install_hint()}; and: pip uninstall bcc"
+        )
+    raise TcptraceError(f"bcc is not installed (PyPI's bcc is another package).\n{_install_hint()}")
+
+
+def import_bcc() -> ModuleType:
+    """Import bcc, and nothing else from where it is found."""
+    spec = find_spec()
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr] # a package has one
+    except (ImportError, OSError) as error:
+        del sys.modules["bcc"]
+        raise TcptraceError(
+            f"bcc is installed but cannot be imported: {error}\n{_install_hint()}"
+        ) from error
+    return module

@@ -1,0 +1,67 @@
+"""A session: probes attached, events read, losses counted, until it is stopped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import struct
+import sys
+from collections.abc import Callable, Iterator
+
+from tcptrace.backends.loader import Answer
+from tcptrace.backends.ringbuf import RingBuffer
+from tcptrace.backends.source import Plan
+from tcptrace.events import Decoder, Event
+
+POLL_MS = 30
+"""How often the ring buffer is looked at; rows are to be out within 100 ms of their event."""
+
+
+class Session:
+    """Holds the descriptors of what is attached; closing it, or dying, detaches."""
+
+    def __init__(self, plan: Plan, answer: Answer) -> None:
+        """Take over the descriptors of the loader's answer."""
+        self.backend = answer.backend
+        self._descriptors = answer.descriptors
+        self._decoder = Decoder(plan.records)
+        self._ring = RingBuffer(answer.descriptors[0], plan.buffer_mb * 1024 * 1024)
+        self._counters = mmap.mmap(
+            answer.descriptors[1], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ
+        )
+
+    def close(self) -> None:
+        """Detach and unmap."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._ring.close()
+        self._counters.close()
+
+    def lost(self) -> int:
+        """Return how many events found no room in the ring buffer since the start."""
+        return int(struct.unpack_from("=Q", self._counters, 0)[0])
+
+    def untracked(self) -> int:
+        """Return how often a probe's own map was full."""
+        return int(struct.unpack_from("=Q", self._counters, 8)[0])
+
+    def events(
+        self, stopped: Callable[[], bool], before_wait: Callable[[], None]
+    ) -> Iterator[Event]:
+        """Yield events in order until `stopped`; call `before_wait` whenever none is left.
+
+        What was in the buffer when `stopped` became true is still yielded.
+        """
+        decode = self._decoder.decode
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)  # tells when the reader of our pipe is gone
+        while True:
+            last = stopped()
+            for data in self._ring.read():
+                yield decode(data)
+            before_wait()
+            if last:
+                return
+            if poller.poll(POLL_MS):
+                raise BrokenPipeError

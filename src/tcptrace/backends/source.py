@@ -1,0 +1,79 @@
+"""What is compiled: the C source and its flags, for a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from tcptrace import filters
+from tcptrace.events import Decoder, Event
+from tcptrace.kernel.headers import CFLAGS
+from tcptrace.probes import PRELUDE, Probe, Variant
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What a session is to trace."""
+
+    probe: Probe
+    filters: dict[str, Any]
+    """Parsed values by filter name."""
+    switches: frozenset[str] = frozenset()
+    """Keys of `Probe.switches` that are on."""
+    backend: str = "auto"
+    buffer_mb: int = 4
+
+    @property
+    def records(self) -> Sequence[type[Event]]:
+        """The record classes that the ring buffer will hold."""
+        return self.probe.records
+
+    def variants(self) -> list[Variant]:
+        """Return the probe's variants that the asked backend allows, with the switches' hooks."""
+        return [
+            self._with_switches(variant)
+            for variant in self.probe.variants
+            if self.backend in ("auto", variant.backend)
+        ]
+
+    def _with_switches(self, variant: Variant) -> Variant:
+        hooks, defines = list(variant.hooks), list(variant.defines)
+        for switch in sorted(self.switches):
+            defines.append(switch)
+            for extra in self.probe.switches[switch]:
+                if extra.backend == variant.backend:
+                    hooks += extra.hooks
+                    defines += extra.defines
+        return Variant(variant.backend, tuple(hooks), tuple(defines))
+
+
+def cflags(plan: Plan, variant: Variant) -> list[str]:
+    """Return clang's flags for compiling `plan` with the hooks of `variant`."""
+    pages = plan.buffer_mb * 1024 * 1024 // os.sysconf("SC_PAGE_SIZE")
+    defines = {
+        f"HOOK_{variant.backend.upper()}": "1",
+        **dict.fromkeys(variant.defines, "1"),
+        "RINGBUF_PAGES": str(pages),
+        **Decoder(plan.records).defines(),
+        **filters.defines(plan.filters),
+    }
+    return [*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items())]
+
+
+def c_source(plan: Plan) -> str:
+    """Return the C source; the compiler's messages name the true files and lines."""
+    parts = [
+        f'#line 1 "{path.parent.name}/{path.name}"\n{path.read_text(encoding="utf-8")}'
+        for path in (PRELUDE, plan.probe.source)
+    ]
+    return "\n".join(parts)
+
+
+def listing(plan: Plan, variant: Variant) -> str:
+    """Return flags and source as ``--dump-c`` prints them."""
+    flags = "".join(f" *   {shlex.quote(flag)}\n" for flag in cflags(plan, variant))
+    head = f"/*\n * Compiled by bcc for the {variant.backend} backend with\n{flags} */\n"
+    return head + c_source(plan)

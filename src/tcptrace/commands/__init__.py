@@ -1,0 +1,1 @@
+"""What the user asks: one module per subcommand, found through entry points."""

@@ -1,0 +1,31 @@
+"""``tcptrace accept``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tcptrace.commands.base import command, option
+from tcptrace.events import Event
+from tcptrace.probes.accept import ACCEPT
+
+
+@command(ACCEPT)
+@option("--backlog", is_flag=True, adds="bl", help="Add BL: the listener's queue, current/maximum.")
+@option(
+    "--failed",
+    is_flag=True,
+    adds="err",
+    switch="FAILED",
+    help="Also accepts that failed, with ERR.",
+)
+def accept(events: Iterator[Event]) -> Iterable[Event]:
+    r"""Trace connections that local servers accept (passive opens).
+
+    \b
+    Examples:
+      tcptrace accept                      all
+      tcptrace accept -t -P 80,8000-8100   with time stamps, on these local ports
+      tcptrace accept -p 181 --backlog     one process, with its accept queue
+      tcptrace accept --failed --json      failures as well, for a program
+    """
+    return events

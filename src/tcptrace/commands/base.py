@@ -1,0 +1,262 @@
+"""`command`: makes a subcommand of a probe and a function from events to rows."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from tcptrace import columns
+from tcptrace.backends.bcc_child import usable_variants
+from tcptrace.backends.source import Plan, listing
+from tcptrace.commands.run import Output, run
+from tcptrace.errors import PluginError
+from tcptrace.events import Event
+from tcptrace.filters import FILTERS, Filter
+from tcptrace.kernel.privileges import require_tracing
+from tcptrace.probes import BACKENDS, Probe
+from tcptrace.render import FORMATS
+
+API_VERSION = 1
+"""Raised when the interface for plugins changes incompatibly."""
+
+RowFunction = Callable[..., Iterable[Event]]
+OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
+
+
+class TraceOption(click.Option):
+    """A click option that knows its section of the help text and what it turns on."""
+
+    def __init__(
+        self, *args: Any, section: str = OWN, adds: str = "", switch: str = "", **kwargs: Any
+    ) -> None:
+        """Add the column `adds` and set the probe's `switch` when the option is given."""
+        self.section = section
+        self.adds = adds
+        self.switch = switch
+        super().__init__(*args, **kwargs)
+
+
+def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunction]:
+    """Give a command an option of its own; below `command`.
+
+    Args:
+        flags: as in `click.option`.
+        attributes: as in `click.option`, and ``adds``, the key of a column that the option shows,
+            and ``switch``, the key of `Probe.switches` that it turns on. The function receives the
+            option's value if it has a parameter of its name.
+
+    """
+    return click.option(*flags, cls=TraceOption, **attributes)
+
+
+class TraceCommand(click.Command):
+    """A click command whose help lists options by section and keeps the docstring's lines."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list for each section."""
+        sections: dict[str, list[tuple[str, str]]] = {OWN: [], FILTER: [], OUTPUT: [], TRACING: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                sections[getattr(parameter, "section", TRACING)].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+def _filter_option(one: Filter) -> TraceOption:
+    def parse(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if not value:
+            return None
+        try:
+            return one.parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+
+    return TraceOption(
+        [*one.flags, one.name],
+        metavar=one.metavar,
+        multiple=one.multiple,
+        callback=parse,
+        help=one.help,
+        section=FILTER,
+    )
+
+
+def _seconds(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read ``10``, ``0.5s``, ``5m`` or ``1h`` as seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", value)
+    if not match:
+        raise click.BadParameter(
+            f"{value!r} is not a time such as 10, 0.5s, 5m or 1h", param=parameter
+        )
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _shared_options(probe: Probe) -> list[click.Parameter]:
+    """Return the filters that `probe` can honour, and the output and tracing options."""
+    flag: dict[str, Any] = {"is_flag": True}
+    out: dict[str, Any] = {"section": OUTPUT}
+    trace: dict[str, Any] = {"section": TRACING}
+    keys = ", ".join(column.key for column in (*probe.columns, *probe.more_columns))
+    return [
+        *(_filter_option(one) for one in FILTERS if one.name in probe.filters),
+        TraceOption(
+            ["-4", "ipv4"], **flag, section=FILTER, help="IPv4 only, IPv4-mapped included."
+        ),
+        TraceOption(["-6", "ipv6"], **flag, section=FILTER, help="IPv6 only."),
+        TraceOption(
+            ["-T", "--time"], **flag, **out, adds="time", help="Add a TIME column (HH:MM:SS)."
+        ),
+        TraceOption(
+            ["-t", "--timestamp"],
+            **flag,
+            **out,
+            adds="time_s",
+            help="Add a TIME(s) column: seconds since the first event.",
+        ),
+        TraceOption(
+            ["-o", "--output", "form"], **out, type=click.Choice(FORMATS), help="Default: text."
+        ),
+        TraceOption(["--json"], **flag, **out, help="Short for -o json: one object a line."),
+        TraceOption(
+            ["--columns"],
+            **out,
+            metavar="LIST",
+            default="",
+            help=f"Pick columns (pid,comm), add (+netns) or drop (-ip), of: {keys}.",
+        ),
+        TraceOption(
+            ["--backend"],
+            **trace,
+            type=click.Choice(("auto", *BACKENDS)),
+            default="auto",
+            help="How the kernel is asked; see `tcptrace doctor`.",
+        ),
+        TraceOption(
+            ["--duration"],
+            **trace,
+            metavar="TIME",
+            callback=_seconds,
+            help="Stop after 10, 5m or 1h.",
+        ),
+        TraceOption(
+            ["--count-events"],
+            **trace,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Stop after N events.",
+        ),
+        TraceOption(
+            ["--buffer-mb"],
+            **trace,
+            type=click.Choice([str(1 << power) for power in range(11)]),
+            default="4",
+            metavar="MB",
+            help="The event buffer: a power of 2 up to 1024. Default: 4.",
+        ),
+        TraceOption(["--fail-on-loss"], **flag, **trace, help="Exit with 1 if events were lost."),
+        TraceOption(
+            ["-v", "--verbose"], **flag, **trace, help="Say which backend was taken, and why."
+        ),
+        TraceOption(
+            ["--dump-c"], **flag, **trace, help="Print the C that would be compiled, and end."
+        ),
+    ]
+
+
+def _plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Plan:
+    if given["ipv4"] and given["ipv6"]:
+        raise click.UsageError("-4 and -6 exclude each other.")
+    values = {name: given[name] for name in probe.filters & given.keys() if given[name] is not None}
+    if given["ipv4"] or given["ipv6"]:
+        values["family"] = 4 if given["ipv4"] else 6
+    switches = {one.switch for one in _turned_on(options, given) if one.switch}
+    return Plan(probe, values, frozenset(switches), given["backend"], int(given["buffer_mb"]))
+
+
+def _turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:
+    for one in options:
+        if isinstance(one, TraceOption) and one.name and given[one.name]:
+            yield one
+
+
+def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:
+    if given["json"] and given["form"] not in (None, "json"):
+        raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
+    adds = [one.adds for one in _turned_on(options, given) if one.adds]
+    try:
+        chosen = columns.choose(probe.columns, probe.more_columns, given["columns"], adds)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--columns") from None
+    return Output(
+        form="json" if given["json"] else given["form"] or "text",
+        columns=chosen,
+        duration_s=given["duration"],
+        count=given["count_events"],
+        fail_on_loss=given["fail_on_loss"],
+        verbose=given["verbose"],
+    )
+
+
+def _dump(plan: Plan) -> None:
+    """Print the C of the first variant that the kernel permits, or of the one that was named."""
+    if plan.backend == "auto":
+        require_tracing()
+        variant = next(usable_variants(plan, lambda _: None), None)
+    else:
+        variant = plan.variants()[0]
+    if variant:
+        sys.stdout.write(listing(plan, variant))
+
+
+def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], click.Command]:
+    """Make a subcommand that traces `probe`.
+
+    The decorated function gets an iterator of events, and the values of its own options by name; it
+    returns an iterable of the events to show. Its docstring is the help text.
+
+    Args:
+        probe: what to trace; its filters become options.
+        api: the `API_VERSION` that a plugin was written for.
+
+    Raises:
+        PluginError: this tcptrace has another `API_VERSION`.
+
+    """
+    if api != API_VERSION:
+        raise PluginError(f"made for plugin API {api}; this tcptrace has {API_VERSION}")
+
+    def decorate(function: RowFunction) -> click.Command:
+        own = list(reversed(getattr(function, "__click_params__", [])))
+        options = [*own, *_shared_options(probe)]
+        wanted = inspect.signature(function).parameters.keys()
+
+        def callback(**given: Any) -> None:
+            plan = _plan(probe, options, given)
+            output = _output(probe, options, given)
+            if given["dump_c"]:
+                _dump(plan)
+                return
+            own_values = {one.name: given[one.name] for one in own if one.name in wanted}
+            run(plan, lambda events: function(events, **own_values), output)
+
+        return TraceCommand(
+            function.__name__,
+            params=options,
+            callback=callback,
+            help=inspect.getdoc(function),
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        )
+
+    return decorate

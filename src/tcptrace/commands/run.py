@@ -1,0 +1,154 @@
+"""One run of a tracing command: attach, render what comes, sum up."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+
+import click
+
+from tcptrace.backends.loader import Loader
+from tcptrace.backends.session import Session
+from tcptrace.backends.source import Plan
+from tcptrace.columns import Column
+from tcptrace.errors import LossError
+from tcptrace.events import Event
+from tcptrace.kernel.privileges import require_tracing
+from tcptrace.render import Renderer, make_renderer
+
+LOSS_REPORT_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """What becomes of the rows."""
+
+    form: str
+    """One of `render.FORMATS`."""
+    columns: Sequence[Column]
+    duration_s: float | None = None
+    count: int | None = None
+    """Stop after so many rows."""
+    fail_on_loss: bool = False
+    verbose: bool = False
+
+
+class Stop:
+    """Whether to stop: after SIGINT, SIGTERM or SIGHUP, or at a deadline."""
+
+    def __init__(self) -> None:
+        """Take over the signals, for the rest of the process's life."""
+        self._signalled = False
+        self._deadline = float("inf")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._signal)
+
+    def _signal(self, *_: object) -> None:
+        self._signalled = True
+
+    def after(self, seconds: float) -> None:
+        """Stop in `seconds`."""
+        self._deadline = time.monotonic() + seconds
+
+    def __call__(self) -> bool:
+        """Tell whether to stop now."""
+        return self._signalled or time.monotonic() >= self._deadline
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not data."""
+    click.echo(f"tcptrace: {text}", err=True)
+
+
+class Losses:
+    """Reports losses while tracing, at most once a second."""
+
+    def __init__(self, session: Session, plan: Plan) -> None:
+        """Watch `session`."""
+        self._session = session
+        self._plan = plan
+        self._reported = 0
+        self._next = 0.0
+
+    def check(self) -> None:
+        """Report events that were lost since the last report."""
+        lost = self._session.lost()
+        if lost > self._reported and time.monotonic() >= self._next:
+            say(
+                f"{lost - self._reported} events lost, the buffer was full; "
+                f"try --buffer-mb {self._plan.buffer_mb * 4}"
+            )
+            self._reported = lost
+            self._next = time.monotonic() + LOSS_REPORT_S
+
+
+def run(plan: Plan, rows: Callable[[Iterator[Event]], Iterable[Event]], output: Output) -> None:
+    """Trace as planned until it is time to stop.
+
+    Args:
+        plan: what to trace.
+        rows: the command's own work, from events to rows.
+        output: what becomes of the rows.
+
+    Raises:
+        TcptraceError: tracing is not possible, or events were lost and that is to be an error.
+        BrokenPipeError: the reader of standard output is gone.
+
+    """
+    require_tracing()
+    started = time.monotonic()
+    stop = Stop()
+    with closing(Loader(plan)) as loader:
+        renderer = make_renderer(output.form, output.columns, sys.stdout)
+        answer = loader.attached(stop)
+        if answer is None:
+            return
+        notes = [*answer.notes, *loader.output().splitlines()]
+    with closing(Session(plan, answer)) as session:
+        if output.verbose:
+            for note in (*notes, f"attached {time.monotonic() - started:.3f} s after the start"):
+                say(note)
+        if output.duration_s is not None:
+            stop.after(output.duration_s)
+        _trace(plan, session, rows, renderer, output, stop)
+
+
+def _trace(
+    plan: Plan,
+    session: Session,
+    rows: Callable[[Iterator[Event]], Iterable[Event]],
+    renderer: Renderer,
+    output: Output,
+    stop: Stop,
+) -> None:
+    """Write rows until it is time to stop, then the summary."""
+    losses = Losses(session, plan)
+    started = time.monotonic()
+    shown = 0
+
+    def before_wait() -> None:
+        renderer.flush()
+        losses.check()
+
+    click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
+    renderer.start(session.backend)
+    try:
+        for shown, row in enumerate(rows(session.events(stop, before_wait)), 1):
+            renderer.row(row)
+            if shown == output.count:
+                break
+        renderer.flush()
+    finally:
+        seconds = time.monotonic() - started
+        say(f"{shown} events in {seconds:.1f} s, {session.lost()} lost{_untracked(session)}")
+    if output.fail_on_loss and session.lost():
+        raise LossError(f"{session.lost()} events were lost; try a larger --buffer-mb")
+
+
+def _untracked(session: Session) -> str:
+    count = session.untracked()
+    return f", {count} not tracked (table full)" if count else ""

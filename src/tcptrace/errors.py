@@ -1,0 +1,31 @@
+"""The errors that end a run, each with its exit status.
+
+A message says what failed, then what to do about it, in one or two lines. `main` prints it; nothing
+else catches it. `details` (a compiler's or verifier's words) is shown with ``-v`` only.
+"""
+
+from __future__ import annotations
+
+
+class TcptraceError(Exception):
+    """Tracing is not possible: exit status 1."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class RefusedError(TcptraceError):
+    """What was asked for cannot be honoured as asked: exit status 2, a usage error."""
+
+    exit_status = 2
+
+
+class PluginError(TcptraceError):
+    """A plugin cannot be used; everything else still can."""
+
+
+class LossError(TcptraceError):
+    """Events were lost and ``--fail-on-loss`` was given."""

@@ -1,0 +1,278 @@
+"""The filters: one table from option to C define.
+
+Every filter is applied in the kernel. A value becomes integers in a define, or the octal-escaped
+path of a pinned map: no text of the user's reaches the C source. probes/_prelude.bpf.c has the
+other half, one ``keep_`` predicate per define.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pwd
+import re
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Defines = dict[str, str]
+
+U16_MAX = 0xFFFF
+U32_MAX = 0xFFFFFFFF
+NETNS_DIRECTORY = Path("/run/netns")
+COMM_LENGTH = 15
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ranges:
+    """Inclusive ranges of integers to keep and to drop; with nothing to keep, all but `drop`."""
+
+    keep: tuple[tuple[int, int], ...]
+    drop: tuple[tuple[int, int], ...]
+
+
+def parse_ranges(
+    specs: Iterable[str], what: str, most: int, number: Callable[[str], int]
+) -> Ranges:
+    """Read ``80,443,8000-8100`` and ``!22`` as inclusive ranges from 0 to `most`.
+
+    Args:
+        specs: each a comma list; all are taken together.
+        what: the name of such a number in an error, such as "port".
+        most: the largest number that is allowed.
+        number: reads one number; raises ValueError with a message.
+
+    Raises:
+        ValueError: with a message for the user.
+
+    """
+    keep: list[tuple[int, int]] = []
+    drop: list[tuple[int, int]] = []
+    for item in (item.strip() for spec in specs for item in spec.split(",")):
+        body = item.removeprefix("!")
+        low, dash, high = body.partition("-")
+        try:
+            first = number(low)
+            last = number(high) if dash else first
+        except ValueError:
+            if body.isidentifier() or not dash:
+                raise
+            msg = f"{item!r} is not a {what}, nor a range such as 8000-8100"
+            raise ValueError(msg) from None
+        if not 0 <= first <= last <= most:
+            msg = f"{item!r} is not a {what}: 0 to {most}, a range from low to high"
+            raise ValueError(msg)
+        (drop if body != item else keep).append((first, last))
+    return Ranges(tuple(keep), tuple(drop))
+
+
+def _integer(what: str) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[0-9]+", text):
+            msg = f"{text!r} is not a {what}"
+            raise ValueError(msg)
+        return int(text)
+
+    return number
+
+
+def _user_id(text: str) -> int:
+    if re.fullmatch(r"[0-9]+", text):
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        msg = f"there is no user {text!r} here; give a name from `getent passwd`, or a number"
+        raise ValueError(msg) from None
+
+
+def _parse_user_ids(specs: Iterable[str]) -> Ranges:
+    """Read user names and ids; a name may hold a dash, so a known name is never a range."""
+    items = [item.strip() for spec in specs for item in spec.split(",")]
+    numbers = []
+    for item in items:
+        name = item.removeprefix("!")
+        is_range = re.fullmatch(r"[0-9]+-[0-9]+", name)
+        numbers.append(item if is_range else item[: len(item) - len(name)] + str(_user_id(name)))
+    return parse_ranges(numbers, "user id", U32_MAX, _integer("user id"))
+
+
+def _parse_netns(specs: Iterable[str]) -> tuple[int, ...]:
+    """Read inode numbers, names under /run/netns and paths."""
+    inodes = []
+    for spec in specs:
+        if re.fullmatch(r"[0-9]+", spec):
+            inodes.append(int(spec))
+            continue
+        path = Path(spec) if "/" in spec else NETNS_DIRECTORY / spec
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            msg = (
+                f"{spec!r} is not a network namespace: give an inode number, "
+                f"a name under {NETNS_DIRECTORY}, or a path such as /proc/PID/ns/net"
+            )
+            raise ValueError(msg) from None
+        if status.st_dev != Path("/proc/self/ns/net").stat().st_dev:
+            msg = f"{spec!r} is a file, but not a namespace's"
+            raise ValueError(msg)
+        inodes.append(status.st_ino)
+    return tuple(inodes)
+
+
+def _parse_cgroups(specs: Iterable[str]) -> tuple[int, ...]:
+    """Read cgroup v2 directories as cgroup ids."""
+    ids = []
+    for spec in specs:
+        path = Path(spec)
+        if not (path / "cgroup.controllers").is_file():
+            msg = f"{spec!r} is not a cgroup v2 directory"
+            raise ValueError(msg)
+        ids.append(path.stat().st_ino)
+    return tuple(ids)
+
+
+def _parse_comms(specs: Iterable[str]) -> tuple[bytes, ...]:
+    names = tuple(os.fsencode(spec)[:COMM_LENGTH] for spec in specs)
+    if b"" in names:
+        msg = "a process name is not empty"
+        raise ValueError(msg)
+    return names
+
+
+def _parse_one(value: str) -> str:
+    return value
+
+
+def _range_defines(name: str) -> Callable[[Ranges], Defines]:
+    def defines(ranges: Ranges) -> Defines:
+        lists = {f"KEEP_{name}": ranges.keep, f"DROP_{name}": ranges.drop}
+        return {
+            key: " ".join(f"X({low}U,{high}U)" for low, high in pairs)
+            for key, pairs in lists.items()
+            if pairs
+        }
+
+    return defines
+
+
+def _list_defines(name: str, suffix: str) -> Callable[[Sequence[int]], Defines]:
+    def defines(values: Sequence[int]) -> Defines:
+        return {name: " ".join(f"X({value}{suffix},{value}{suffix})" for value in values)}
+
+    return defines
+
+
+def _comm_defines(names: Sequence[bytes]) -> Defines:
+    words = (struct.unpack("=QQ", name.ljust(COMM_LENGTH + 1, b"\0")) for name in names)
+    return {"KEEP_COMM": " ".join(f"Y({first:#x}ULL,{second:#x}ULL)" for first, second in words)}
+
+
+def c_string(path: str) -> str:
+    """Return `path` as a C string literal in which every byte is an octal escape."""
+    return '"' + "".join(f"\\{byte:03o}" for byte in os.fsencode(path)) + '"'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filter:
+    """One filter: its option, how its values are read, and the C defines that they become."""
+
+    name: str
+    """Its parameter name; probes name the filters that they honour by it."""
+    flags: tuple[str, ...]
+    metavar: str
+    help: str
+    parse: Callable[[Any], Any]
+    """From the option's texts to a value; raises ValueError with a message for the user."""
+    defines: Callable[[Any], Defines]
+    multiple: bool = True
+    """Whether the option can be repeated; then `parse` takes a sequence."""
+
+
+FILTERS = (
+    Filter(
+        "pid",
+        ("-p", "--pid"),
+        "PIDS",
+        "These processes (thread group ids): a list, ranges, exclusions (!181).",
+        lambda specs: parse_ranges(specs, "process id", U32_MAX, _integer("process id")),
+        _range_defines("PID"),
+    ),
+    Filter(
+        "port",
+        ("-P", "--port"),
+        "PORTS",
+        "These ports: a list, ranges, exclusions (80,443,8000-8100 or !22).",
+        lambda specs: parse_ranges(specs, "port", U16_MAX, _integer("port")),
+        _range_defines("PORT"),
+    ),
+    Filter(
+        "uid",
+        ("-u", "--uid"),
+        "USERS",
+        "These users, by name or id.",
+        _parse_user_ids,
+        _range_defines("UID"),
+    ),
+    Filter(
+        "comm",
+        ("--comm",),
+        "NAME",
+        "Processes of this name, as in /proc/PID/comm.",
+        _parse_comms,
+        _comm_defines,
+    ),
+    Filter(
+        "netns",
+        ("-N", "--netns"),
+        "NETNS",
+        "A network namespace: inode number, name under /run/netns, or path.",
+        _parse_netns,
+        _list_defines("KEEP_NETNS", "U"),
+    ),
+    Filter(
+        "cgroup",
+        ("--cgroup",),
+        "PATH",
+        "Processes in this cgroup v2 directory or below it.",
+        _parse_cgroups,
+        _list_defines("KEEP_CGROUP", "ULL"),
+    ),
+    Filter(
+        "cgroupmap",
+        ("--cgroupmap",),
+        "PATH",
+        "Processes whose cgroup id is a key of this pinned BPF map.",
+        _parse_one,
+        lambda path: {"CGROUPMAP": c_string(path)},
+        multiple=False,
+    ),
+    Filter(
+        "mntnsmap",
+        ("--mntnsmap",),
+        "PATH",
+        "Processes whose mount namespace is a key of this pinned BPF map.",
+        _parse_one,
+        lambda path: {"MNTNSMAP": c_string(path)},
+        multiple=False,
+    ),
+)
+FAMILY = Filter(
+    "family",
+    ("-4/-6",),
+    "",
+    "IPv4 or IPv6 only; an IPv4-mapped IPv6 address is IPv4.",
+    int,
+    lambda family: {"KEEP_FAMILY": str(family)},
+    multiple=False,
+)
+BY_NAME = {one.name: one for one in (*FILTERS, FAMILY)}
+
+
+def defines(values: dict[str, Any]) -> Defines:
+    """Return the C defines of parsed filter values, by filter name."""
+    result: Defines = {}
+    for name, value in values.items():
+        result |= BY_NAME[name].defines(value)
+    return result

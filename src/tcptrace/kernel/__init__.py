@@ -1,0 +1,1 @@
+"""Facts about the running kernel, asked of the kernel itself and never of its version."""

@@ -1,0 +1,116 @@
+"""bpf(2): what tcptrace asks of it beside bcc, which compiles and loads.
+
+Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h, a stable interface.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from tcptrace.errors import RefusedError
+from tcptrace.kernel.syscalls import bpf, c_pointer, pack_attributes
+
+MAP_LOOKUP_ELEM, PROG_LOAD, OBJ_GET = 1, 5, 7
+OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 15, 17
+PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
+TRACE_FENTRY, TRACE_FEXIT = 24, 25
+MAP_TYPE_HASH = 1
+
+_RETURN_0 = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+
+
+def load_empty(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
+    """Load a program that does nothing; return its descriptor. Raises OSError."""
+    instructions = ctypes.create_string_buffer(_RETURN_0, len(_RETURN_0))
+    license_ = ctypes.create_string_buffer(b"GPL")
+    attributes = pack_attributes(
+        "IIQQIIQII16sIIIIQIIQII",
+        program_type,
+        len(_RETURN_0) // 8,
+        c_pointer(instructions),
+        c_pointer(license_),
+        0,
+        0,
+        0,
+        0,
+        0,
+        b"tcptrace_empty",
+        0,
+        attach_type,
+        *(0, 0, 0, 0, 0, 0, 0),
+        btf_id,
+    )
+    return bpf(PROG_LOAD, attributes)
+
+
+def raw_tracepoint_open(program: int, name: str = "") -> int:
+    """Attach to a raw tracepoint, or without a name to the function the program was loaded for."""
+    text = ctypes.create_string_buffer(name.encode())
+    return bpf(
+        RAW_TRACEPOINT_OPEN, pack_attributes("QII", c_pointer(text) if name else 0, program, 0)
+    )
+
+
+class MapInfo(NamedTuple):
+    """A BPF map's type, id, and its key and value sizes in bytes."""
+
+    type: int
+    id: int
+    key_size: int
+    value_size: int
+
+
+def map_info(map_fd: int) -> MapInfo:
+    """Return what the kernel says of a map. Raises OSError."""
+    info = ctypes.create_string_buffer(88)
+    bpf(OBJ_GET_INFO_BY_FD, pack_attributes("IIQ", map_fd, len(info), c_pointer(info)))
+    return MapInfo._make(struct.unpack_from("=IIII", info.raw))
+
+
+def check_pinned_hash(path: str, key_size: int, value_size: int) -> MapInfo:
+    """Return the pinned hash map at `path`, which must have these sizes in bytes.
+
+    Raises:
+        RefusedError: there is none, or it is something else.
+
+    """
+    want = f"a pinned BPF hash map with {key_size}-byte keys and {value_size}-byte values"
+    make = (
+        f"bpftool map create {path} type hash key {key_size} value {value_size} "
+        "entries 128 name set flags 0"
+    )
+    if not Path(path).exists():
+        raise RefusedError(f"{path} does not exist; it must be {want}.\nOne is made by: {make}")
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    try:
+        map_fd = bpf(OBJ_GET, pack_attributes("QII", c_pointer(name), 0, 0))
+    except OSError as error:
+        raise RefusedError(
+            f"{path} is not a pinned BPF map ({error.strerror}); it must be {want}"
+        ) from None
+    try:
+        info = map_info(map_fd)
+    except OSError:
+        raise RefusedError(
+            f"{path} is a pinned BPF object, but not a map; it must be {want}"
+        ) from None
+    finally:
+        os.close(map_fd)
+    if (info.type, info.key_size, info.value_size) != (MAP_TYPE_HASH, key_size, value_size):
+        raise RefusedError(
+            f"{path} is a BPF map of type {info.type} with {info.key_size}-byte keys and "
+            f"{info.value_size}-byte values; it must be {want}"
+        )
+    return info
+
+
+def lookup_u64(map_fd: int, index: int) -> int:
+    """Return the 8-byte value at `index` of an array map. Raises OSError."""
+    key = ctypes.create_string_buffer(struct.pack("=I", index), 4)
+    value = ctypes.create_string_buffer(8)
+    bpf(MAP_LOOKUP_ELEM, pack_attributes("IIQQQ", map_fd, 0, c_pointer(key), c_pointer(value), 0))
+    return int(struct.unpack("=Q", value.raw)[0])

@@ -1,0 +1,56 @@
+"""A stand-in for kernel headers, written from the running kernel's BTF.
+
+bcc takes a directory in BCC_KERNEL_SOURCE and includes ``linux/kconfig.h`` from it first. Ours is
+part of this package; it includes ``kernel_types.h``, which is written into a private directory. bcc
+searches the current directory before all others, so the private one must be the working directory
+of the process that compiles: a hostile one would otherwise supply headers to root.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tcptrace.kernel.btf import running_kernel
+
+SOURCE = Path(__file__).parent
+STRUCTS = (
+    *("sock", "inet_sock", "inet_connection_sock", "tcp_sock", "mptcp_sock", "socket", "net"),
+    *("task_struct", "css_set", "cgroup", "kernfs_node", "nsproxy", "mnt_namespace", "pt_regs"),
+    *("files_struct", "fdtable", "file", "inode"),
+    *("trace_event_raw_sys_enter", "trace_event_raw_sys_exit"),
+)
+OPTIONAL_STRUCTS = ("mnt_namespace", "mptcp_sock")
+
+# Kernels from 6.19 have anonymous tagged members, which clang drops without the first flag, with
+# nothing but a warning: every offset behind one would be wrong.
+CFLAGS = ("-fms-extensions", "-Wno-microsoft-anon-tag", "-Werror=missing-declarations")
+
+
+def kernel_version() -> tuple[int, int, int]:
+    """Return the running kernel's version; 255 at most for the last part, as in KERNEL_VERSION."""
+    parts = os.uname().release.split("-")[0].split(".")[:3]
+    numbers = [int("".join(char for char in part if char.isdigit()) or 0) for part in parts]
+    major, minor, patch = (*numbers, 0, 0)[:3]
+    return major, minor, min(patch, 255)
+
+
+def write_types(directory: Path, extra: Iterable[str] = ()) -> None:
+    """Write kernel_types.h into `directory`: the structs above and `extra`, by name.
+
+    Raises:
+        TcptraceError: the kernel has no BTF, or libbpf is missing or too old.
+
+    """
+    btf = running_kernel()
+    major, minor, patch = kernel_version()
+    lines = [
+        "#pragma once",
+        *(f"#define HAVE_{name.upper()} 1" for name in OPTIONAL_STRUCTS if btf.has_struct(name)),
+        f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}UL",
+        "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))",
+        f"#define LINUX_VERSION_CODE KERNEL_VERSION({major}, {minor}, {patch})",
+    ]
+    text = "\n".join(lines).encode() + b"\n" + btf.c_structs((*STRUCTS, *extra))
+    (directory / "kernel_types.h").write_bytes(text)

@@ -1,0 +1,125 @@
+"""The hooks that a BPF program can be attached to, and whether this kernel permits them.
+
+Attaching is done here and not by bcc: bcc falls back to kprobe events in tracefs, which outlive a
+process that is killed. All that is attached here lives as long as its descriptor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Literal
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import bpf, btf, tracefs
+from tcptrace.kernel.syscalls import c_pointer, perf_event_open
+
+PMU = Path("/sys/bus/event_source/devices")
+PERF_TYPE_TRACEPOINT = 2
+PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+
+How = Literal["fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "raw_tracepoint"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hook:
+    """A place in the kernel and the C function that runs there."""
+
+    how: How
+    target: str
+    """A kernel function, a tracepoint ``category:event``, or a raw tracepoint's name."""
+    program: str
+    """The C function's name."""
+
+    def __str__(self) -> str:
+        """Return it as bpftrace would write it."""
+        return f"{self.how}:{self.target}"
+
+
+def _perf_attributes(kind: int, config: int, name_address: int = 0) -> bytes:
+    """Pack struct perf_event_attr, version 5: sample period 1, wake up at each event."""
+    return struct.pack("=IIQQQQQIIQQ", kind, 112, config, 1, 0, 0, 0, 1, 0, name_address, 0).ljust(
+        112, b"\0"
+    )
+
+
+def _open_kprobe(function: str, *, at_return: bool) -> int:
+    """Open a perf event on a kernel function's entry or return (kernel/events/core.c)."""
+    kind = int((PMU / "kprobe/type").read_text())
+    bit = (PMU / "kprobe/format/retprobe").read_text().strip().removeprefix("config:")
+    name = ctypes.create_string_buffer(function.encode())
+    config = 1 << int(bit) if at_return else 0
+    return perf_event_open(_perf_attributes(kind, config, c_pointer(name)))
+
+
+def _open_tracepoint(name: str) -> int:
+    return perf_event_open(_perf_attributes(PERF_TYPE_TRACEPOINT, tracefs.tracepoint_id(name)))
+
+
+def attach(hook: Hook, program: int) -> int:
+    """Attach a loaded program; return the descriptor that holds it attached. Raises OSError."""
+    if hook.how in ("fentry", "fexit"):
+        return bpf.raw_tracepoint_open(program)
+    if hook.how == "raw_tracepoint":
+        return bpf.raw_tracepoint_open(program, hook.target)
+    if hook.how == "tracepoint":
+        event = _open_tracepoint(hook.target)
+    else:
+        event = _open_kprobe(hook.target, at_return=hook.how == "kretprobe")
+    try:
+        fcntl.ioctl(event, PERF_EVENT_IOC_SET_BPF, program)
+        fcntl.ioctl(event, PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(event)
+        raise
+    return event
+
+
+def _try(hook: Hook, types: btf.Btf) -> None:
+    """Do with an empty program what attaching would do; nothing remains of it."""
+    opened = []
+    try:
+        if hook.how in ("fentry", "fexit"):
+            place = bpf.TRACE_FENTRY if hook.how == "fentry" else bpf.TRACE_FEXIT
+            function = types.id_of(hook.target, btf.KIND_FUNC)
+            if not function:
+                raise OSError(errno.ENOENT, "the kernel has no such function")
+            opened.append(bpf.load_empty(bpf.PROG_TYPE_TRACING, place, function))
+            opened.append(bpf.raw_tracepoint_open(opened[0]))
+        elif hook.how == "raw_tracepoint":
+            opened.append(bpf.load_empty(bpf.PROG_TYPE_RAW_TRACEPOINT))
+            opened.append(bpf.raw_tracepoint_open(opened[0], hook.target))
+        elif hook.how == "tracepoint":
+            tracefs.tracepoint_id(hook.target)
+        else:
+            if not (PMU / "kprobe").is_dir():
+                raise OSError(errno.EOPNOTSUPP, "the kernel has no kprobes")
+            opened.append(_open_kprobe(hook.target, at_return=hook.how == "kretprobe"))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+_REASONS = {
+    errno.EPERM: "not permitted (EPERM)",
+    errno.EACCES: "not permitted (EACCES)",
+    errno.ENOENT: "this kernel has no such hook",
+    errno.EINVAL: "this kernel cannot do it (EINVAL)",
+}
+
+
+def obstacle(hook: Hook) -> str | None:
+    """Return why `hook` cannot be used on this kernel, or None where it can."""
+    try:
+        _try(hook, btf.running_kernel())
+    except TcptraceError as error:
+        return f"{hook}: {error}"
+    except OSError as error:
+        number = error.errno or 0
+        return f"{hook}: {_REASONS.get(number, error.strerror)}"
+    return None

@@ -1,0 +1,1 @@
+/* Declared by kernel_types.h; see linux/kconfig.h. */

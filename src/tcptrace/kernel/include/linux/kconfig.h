@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Stands in for kernel headers, which bcc would want: the running kernel's structs, written from
+ * its BTF as kernel_types.h, and the few macros and constants that BTF does not hold. bcc includes
+ * this file before all others.
+ */
+#pragma once
+#define CONFIG_BPF_SYSCALL 1
+#include "kernel_types.h"
+#define __always_inline inline __attribute__((always_inline))
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#define ilog2(x) (63 - __builtin_clzll(x))
+#define roundup_pow_of_two(n) (1UL << (ilog2((n) - 1) + 1))
+#define TASK_COMM_LEN 16
+#define AF_INET 2
+#define AF_INET6 10
+#ifndef IPPROTO_TCP
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#endif
+#define IPPROTO_MPTCP 262
+#define EAGAIN 11

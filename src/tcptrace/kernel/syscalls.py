@@ -1,0 +1,81 @@
+"""The system calls that Python lacks, through libc. Every failure is an OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+# arch/*/include/generated/asm: numbers of bpf(2) and perf_event_open(2).
+_NUMBERS = {
+    "x86_64": (321, 298),
+    "aarch64": (280, 241),
+    "riscv64": (280, 241),
+    "ppc64le": (361, 319),
+    "s390x": (351, 331),
+}
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+PR_SET_PDEATHSIG = 1
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def _number(which: int) -> int:
+    machine = platform.machine()
+    if machine not in _NUMBERS:
+        raise OSError(38, f"no system call numbers are known for {machine}")
+    return _NUMBERS[machine][which]
+
+
+def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    """Ask the kernel for a BPF `command`; it may write to what `attributes` points to."""
+    result = libc.syscall(_number(0), command, attributes, ctypes.sizeof(attributes))
+    return _checked(result, "bpf")
+
+
+def perf_event_open(attributes: bytes) -> int:
+    """Open a perf event for all processes on CPU 0, which is enough for probes; close on exec."""
+    cloexec = 8
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = libc.syscall(_number(1), buffer, -1, 0, -1, cloexec)
+    return _checked(result, "perf_event_open")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces in `flags` for new ones."""
+    _checked(libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0) -> None:
+    """Mount `source` on `target`."""
+    _checked(
+        libc.mount(source.encode(), os.fsencode(target), kind.encode() or None, flags, None),
+        "mount",
+    )
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    _checked(libc.prctl(PR_SET_PDEATHSIG, 9), "prctl")
+
+
+def c_pointer(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """Return the address of `buffer`, which the caller keeps alive."""
+    return ctypes.addressof(buffer)
+
+
+def pack_attributes(form: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
+    """Pack kernel attributes in native order without padding, zero-filled to 128 bytes."""
+    packed = struct.pack("=" + form, *values).ljust(128, b"\0")
+    return ctypes.create_string_buffer(packed, len(packed))

@@ -1,0 +1,51 @@
+"""What the kernel tells: probes are data here, and C in the ``.bpf.c`` files beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from tcptrace.columns import COMMON, Column
+from tcptrace.events import Event
+from tcptrace.kernel.hooks import Hook
+
+Backend = Literal["fentry", "kprobe", "tracepoint"]
+BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
+PRELUDE = Path(__file__).with_name("_prelude.bpf.c")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to hook a probe: all of `hooks`, with `defines` set in the C source."""
+
+    backend: Backend
+    hooks: tuple[Hook, ...]
+    defines: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """A kind of kernel event: its C source, its records, its hooks and what it can honour."""
+
+    name: str
+    source: Path
+    """The ``.bpf.c`` file, compiled behind probes/_prelude.bpf.c."""
+    records: tuple[type[Event], ...]
+    variants: tuple[Variant, ...]
+    """The best first; the first that the kernel permits is taken."""
+    filters: frozenset[str]
+    """Names from `tcptrace.filters`; the C source applies each of them."""
+    columns: tuple[Column, ...]
+    """What text shows."""
+    more_columns: tuple[Column, ...] = COMMON
+    """What ``--columns`` can add."""
+    switches: Mapping[str, tuple[Variant, ...]] = dataclasses.field(default_factory=dict)
+    """Extra hooks by define, for options such as ``--failed``: one variant for each backend that
+    needs any."""
+    types: tuple[str, ...] = ()
+    """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
+    self_test: Callable[[], None] | None = None
+    """Makes the event once; the loader calls it in a network namespace of its own and takes another
+    variant when the kernel's hook stays silent."""

@@ -1,0 +1,92 @@
+"""Accepted TCP connections: `ACCEPT`."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+from tcptrace.columns import COMM, COMMON, ERR, IP, LADDR, LPORT, PID, RADDR, RPORT, Column
+from tcptrace.events import U32, Clock, Event, OptionalU32
+from tcptrace.kernel.hooks import Hook
+from tcptrace.probes import Probe, Variant
+
+
+def error_name(result: int) -> str | None:
+    """Return the name of a negative errno, such as EMFILE; None for success."""
+    return errno.errorcode.get(-result, str(-result)) if result < 0 else None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Accept(Event):
+    """One accept(2) that ended; `struct accept_event` in accept.bpf.c."""
+
+    type = "accept"
+
+    backlog: OptionalU32
+    """Connections that wait in the listener's queue, after this one was taken."""
+    backlog_max: OptionalU32
+    error: Annotated[str | None, "i", error_name]
+    """errno's name for an accept that failed; its addresses are the listener's."""
+    _padding2: U32
+
+
+def _backlog(event: Any, _clock: Clock) -> str | None:
+    return None if event.backlog is None else f"{event.backlog}/{event.backlog_max}"
+
+
+def _accept_once() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=1),
+    ):
+        server.accept()[0].close()
+
+
+_SYSCALLS = tuple(
+    Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"{way}_accept_syscall")
+    for way in ("enter", "exit")
+    for call in ("accept", "accept4")
+)
+
+ACCEPT = Probe(
+    name="accept",
+    source=Path(__file__).with_name("accept.bpf.c"),
+    records=(Accept,),
+    variants=(
+        *(
+            variant
+            for backend in ("fentry", "kprobe")
+            for variant in (
+                Variant(
+                    backend,
+                    (Hook(backend, "__inet_accept", "enter_inet_accept"),),
+                    ("HOOK_INET_ACCEPT",),
+                ),
+                Variant(
+                    backend,
+                    (
+                        Hook(backend, "inet_csk_accept", "enter_inet_csk_accept"),
+                        Hook(backend, "security_sock_graft", "enter_sock_graft"),
+                    ),
+                    ("HOOK_SOCK_GRAFT",),
+                ),
+            )
+        ),
+        Variant("tracepoint", _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",)),
+    ),
+    filters=frozenset(
+        {"pid", "port", "uid", "comm", "netns", "cgroup", "cgroupmap", "mntnsmap", "family"}
+    ),
+    columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
+    more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, "yellow"), ERR),
+    switches={
+        "FAILED": tuple(
+            Variant(backend, _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",))
+            for backend in ("fentry", "kprobe")
+        )
+    },
+    self_test=_accept_once,
+)

@@ -1,0 +1,44 @@
+"""The renderers: events in, text, JSON Lines or CSV out.
+
+A renderer writes nothing but data to its stream. `row` takes an event; `flush` is called whenever
+no more events are waiting, so that rows leave in batches but never wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TextIO
+
+from tcptrace.columns import Column
+from tcptrace.events import Clock, Event
+from tcptrace.render.machine import CsvRenderer, JsonRenderer
+from tcptrace.render.text import PlainRenderer
+
+FORMATS = ("text", "json", "csv")
+
+
+class Renderer(Protocol):
+    """Writes events to a stream."""
+
+    def start(self, backend: str) -> None:
+        """Write what comes before the first row of events that `backend` found."""
+
+    def row(self, event: Event) -> None:
+        """Write one event."""
+
+    def flush(self) -> None:
+        """Hand all rows to the stream's reader."""
+
+
+def make_renderer(form: str, columns: Sequence[Column], stream: TextIO) -> Renderer:
+    """Return the renderer for `form`, one of `FORMATS`; text is rich on a terminal."""
+    clock = Clock()
+    if form == "json":
+        return JsonRenderer(stream, clock)
+    if form == "csv":
+        return CsvRenderer(stream, clock, columns)
+    if stream.isatty():
+        from tcptrace.render.terminal import TerminalRenderer  # noqa: PLC0415 - rich is slow to import
+
+        return TerminalRenderer(stream, clock, columns)
+    return PlainRenderer(stream, clock, columns)
