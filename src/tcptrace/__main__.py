@@ -26,17 +26,25 @@ def _complain(error: TcptraceError) -> int:
     return error.exit_status
 
 
+def _refuse(error: click.ClickException) -> int:
+    """Say what was wrong with the command line, in one or two lines."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"\nTry: {context.command_path} --help" if context else ""
+    click.echo(f"tcptrace: {error.format_message()}{hint}", err=True)
+    return error.exit_code
+
+
 def run() -> int:
     """Run the command line; return the exit status."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        cli(standalone_mode=False)
+        status = cli(standalone_mode=False)  # a number after Context.exit
         sys.stdout.flush()
-    except click.exceptions.Exit as error:
-        return error.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _refuse(error)
     except TcptraceError as error:
         return _complain(error)
     except (KeyboardInterrupt, click.Abort):
@@ -47,7 +55,7 @@ def run() -> int:
     except OSError as error:
         _discard_output()
         return _complain(TcptraceError(f"cannot go on: {error.strerror or error}"))
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def main() -> NoReturn:

@@ -91,7 +91,7 @@ def choose(
     """
     known = {column.key: column for column in (*shown, *more)}
     items = [item.strip() for item in spec.split(",") if item.strip()]
-    for key in (item.lstrip("+-") for item in items):
+    for key in (item[1:] if item[0] in "+-" else item for item in items):
         if key not in known:
             msg = f"there is no column {key!r}; there are {', '.join(known)}"
             raise ValueError(msg)
@@ -107,4 +107,8 @@ def choose(
             keys = [one.key for one in chosen]
             at = keys.index(column.after) + 1 if column.after in keys else len(chosen)
             chosen.insert(at, column)
-    return [column for column in chosen if column.key not in minus]
+    left = [column for column in chosen if column.key not in minus]
+    if not left:
+        msg = f"no column is left; there are {', '.join(known)}"
+        raise ValueError(msg)
+    return left

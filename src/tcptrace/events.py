@@ -10,6 +10,7 @@ which asserts it when it is compiled.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -37,13 +38,14 @@ def decode_text(raw: bytes) -> str:
 
 
 @lru_cache(maxsize=16384)
-def _ipv4(raw: bytes) -> str:
-    return inet_ntop(AF_INET, raw[:4])
+def address_text(raw: bytes, family: int) -> str:
+    """Return the text of 16 bytes in network order; `family` is 4 or 6."""
+    return inet_ntop(AF_INET, raw[:4]) if family == 4 else inet_ntop(AF_INET6, raw)
 
 
-@lru_cache(maxsize=16384)
-def _ipv6(raw: bytes) -> str:
-    return inet_ntop(AF_INET6, raw)
+def error_name(result: int) -> str | None:
+    """Return the name of a negative errno, such as EMFILE; None for success."""
+    return errno.errorcode.get(-result, str(-result)) if result < 0 else None
 
 
 def _unless_zero(value: int) -> int | None:
@@ -79,43 +81,36 @@ class Event:
     """
 
     type: ClassVar[str] = "event"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+    """JSON keys that are null, not absent, when there is no value."""
 
     ts_ns: U64
     """CLOCK_MONOTONIC, nanoseconds."""
     cgroup_id: CgroupId
     _kind: U32
     """Which of the session's records this is; see `Decoder`."""
-    pid: U32
-    """Thread group id, in the initial PID namespace."""
-    tid: U32
-    uid: U32
+    pid: U32 | None
+    """Thread group id, in the initial PID namespace; absent, with tid, uid and comm, when the
+    probe left it 0: in softirq context the current task is any."""
+    tid: U32 | None
+    uid: U32 | None
     netns: Inode
     mntns: Inode
-    laddr: Address
+    laddr: Address | None
     raddr: Address | None
-    lport: U16
+    lport: U16 | None
     rport: U16 | None
-    """Remote address and port are absent where there is no remote end."""
+    """An end without address and port is absent."""
     family: U16
     """4 or 6; IPv4-mapped IPv6 is 4."""
     _padding: U16
-    comm: Comm
+    comm: Comm | None
 
 
-_LEADING_KEYS = [
-    "pid",
-    "tid",
-    "uid",
-    "comm",
-    "family",
-    "laddr",
-    "lport",
-    "raddr",
-    "rport",
-    "netns",
-    "mntns",
-    "cgroup_id",
-]
+_LEADING_KEYS = (
+    *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
+    *("netns", "mntns", "cgroup_id"),
+)
 
 
 def _binary_fields(record: type[Event]) -> list[tuple[str, str, Callable[[Any], Any] | None]]:
@@ -146,21 +141,25 @@ class Layout:
         self.struct = struct.Struct("@" + "".join(form for _, form, _ in fields) + "0Q")
         self.size = self.struct.size
         self.converters = [(at, convert) for at, (_, _, convert) in enumerate(fields) if convert]
-        self.laddr, self.raddr, self.rport, self.family = (
-            names.index(name) for name in ("laddr", "raddr", "rport", "family")
-        )
+        self.ends = [(names.index(f"{end}addr"), names.index(f"{end}port")) for end in "lr"]
+        self.family = names.index("family")
+        self.pid = names.index("pid")
+        self.task = [names.index(name) for name in ("pid", "tid", "uid", "comm")]
 
     def decode(self, data: bytes) -> Event:
         """Return the record in `data`, which is `size` bytes."""
         values = list(self.struct.unpack(data))
         for at, convert in self.converters:
             values[at] = convert(values[at])
-        to_text = _ipv4 if values[self.family] == 4 else _ipv6
-        values[self.laddr] = to_text(values[self.laddr])
-        if values[self.rport] or any(values[self.raddr]):
-            values[self.raddr] = to_text(values[self.raddr])
-        else:
-            values[self.raddr] = values[self.rport] = None
+        if not values[self.pid]:
+            for at in self.task:
+                values[at] = None
+        family = values[self.family]
+        for addr, port in self.ends:
+            if values[port] or any(values[addr]):
+                values[addr] = address_text(values[addr], family)
+            else:
+                values[addr] = values[port] = None
         return self.record(*values)
 
 
@@ -196,6 +195,10 @@ class Decoder:
         raise TcptraceError(msg)
 
 
+class NewTable:
+    """Comes between rows where a new table begins."""
+
+
 class Clock:
     """Turns the kernel's monotonic time stamps into wall-clock and relative time."""
 
@@ -223,8 +226,9 @@ class Clock:
 @cache
 def _json_keys(record: Any) -> tuple[str, ...]:
     names = [field.name for field in dataclasses.fields(record)]
+    leading = [name for name in _LEADING_KEYS if name in names]
     own = [name for name in names if name not in _LEADING_KEYS and name != "ts_ns"]
-    return (*_LEADING_KEYS, *(name for name in own if not name.startswith("_")))
+    return (*leading, *(name for name in own if not name.startswith("_")))
 
 
 @lru_cache(maxsize=4)
@@ -240,9 +244,10 @@ def to_json(event: Event, clock: Clock, backend: str) -> dict[str, Any]:
         "time": f"{_rfc3339_second(second)}.{ns:09d}Z",
         "ts_ns": event.ts_ns,
     }
-    for key in _json_keys(type(event)):
+    record: Any = type(event)
+    for key in _json_keys(record):
         value = getattr(event, key)
-        if value is not None:
+        if value is not None or key in event.nullable:
             result[key] = value
     result["backend"] = backend
     return result

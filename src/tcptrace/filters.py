@@ -8,6 +8,7 @@ other half, one ``keep_`` predicate per define.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import pwd
 import re
@@ -16,12 +17,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tcptrace.kernel.syscalls import CLONE_NEWNET
+
 Defines = dict[str, str]
 
 U16_MAX = 0xFFFF
 U32_MAX = 0xFFFFFFFF
 NETNS_DIRECTORY = Path("/run/netns")
 COMM_LENGTH = 15
+NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def parse_ranges(
 
 def _integer(what: str) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not re.fullmatch(r"[0-9]+", text):
+        if not re.fullmatch(r"[0-9]{1,20}", text):  # int() refuses 4,300 digits in its own words
             msg = f"{text!r} is not a {what}"
             raise ValueError(msg)
         return int(text)
@@ -78,7 +82,7 @@ def _integer(what: str) -> Callable[[str], int]:
 
 
 def _user_id(text: str) -> int:
-    if re.fullmatch(r"[0-9]+", text):
+    if re.fullmatch(r"[0-9]{1,20}", text):
         return int(text)
     try:
         return pwd.getpwnam(text).pw_uid
@@ -98,26 +102,38 @@ def _parse_user_ids(specs: Iterable[str]) -> Ranges:
     return parse_ranges(numbers, "user id", U32_MAX, _integer("user id"))
 
 
+def _inode(text: str) -> int:
+    if not 0 < int(text) <= U32_MAX:
+        msg = f"{text!r} is not a namespace's inode number: 1 to {U32_MAX}"
+        raise ValueError(msg)
+    return int(text)
+
+
+def _is_netns(path: Path) -> bool:
+    try:
+        if path.stat().st_dev != Path("/proc/self/ns/net").stat().st_dev:
+            return False
+        with path.open("rb") as file:
+            return fcntl.ioctl(file, NS_GET_NSTYPE) == CLONE_NEWNET
+    except (OSError, ValueError):  # a ValueError for a NUL in the path
+        return False
+
+
 def _parse_netns(specs: Iterable[str]) -> tuple[int, ...]:
     """Read inode numbers, names under /run/netns and paths."""
     inodes = []
     for spec in specs:
-        if re.fullmatch(r"[0-9]+", spec):
-            inodes.append(int(spec))
+        if re.fullmatch(r"[0-9]{1,20}", spec):
+            inodes.append(_inode(spec))
             continue
         path = Path(spec) if "/" in spec else NETNS_DIRECTORY / spec
-        try:
-            status = path.stat()
-        except (OSError, ValueError):
+        if not _is_netns(path):
             msg = (
                 f"{spec!r} is not a network namespace: give an inode number, "
                 f"a name under {NETNS_DIRECTORY}, or a path such as /proc/PID/ns/net"
             )
-            raise ValueError(msg) from None
-        if status.st_dev != Path("/proc/self/ns/net").stat().st_dev:
-            msg = f"{spec!r} is a file, but not a namespace's"
             raise ValueError(msg)
-        inodes.append(status.st_ino)
+        inodes.append(path.stat().st_ino)
     return tuple(inodes)
 
 

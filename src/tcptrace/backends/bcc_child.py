@@ -35,7 +35,7 @@ PROGRAM_TYPES = {
 }
 # Key and value sizes in bytes, as bcc's tools declare these maps.
 PINNED_MAPS = {"cgroupmap": (8, 8), "mntnsmap": (8, 4)}
-COUNTERS = ("lost", "untracked", "self_test")
+SELF_TEST = 2  # its place in enum counter of probes/_prelude.bpf.c
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
@@ -45,8 +45,7 @@ class Attached:
 
     backend: str
     notes: list[str]
-    events: int
-    counters: int
+    maps: dict[str, int]
     links: list[int]
 
     def detach(self) -> None:
@@ -67,7 +66,10 @@ class _Module:
             flags = [*cflags(plan, variant), *extra]
             self._module = bcc.BPF(text=c_source(plan).encode(), cflags=flags)
         except Exception as error:  # bcc raises nothing more precise
-            msg = f"bcc cannot compile the probe {plan.probe.name} for this kernel: {error}"
+            msg = (
+                f"bcc cannot compile the probe {plan.probe.name} for this kernel: {error}.\n"
+                "Run again with -v for the compiler's words"
+            )
             raise TcptraceError(msg) from error
 
     def map_fd(self, name: str) -> int:
@@ -129,8 +131,18 @@ def _check_pinned_maps(plan: Plan) -> None:
 
 
 def obstacle_to(variant: Variant) -> str | None:
-    """Return why the kernel does not permit one of the hooks of `variant`, or None."""
-    return next(filter(None, map(obstacle, variant.hooks)), None)
+    """Return why the kernel does not permit a hook that `variant` needs, or None."""
+    needed = (hook for hook in variant.hooks if not hook.optional)
+    return next(filter(None, map(obstacle, needed)), None)
+
+
+def _without_optional(variant: Variant, note: Callable[[str], None]) -> Variant:
+    """Return `variant` without the optional hooks that the kernel does not permit."""
+    reasons = {hook: obstacle(hook) for hook in variant.hooks if hook.optional}
+    for reason in filter(None, reasons.values()):
+        note(f"left out: {reason}")
+    hooks = tuple(hook for hook in variant.hooks if not reasons.get(hook))
+    return dataclasses.replace(variant, hooks=hooks)
 
 
 def usable_variants(plan: Plan, note: Callable[[str], None]) -> Iterator[Variant]:
@@ -138,16 +150,15 @@ def usable_variants(plan: Plan, note: Callable[[str], None]) -> Iterator[Variant
     for variant in plan.variants():
         reason = obstacle_to(variant)
         if reason is None:
-            yield variant
+            yield _without_optional(variant, note)
         else:
             note(f"{variant.backend} refused: {reason}")
 
 
-def _attach(module: _Module, variant: Variant, notes: list[str]) -> Attached:
+def _attach(module: _Module, plan: Plan, variant: Variant, notes: list[str]) -> Attached:
     """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
-    attached = Attached(
-        variant.backend, notes, module.map_fd("events"), module.map_fd("counters"), []
-    )
+    maps = {name: module.map_fd(name) for name in ("events", "counters", *plan.maps())}
+    attached = Attached(variant.backend, notes, maps, links=[])
     programs = {hook.program: module.load(hook) for hook in variant.hooks}
     try:
         for hook in variant.hooks:
@@ -174,14 +185,9 @@ def _fires(self_test: Callable[[], None], attached: Attached) -> bool:
 
     A compiler may have inlined a function at the calls that matter; its hook is then silent.
     """
-    before = counter(attached.counters, "self_test")
+    before = bpf.lookup_u64(attached.maps["counters"], SELF_TEST)
     self_test()
-    return counter(attached.counters, "self_test") > before
-
-
-def counter(map_fd: int, name: str) -> int:
-    """Read one of the counters of probes/_prelude.bpf.c."""
-    return bpf.lookup_u64(map_fd, COUNTERS.index(name))
+    return bpf.lookup_u64(attached.maps["counters"], SELF_TEST) > before
 
 
 def attach_best(directory: Path, plan: Plan) -> Attached:
@@ -202,11 +208,14 @@ def attach_best(directory: Path, plan: Plan) -> Attached:
         notes.append(f"whether hooks fire was not tried: {error}")
     for variant in usable_variants(plan, notes.append):
         try:
-            attached = _attach(_Module(plan, variant, flags), variant, notes)
+            attached = _attach(_Module(plan, variant, flags), plan, variant, notes)
         except OSError as error:
             notes.append(f"{variant.backend} refused: {error.strerror}")
             continue
         if self_test is None or _fires(self_test, attached):
+            # Held open as long as the programs, which skip this namespace by its inode number:
+            # else the next namespace that the kernel makes would be given that number.
+            attached.links.append(os.open("/proc/self/ns/net", os.O_RDONLY))
             notes.append(
                 f"{plan.probe.name}: {variant.backend}, {', '.join(map(str, variant.hooks))}"
             )

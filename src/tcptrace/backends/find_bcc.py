@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import importlib.util
 import platform
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -88,3 +90,31 @@ def import_bcc() -> ModuleType:
             f"bcc is installed but cannot be imported: {error}\n{_install_hint()}"
         ) from error
     return module
+
+
+def describe() -> dict[str, str]:
+    """Import bcc; return its version, its place and LLVM's version. Call it in a child process.
+
+    Raises:
+        TcptraceError: bcc is not installed, or cannot be imported.
+
+    """
+    module = import_bcc()
+    place = str(Path(module.__file__ or "").parent.parent)
+    return {"version": str(module.__version__), "place": place, "llvm": _llvm_version()}
+
+
+def _llvm_version() -> str:
+    """Return the version of the LLVM that is mapped into this process."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    library = re.search(r"/\S*libLLVM\S*", maps)
+    if not library:
+        return "built into libbcc"
+    try:
+        version = ctypes.CDLL(library[0]).LLVMGetVersion
+    except AttributeError:  # before LLVM 16: its name tells
+        number = re.search(r"libLLVM\D*([0-9.]*[0-9])", library[0])
+        return number[1] if number else "unknown"
+    parts = [ctypes.c_uint() for _ in range(3)]
+    version(*map(ctypes.byref, parts))
+    return ".".join(str(part.value) for part in parts)

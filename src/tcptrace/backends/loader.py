@@ -31,8 +31,10 @@ class Answer(NamedTuple):
     backend: str
     notes: Sequence[str]
     """How the backend was chosen."""
-    descriptors: list[int]
-    """The ring buffer, the counters, then what holds the programs attached."""
+    maps: dict[str, int]
+    """Descriptors of the BPF maps, by name."""
+    links: Sequence[int]
+    """Descriptors that hold the programs attached."""
 
 
 class Loader:
@@ -94,7 +96,8 @@ class Loader:
             kind = RefusedError if answer["status"] == RefusedError.exit_status else TcptraceError
             details = "\n".join(filter(None, (answer["details"], self.output())))
             raise kind(answer["error"], details=details)
-        return Answer(answer["backend"], answer["notes"], descriptors)
+        maps = dict(zip(answer["maps"], descriptors, strict=False))
+        return Answer(answer["backend"], answer["notes"], maps, descriptors[len(maps) :])
 
 
 def _death(status: int) -> str:
@@ -129,6 +132,6 @@ def _answer(channel: socket.socket, directory: Path, plan: Plan) -> None:
         answer = {"error": str(error), "status": error.exit_status, "details": error.details}
         channel.send(json.dumps(answer).encode())
         return
-    answer = {"backend": attached.backend, "notes": attached.notes}
-    descriptors = [attached.events, attached.counters, *attached.links]
+    answer = {"backend": attached.backend, "notes": attached.notes, "maps": list(attached.maps)}
+    descriptors = [*attached.maps.values(), *attached.links]
     socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)

@@ -13,6 +13,7 @@ from tcptrace.backends.loader import Answer
 from tcptrace.backends.ringbuf import RingBuffer
 from tcptrace.backends.source import Plan
 from tcptrace.events import Decoder, Event
+from tcptrace.kernel import bpf
 
 POLL_MS = 30
 """How often the ring buffer is looked at; rows are to be out within 100 ms of their event."""
@@ -24,16 +25,17 @@ class Session:
     def __init__(self, plan: Plan, answer: Answer) -> None:
         """Take over the descriptors of the loader's answer."""
         self.backend = answer.backend
-        self._descriptors = answer.descriptors
+        self._maps = answer.maps
+        self._links = answer.links
         self._decoder = Decoder(plan.records)
-        self._ring = RingBuffer(answer.descriptors[0], plan.buffer_mb * 1024 * 1024)
+        self._ring = RingBuffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
         self._counters = mmap.mmap(
-            answer.descriptors[1], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ
+            answer.maps["counters"], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ
         )
 
     def close(self) -> None:
         """Detach and unmap."""
-        for descriptor in self._descriptors:
+        for descriptor in (*self._links, *self._maps.values()):
             os.close(descriptor)
         self._ring.close()
         self._counters.close()
@@ -46,20 +48,24 @@ class Session:
         """Return how often a probe's own map was full."""
         return int(struct.unpack_from("=Q", self._counters, 8)[0])
 
-    def events(
-        self, stopped: Callable[[], bool], before_wait: Callable[[], None]
-    ) -> Iterator[Event]:
-        """Yield events in order until `stopped`; call `before_wait` whenever none is left.
+    def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return what one of the probe's hash maps holds now; sizes in bytes."""
+        return bpf.read_hash(self._maps[name], key_size, value_size)
 
-        What was in the buffer when `stopped` became true is still yielded.
+    def batches(
+        self, stopped: Callable[[], bool], before_wait: Callable[[], None]
+    ) -> Iterator[Iterator[Event]]:
+        """Yield what has come, in order, some 30 times a second until `stopped`.
+
+        Each batch is to be used up before the next is asked for; it may be empty. What was in the
+        buffer when `stopped` became true still comes. `before_wait` is called after each batch.
         """
         decode = self._decoder.decode
         poller = select.poll()
         poller.register(sys.stdout.fileno(), 0)  # tells when the reader of our pipe is gone
         while True:
             last = stopped()
-            for data in self._ring.read():
-                yield decode(data)
+            yield map(decode, self._ring.read())
             before_wait()
             if last:
                 return

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tcptrace import filters
 from tcptrace.events import Decoder, Event
 from tcptrace.kernel.headers import CFLAGS
-from tcptrace.probes import PRELUDE, Probe, Variant
+from tcptrace.probes import PRELUDE, Probe, Switch, Variant
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Plan:
     probe: Probe
     filters: dict[str, Any]
     """Parsed values by filter name."""
-    switches: frozenset[str] = frozenset()
-    """Keys of `Probe.switches` that are on."""
+    switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Defines that the command's own options set."""
     backend: str = "auto"
     buffer_mb: int = 4
 
@@ -39,14 +39,20 @@ class Plan:
             if self.backend in ("auto", variant.backend)
         ]
 
+    def maps(self) -> list[str]:
+        """Return the names of the BPF maps that the command reads."""
+        return [name for switch in self._switches() for name in switch.maps]
+
+    def _switches(self) -> list[Switch]:
+        known = self.probe.switches
+        return [known[name] for name in sorted(self.switches) if name in known]
+
     def _with_switches(self, variant: Variant) -> Variant:
         hooks, defines = list(variant.hooks), list(variant.defines)
-        for switch in sorted(self.switches):
-            defines.append(switch)
-            for extra in self.probe.switches[switch]:
-                if extra.backend == variant.backend:
-                    hooks += extra.hooks
-                    defines += extra.defines
+        for extra in (extra for switch in self._switches() for extra in switch.variants):
+            if extra.backend == variant.backend:
+                hooks += extra.hooks
+                defines += extra.defines
         return Variant(variant.backend, tuple(hooks), tuple(defines))
 
 
@@ -56,6 +62,7 @@ def cflags(plan: Plan, variant: Variant) -> list[str]:
     defines = {
         f"HOOK_{variant.backend.upper()}": "1",
         **dict.fromkeys(variant.defines, "1"),
+        **plan.switches,
         "RINGBUF_PAGES": str(pages),
         **Decoder(plan.records).defines(),
         **filters.defines(plan.filters),

@@ -10,16 +10,18 @@ from tcptrace.probes.accept import ACCEPT
 
 
 @command(ACCEPT)
-@option("--backlog", is_flag=True, adds="bl", help="Add BL: the listener's queue, current/maximum.")
+@option(
+    "--backlog", is_flag=True, adds=("bl",), help="Add BL: the listener's queue, current/maximum."
+)
 @option(
     "--failed",
     is_flag=True,
-    adds="err",
-    switch="FAILED",
+    adds=("err",),
+    switches=("FAILED",),
     help="Also accepts that failed, with ERR.",
 )
 def accept(events: Iterator[Event]) -> Iterable[Event]:
-    r"""Trace connections that local servers accept (passive opens).
+    """Trace connections that local servers accept (passive opens).
 
     \b
     Examples:
@@ -27,5 +29,5 @@ def accept(events: Iterator[Event]) -> Iterable[Event]:
       tcptrace accept -t -P 80,8000-8100   with time stamps, on these local ports
       tcptrace accept -p 181 --backlog     one process, with its accept queue
       tcptrace accept --failed --json      failures as well, for a program
-    """
+    """  # noqa: D301 - click's own mark for lines that stay as they are
     return events

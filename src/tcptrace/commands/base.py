@@ -6,15 +6,17 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import click
 
 from tcptrace import columns
 from tcptrace.backends.bcc_child import usable_variants
+from tcptrace.backends.session import Session
 from tcptrace.backends.source import Plan, listing
 from tcptrace.commands.run import Output, run
-from tcptrace.errors import PluginError
+from tcptrace.errors import PluginError, TcptraceError
 from tcptrace.events import Event
 from tcptrace.filters import FILTERS, Filter
 from tcptrace.kernel.privileges import require_tracing
@@ -24,7 +26,7 @@ from tcptrace.render import FORMATS
 API_VERSION = 1
 """Raised when the interface for plugins changes incompatibly."""
 
-RowFunction = Callable[..., Iterable[Event]]
+RowFunction = Callable[..., Iterable[Any]]
 OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
 
 
@@ -32,12 +34,23 @@ class TraceOption(click.Option):
     """A click option that knows its section of the help text and what it turns on."""
 
     def __init__(
-        self, *args: Any, section: str = OWN, adds: str = "", switch: str = "", **kwargs: Any
+        self,
+        *args: Any,
+        section: str = OWN,
+        adds: Sequence[str] = (),
+        switches: Sequence[str] = (),
+        table: Sequence[columns.Column] = (),
+        needs: Sequence[str] = (),
+        excludes: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
-        """Add the column `adds` and set the probe's `switch` when the option is given."""
+        """Say what the option does when it is given; see `option`."""
         self.section = section
         self.adds = adds
-        self.switch = switch
+        self.switches = switches
+        self.table = table
+        self.needs = needs
+        self.excludes = excludes
         super().__init__(*args, **kwargs)
 
 
@@ -46,16 +59,24 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
 
     Args:
         flags: as in `click.option`.
-        attributes: as in `click.option`, and ``adds``, the key of a column that the option shows,
-            and ``switch``, the key of `Probe.switches` that it turns on. The function receives the
-            option's value if it has a parameter of its name.
+        attributes: as in `click.option`, and ``needs`` and ``excludes``, names of options that must
+            be given with it, or must not; ``adds``, keys of columns that the option shows, and
+            ``switches``, defines that it sets for the C source, to its value or for a flag to 1,
+            and ``table``, columns in place of the probe's, for rows that come in tables, each
+            behind a `NewTable`. The function receives the option's value if it has a parameter of
+            its name.
 
     """
     return click.option(*flags, cls=TraceOption, **attributes)
 
 
 class TraceCommand(click.Command):
-    """A click command whose help lists options by section and keeps the docstring's lines."""
+    """A click command that traces `probe`; its help lists the options by section."""
+
+    def __init__(self, probe: Probe, **attributes: Any) -> None:
+        """Remember `probe`; `attributes` are click's."""
+        self.probe = probe
+        super().__init__(**attributes)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""
@@ -72,7 +93,7 @@ class TraceCommand(click.Command):
 
 def _filter_option(one: Filter) -> TraceOption:
     def parse(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        if not value:
+        if value is None or value == ():
             return None
         try:
             return one.parse(value)
@@ -89,7 +110,15 @@ def _filter_option(one: Filter) -> TraceOption:
     )
 
 
-def _seconds(
+def _family_options() -> list[TraceOption]:
+    flag: dict[str, Any] = {"is_flag": True, "section": FILTER}
+    return [
+        TraceOption(["-4", "ipv4"], **flag, help="IPv4 only, IPv4-mapped included."),
+        TraceOption(["-6", "ipv6"], **flag, help="IPv6 only."),
+    ]
+
+
+def parse_seconds(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> float | None:
     """Read ``10``, ``0.5s``, ``5m`` or ``1h`` as seconds."""
@@ -108,21 +137,20 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
     flag: dict[str, Any] = {"is_flag": True}
     out: dict[str, Any] = {"section": OUTPUT}
     trace: dict[str, Any] = {"section": TRACING}
+    offered = {variant.backend for variant in probe.variants}
+    backends = [name for name in BACKENDS if name in offered]
     keys = ", ".join(column.key for column in (*probe.columns, *probe.more_columns))
     return [
         *(_filter_option(one) for one in FILTERS if one.name in probe.filters),
+        *(_family_options() if "family" in probe.filters else ()),
         TraceOption(
-            ["-4", "ipv4"], **flag, section=FILTER, help="IPv4 only, IPv4-mapped included."
-        ),
-        TraceOption(["-6", "ipv6"], **flag, section=FILTER, help="IPv6 only."),
-        TraceOption(
-            ["-T", "--time"], **flag, **out, adds="time", help="Add a TIME column (HH:MM:SS)."
+            ["-T", "--time"], **flag, **out, adds=("time",), help="Add a TIME column (HH:MM:SS)."
         ),
         TraceOption(
             ["-t", "--timestamp"],
             **flag,
             **out,
-            adds="time_s",
+            adds=("time_s",),
             help="Add a TIME(s) column: seconds since the first event.",
         ),
         TraceOption(
@@ -139,7 +167,7 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--backend"],
             **trace,
-            type=click.Choice(("auto", *BACKENDS)),
+            type=click.Choice(("auto", *backends)),
             default="auto",
             help="How the kernel is asked; see `tcptrace doctor`.",
         ),
@@ -147,7 +175,7 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
             ["--duration"],
             **trace,
             metavar="TIME",
-            callback=_seconds,
+            callback=parse_seconds,
             help="Stop after 10, 5m or 1h.",
         ),
         TraceOption(
@@ -176,13 +204,19 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
 
 
 def _plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Plan:
-    if given["ipv4"] and given["ipv6"]:
+    family = {"ipv4": 4, "ipv6": 6}
+    families = [number for name, number in family.items() if given.get(name)]
+    if len(families) > 1:
         raise click.UsageError("-4 and -6 exclude each other.")
     values = {name: given[name] for name in probe.filters & given.keys() if given[name] is not None}
-    if given["ipv4"] or given["ipv6"]:
-        values["family"] = 4 if given["ipv4"] else 6
-    switches = {one.switch for one in _turned_on(options, given) if one.switch}
-    return Plan(probe, values, frozenset(switches), given["backend"], int(given["buffer_mb"]))
+    if families:
+        values["family"] = families[0]
+    switches = {
+        define: str(int(given[one.name or ""]))
+        for one in _turned_on(options, given)
+        for define in one.switches
+    }
+    return Plan(probe, values, switches, given["backend"], int(given["buffer_mb"]))
 
 
 def _turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:
@@ -191,12 +225,25 @@ def _turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Ite
             yield one
 
 
+def _check_companions(options: Sequence[click.Parameter], given: dict[str, Any]) -> None:
+    """Raise UsageError where an option misses one that it needs, or excludes another."""
+    flags = {one.name: one.opts[0] for one in options}
+    for one in _turned_on(options, given):
+        for name in one.needs:
+            if not given[name]:
+                raise click.UsageError(f"{one.opts[0]} needs {flags[name]}.")
+        for name in one.excludes:
+            if given[name]:
+                raise click.UsageError(f"{one.opts[0]} and {flags[name]} exclude each other.")
+
+
 def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:
     if given["json"] and given["form"] not in (None, "json"):
         raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
-    adds = [one.adds for one in _turned_on(options, given) if one.adds]
+    adds = [key for one in _turned_on(options, given) for key in one.adds]
+    table = next((one.table for one in _turned_on(options, given) if one.table), ())
     try:
-        chosen = columns.choose(probe.columns, probe.more_columns, given["columns"], adds)
+        chosen = columns.choose(table or probe.columns, probe.more_columns, given["columns"], adds)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--columns") from None
     return Output(
@@ -204,6 +251,7 @@ def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, A
         columns=chosen,
         duration_s=given["duration"],
         count=given["count_events"],
+        tables=bool(table),
         fail_on_loss=given["fail_on_loss"],
         verbose=given["verbose"],
     )
@@ -216,15 +264,22 @@ def _dump(plan: Plan) -> None:
         variant = next(usable_variants(plan, lambda _: None), None)
     else:
         variant = plan.variants()[0]
-    if variant:
-        sys.stdout.write(listing(plan, variant))
+    if variant is None:
+        raise TcptraceError(
+            f"this kernel permits no way to trace {plan.probe.name}.\n"
+            "`tcptrace doctor` tells why; --backend NAME prints that backend's C"
+        )
+    sys.stdout.write(listing(plan, variant))
 
 
 def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], click.Command]:
     """Make a subcommand that traces `probe`.
 
     The decorated function gets an iterator of events, and the values of its own options by name; it
-    returns an iterable of the events to show. Its docstring is the help text.
+    returns an iterable of the events to show. Its docstring is the help text. For work that is not
+    event by event it can have the parameters ``session``, a `Session`, and ``batches``, an iterator
+    over iterators of events that comes round some 30 times a second, to be used in place of the
+    first argument.
 
     Args:
         probe: what to trace; its filters become options.
@@ -240,19 +295,26 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
     def decorate(function: RowFunction) -> click.Command:
         own = list(reversed(getattr(function, "__click_params__", [])))
         options = [*own, *_shared_options(probe)]
-        wanted = inspect.signature(function).parameters.keys()
+        wanted = list(inspect.signature(function).parameters)[1:]
 
         def callback(**given: Any) -> None:
+            _check_companions(options, given)
             plan = _plan(probe, options, given)
             output = _output(probe, options, given)
             if given["dump_c"]:
                 _dump(plan)
                 return
-            own_values = {one.name: given[one.name] for one in own if one.name in wanted}
-            run(plan, lambda events: function(events, **own_values), output)
+
+            def rows(session: Session, batches: Iterator[Iterator[Event]]) -> Iterable[Event]:
+                offered = {**given, "session": session, "batches": batches}
+                used = {name: offered[name] for name in wanted if name in offered}
+                return function(chain.from_iterable(batches), **used)
+
+            run(plan, rows, output)
 
         return TraceCommand(
-            function.__name__,
+            probe,
+            name=function.__name__,
             params=options,
             callback=callback,
             help=inspect.getdoc(function),

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import click
 
@@ -16,11 +17,14 @@ from tcptrace.backends.session import Session
 from tcptrace.backends.source import Plan
 from tcptrace.columns import Column
 from tcptrace.errors import LossError
-from tcptrace.events import Event
+from tcptrace.events import Event, NewTable
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.render import Renderer, make_renderer
 
 LOSS_REPORT_S = 1.0
+
+Rows = Callable[[Session, Iterator[Iterator[Event]]], Iterable[Any]]
+"""A command's own work: from the session and its batches of events to rows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Output:
     duration_s: float | None = None
     count: int | None = None
     """Stop after so many rows."""
+    tables: bool = False
+    """Whether rows come in tables, each with a header, not one by one."""
     fail_on_loss: bool = False
     verbose: bool = False
 
@@ -86,13 +92,8 @@ class Losses:
             self._next = time.monotonic() + LOSS_REPORT_S
 
 
-def run(plan: Plan, rows: Callable[[Iterator[Event]], Iterable[Event]], output: Output) -> None:
+def run(plan: Plan, rows: Rows, output: Output) -> None:
     """Trace as planned until it is time to stop.
-
-    Args:
-        plan: what to trace.
-        rows: the command's own work, from events to rows.
-        output: what becomes of the rows.
 
     Raises:
         TcptraceError: tracing is not possible, or events were lost and that is to be an error.
@@ -114,19 +115,24 @@ def run(plan: Plan, rows: Callable[[Iterator[Event]], Iterable[Event]], output: 
                 say(note)
         if output.duration_s is not None:
             stop.after(output.duration_s)
-        _trace(plan, session, rows, renderer, output, stop)
+        click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
+        renderer.start(session.backend)
+        if not output.tables:
+            renderer.header()
+        _trace(session, Losses(session, plan), rows, renderer, output.count, stop)
+        if output.fail_on_loss and session.lost():
+            raise LossError(f"{session.lost()} events were lost; try a larger --buffer-mb")
 
 
 def _trace(
-    plan: Plan,
     session: Session,
-    rows: Callable[[Iterator[Event]], Iterable[Event]],
+    losses: Losses,
+    rows: Rows,
     renderer: Renderer,
-    output: Output,
+    most: int | None,
     stop: Stop,
 ) -> None:
     """Write rows until it is time to stop, then the summary."""
-    losses = Losses(session, plan)
     started = time.monotonic()
     shown = 0
 
@@ -134,19 +140,19 @@ def _trace(
         renderer.flush()
         losses.check()
 
-    click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
-    renderer.start(session.backend)
     try:
-        for shown, row in enumerate(rows(session.events(stop, before_wait)), 1):
+        for row in rows(session, session.batches(stop, before_wait)):
+            if isinstance(row, NewTable):
+                renderer.header()
+                continue
             renderer.row(row)
-            if shown == output.count:
+            shown += 1
+            if shown == most:
                 break
         renderer.flush()
     finally:
         seconds = time.monotonic() - started
         say(f"{shown} events in {seconds:.1f} s, {session.lost()} lost{_untracked(session)}")
-    if output.fail_on_loss and session.lost():
-        raise LossError(f"{session.lost()} events were lost; try a larger --buffer-mb")
 
 
 def _untracked(session: Session) -> str:

@@ -5,6 +5,7 @@ Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h, a stable inte
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.syscalls import bpf, c_pointer, pack_attributes
 
-MAP_LOOKUP_ELEM, PROG_LOAD, OBJ_GET = 1, 5, 7
+MAP_LOOKUP_ELEM, MAP_GET_NEXT_KEY, PROG_LOAD, OBJ_GET = 1, 4, 5, 7
 OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 15, 17
 PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
@@ -114,3 +115,27 @@ def lookup_u64(map_fd: int, index: int) -> int:
     value = ctypes.create_string_buffer(8)
     bpf(MAP_LOOKUP_ELEM, pack_attributes("IIQQQ", map_fd, 0, c_pointer(key), c_pointer(value), 0))
     return int(struct.unpack("=Q", value.raw)[0])
+
+
+def read_hash(map_fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]:
+    """Return the entries of a hash map; one that is changed meanwhile may miss some.
+
+    Raises OSError.
+    """
+    key, next_key = ctypes.create_string_buffer(key_size), ctypes.create_string_buffer(key_size)
+    value = ctypes.create_string_buffer(value_size)
+    entries: dict[bytes, bytes] = {}
+    address = 0
+    with contextlib.suppress(FileNotFoundError):  # the kernel's way to say that it was the last
+        while True:
+            following = pack_attributes("IIQQQ", map_fd, 0, address, c_pointer(next_key), 0)
+            bpf(MAP_GET_NEXT_KEY, following)
+            ctypes.memmove(key, next_key, key_size)
+            address = c_pointer(key)
+            with contextlib.suppress(FileNotFoundError):
+                bpf(
+                    MAP_LOOKUP_ELEM,
+                    pack_attributes("IIQQQ", map_fd, 0, address, c_pointer(value), 0),
+                )
+                entries[key.raw] = value.raw
+    return entries

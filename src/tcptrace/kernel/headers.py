@@ -8,7 +8,9 @@ of the process that compiles: a hostile one would otherwise supply headers to ro
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,9 +33,20 @@ CFLAGS = ("-fms-extensions", "-Wno-microsoft-anon-tag", "-Werror=missing-declara
 def kernel_version() -> tuple[int, int, int]:
     """Return the running kernel's version; 255 at most for the last part, as in KERNEL_VERSION."""
     parts = os.uname().release.split("-")[0].split(".")[:3]
-    numbers = [int("".join(char for char in part if char.isdigit()) or 0) for part in parts]
+    numbers = [int(digits[0]) for part in parts if (digits := re.match("[0-9]+", part))]
     major, minor, patch = (*numbers, 0, 0)[:3]
     return major, minor, min(patch, 255)
+
+
+def _name_padding(text: bytes) -> bytes:
+    """Make members with names of the unnamed 64-bit fields that libbpf pads structs with.
+
+    clang makes one wide integer of several in a row. bcc compiles for the host, where LLVM aligns
+    that to 8 bytes, then generates code for BPF, where it is 16: without an error, members behind
+    it would be read from wrong places (`task_struct.files` in 5.10, `net.ns` in 7.2).
+    """
+    numbers = itertools.count()
+    return re.sub(rb"\blong: 64;", lambda _: b"long padding_%d;" % next(numbers), text)
 
 
 def write_types(directory: Path, extra: Iterable[str] = ()) -> None:
@@ -52,5 +65,5 @@ def write_types(directory: Path, extra: Iterable[str] = ()) -> None:
         "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))",
         f"#define LINUX_VERSION_CODE KERNEL_VERSION({major}, {minor}, {patch})",
     ]
-    text = "\n".join(lines).encode() + b"\n" + btf.c_structs((*STRUCTS, *extra))
+    text = "\n".join(lines).encode() + b"\n" + _name_padding(btf.c_structs((*STRUCTS, *extra)))
     (directory / "kernel_types.h").write_bytes(text)

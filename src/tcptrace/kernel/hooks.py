@@ -35,6 +35,8 @@ class Hook:
     """A kernel function, a tracepoint ``category:event``, or a raw tracepoint's name."""
     program: str
     """The C function's name."""
+    optional: bool = False
+    """Left out where the kernel does not permit it."""
 
     def __str__(self) -> str:
         """Return it as bpftrace would write it."""

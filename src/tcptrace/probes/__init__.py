@@ -9,10 +9,12 @@ from typing import Literal
 
 from tcptrace.columns import COMMON, Column
 from tcptrace.events import Event
+from tcptrace.filters import BY_NAME
 from tcptrace.kernel.hooks import Hook
 
 Backend = Literal["fentry", "kprobe", "tracepoint"]
 BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
+ALL_FILTERS = frozenset(BY_NAME)
 PRELUDE = Path(__file__).with_name("_prelude.bpf.c")
 
 
@@ -23,6 +25,16 @@ class Variant:
     backend: Backend
     hooks: tuple[Hook, ...]
     defines: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Switch:
+    """What an option such as ``--failed`` needs in the kernel beside its define."""
+
+    variants: tuple[Variant, ...] = ()
+    """Extra hooks, one variant for each backend that needs any."""
+    maps: tuple[str, ...] = ()
+    """BPF maps that the command reads; see `tcptrace.backends.session.Session.table`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,9 +53,8 @@ class Probe:
     """What text shows."""
     more_columns: tuple[Column, ...] = COMMON
     """What ``--columns`` can add."""
-    switches: Mapping[str, tuple[Variant, ...]] = dataclasses.field(default_factory=dict)
-    """Extra hooks by define, for options such as ``--failed``: one variant for each backend that
-    needs any."""
+    switches: Mapping[str, Switch] = dataclasses.field(default_factory=dict)
+    """By define; a define that needs nothing more is not here."""
     types: tuple[str, ...] = ()
     """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
     self_test: Callable[[], None] | None = None

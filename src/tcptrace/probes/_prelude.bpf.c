@@ -51,7 +51,7 @@ struct event {
 	char comm[16];
 };
 
-#define read(to, from) bpf_probe_read_kernel(&(to), sizeof(to), from)
+#define read(to, from) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)(from))
 
 #ifdef HOOK_FENTRY
 typedef u64 hook_ctx;
@@ -126,6 +126,18 @@ static __always_inline bool keep_uid(u32 value)
 static __always_inline bool keep_port(u16 value)
 {
 	return (0 KEEP_PORT) && !(0 DROP_PORT);
+}
+
+/* For probes that match either end: one port is to be kept, and none to be dropped. */
+static __always_inline bool keep_either_port(u16 lport, u16 rport)
+{
+	u16 value = lport;
+	bool keep = 0 KEEP_PORT, drop = 0 DROP_PORT;
+
+	value = rport;
+	keep = keep KEEP_PORT;
+	drop = drop DROP_PORT;
+	return keep && !drop;
 }
 
 static __always_inline bool keep_comm(const char *comm)
@@ -259,14 +271,19 @@ static __always_inline void unmap(u8 *addr)
 	word[1] = word[2] = word[3] = 0;
 }
 
-/* An IPv4-mapped IPv6 address is IPv4, on either end. */
-static __always_inline void unmap_ipv4(struct event *event)
+/* An IPv4-mapped IPv6 address is IPv4. While it connects, such a socket has its local address in
+ * the IPv4 field alone; a listener has no remote address. */
+static __always_inline void unmap_ipv4(struct event *event, struct sock *sk)
 {
-	if (!is_ipv4_mapped(event->raddr) &&
-	    !(is_ipv4_mapped(event->laddr) && is_unspecified(event->raddr)))
+	if (is_ipv4_mapped(event->raddr)) {
+		unmap(event->raddr);
+		__builtin_memset(event->laddr, 0, sizeof(event->laddr));
+		bpf_probe_read_kernel(event->laddr, 4, &sk->__sk_common.skc_rcv_saddr);
+	} else if (is_ipv4_mapped(event->laddr) && is_unspecified(event->raddr)) {
+		unmap(event->laddr);
+	} else {
 		return;
-	unmap(event->laddr);
-	unmap(event->raddr);
+	}
 	event->family = 4;
 }
 
@@ -281,9 +298,9 @@ static __always_inline bool is_tcp(struct sock *sk)
 	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
 }
 
-/* Fill both ends and the network namespace of a TCP socket; false drops the event. The local port
- * is inet_sport: skc_num is 0 once a connection has been reset. */
-static __always_inline bool fill_sock(struct event *event, struct sock *sk)
+/* Fill both ends and the network namespace of a TCP socket. The local port is inet_sport: skc_num
+ * is 0 before a connect has found a port, and once a connection has been reset. */
+static __always_inline void fill_sock(struct event *event, struct sock *sk)
 {
 	struct net *net = NULL;
 	u16 family = 0, port = 0;
@@ -297,7 +314,7 @@ static __always_inline bool fill_sock(struct event *event, struct sock *sk)
 		event->family = 6;
 		read(event->laddr, &sk->__sk_common.skc_v6_rcv_saddr);
 		read(event->raddr, &sk->__sk_common.skc_v6_daddr);
-		unmap_ipv4(event);
+		unmap_ipv4(event, sk);
 	}
 	read(port, &((struct inet_sock *)sk)->inet_sport);
 	event->lport = bpf_ntohs(port);
@@ -305,9 +322,56 @@ static __always_inline bool fill_sock(struct event *event, struct sock *sk)
 	event->rport = bpf_ntohs(port);
 	read(net, &sk->__sk_common.skc_net.net);
 	read(event->netns, &net->ns.inum);
+}
+
+/* Whether the socket passes the filters; its ports are for the probe to judge. */
+static __always_inline bool keep_sock(struct event *event)
+{
 	if (event->netns == SELF_TEST_NETNS) {
 		count(COUNT_SELF_TEST);
 		return false;
 	}
 	return keep_family(event->family) && keep_netns(event->netns);
+}
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+/* The socket behind a descriptor of the current process, or NULL. */
+static __always_inline struct socket *fd_socket(s32 fd)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct files_struct *files = NULL;
+	struct fdtable *table = NULL;
+	struct file **fds = NULL, *file = NULL, *back = NULL;
+	struct inode *inode = NULL;
+	struct socket *sock = NULL;
+	unsigned int max_fds = 0;
+	umode_t mode = 0;
+
+	read(files, &task->files);
+	read(table, &files->fdt);
+	read(max_fds, &table->max_fds);
+	if (fd < 0 || fd >= max_fds)
+		return NULL;
+	read(fds, &table->fd);
+	read(file, &fds[fd]);
+	read(inode, &file->f_inode);
+	read(mode, &inode->i_mode);
+	if ((mode & S_IFMT) != S_IFSOCK)
+		return NULL;
+	read(sock, &file->private_data);
+	read(back, &sock->file);
+	return file && back == file ? sock : NULL;
+}
+
+/* The TCP socket behind a descriptor of the current process, or NULL. */
+static __always_inline struct sock *fd_sock(s32 fd)
+{
+	struct socket *sock = fd_socket(fd);
+	struct sock *sk = NULL;
+
+	if (sock)
+		read(sk, &sock->sk);
+	return sk && is_tcp(sk) ? sk : NULL;
 }

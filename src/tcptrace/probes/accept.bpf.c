@@ -45,7 +45,8 @@ static __always_inline void accepted(struct sock *sk, struct sock *listener, s32
 
 	if (!is_tcp(sk))
 		return;
-	if (!fill_sock(&event.head, sk) || !keep_port(event.head.lport) || !fill_task(&event.head))
+	fill_sock(&event.head, sk);
+	if (!keep_sock(&event.head) || !keep_port(event.head.lport) || !fill_task(&event.head))
 		return;
 	if (listener)
 		fill_backlog(&event, listener);
@@ -95,42 +96,7 @@ int enter_sock_graft(hook_ctx *ctx)
 #endif
 
 #ifdef HOOK_ACCEPT_SYSCALLS
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
-
 BPF_TABLE("lru_hash", u32, s32, accepting_fd, 16384);
-
-/* The TCP socket behind a descriptor of the current process, or NULL. */
-static __always_inline struct sock *fd_sock(s32 fd)
-{
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct files_struct *files = NULL;
-	struct fdtable *table = NULL;
-	struct file **fds = NULL, *file = NULL, *back = NULL;
-	struct inode *inode = NULL;
-	struct socket *sock = NULL;
-	struct sock *sk = NULL;
-	unsigned int max_fds = 0;
-	umode_t mode = 0;
-
-	read(files, &task->files);
-	read(table, &files->fdt);
-	read(max_fds, &table->max_fds);
-	if (fd < 0 || fd >= max_fds)
-		return NULL;
-	read(fds, &table->fd);
-	read(file, &fds[fd]);
-	read(inode, &file->f_inode);
-	read(mode, &inode->i_mode);
-	if ((mode & S_IFMT) != S_IFSOCK)
-		return NULL;
-	read(sock, &file->private_data);
-	read(back, &sock->file);
-	if (!file || back != file)
-		return NULL;
-	read(sk, &sock->sk);
-	return sk && is_tcp(sk) ? sk : NULL;
-}
 
 int enter_accept_syscall(struct trace_event_raw_sys_enter *ctx)
 {
@@ -144,7 +110,7 @@ int enter_accept_syscall(struct trace_event_raw_sys_enter *ctx)
 /* EAGAIN and the kernel's own "restart the call" codes are no failures. */
 static __always_inline bool is_failure(long ret)
 {
-	return ret < 0 && ret != -EAGAIN && ret > -512;
+	return ret < 0 && ret != -EAGAIN && ret > -ERESTARTSYS;
 }
 
 int exit_accept_syscall(struct trace_event_raw_sys_exit *ctx)

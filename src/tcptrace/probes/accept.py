@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import socket
 from pathlib import Path
 from typing import Annotated, Any
 
 from tcptrace.columns import COMM, COMMON, ERR, IP, LADDR, LPORT, PID, RADDR, RPORT, Column
-from tcptrace.events import U32, Clock, Event, OptionalU32
+from tcptrace.events import U32, Clock, Event, OptionalU32, error_name
 from tcptrace.kernel.hooks import Hook
-from tcptrace.probes import Probe, Variant
-
-
-def error_name(result: int) -> str | None:
-    """Return the name of a negative errno, such as EMFILE; None for success."""
-    return errno.errorcode.get(-result, str(-result)) if result < 0 else None
+from tcptrace.probes import ALL_FILTERS, Probe, Switch, Variant
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -77,15 +71,15 @@ ACCEPT = Probe(
         ),
         Variant("tracepoint", _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",)),
     ),
-    filters=frozenset(
-        {"pid", "port", "uid", "comm", "netns", "cgroup", "cgroupmap", "mntnsmap", "family"}
-    ),
+    filters=ALL_FILTERS,
     columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
     more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, "yellow"), ERR),
     switches={
-        "FAILED": tuple(
-            Variant(backend, _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",))
-            for backend in ("fentry", "kprobe")
+        "FAILED": Switch(
+            tuple(
+                Variant(backend, _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",))
+                for backend in ("fentry", "kprobe")
+            )
         )
     },
     self_test=_accept_once,

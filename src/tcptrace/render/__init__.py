@@ -21,7 +21,10 @@ class Renderer(Protocol):
     """Writes events to a stream."""
 
     def start(self, backend: str) -> None:
-        """Write what comes before the first row of events that `backend` found."""
+        """Learn which backend the events come from."""
+
+    def header(self) -> None:
+        """Begin a table of rows; a terminal shows nothing but the last."""
 
     def row(self, event: Event) -> None:
         """Write one event."""

@@ -22,8 +22,11 @@ class JsonRenderer:
         self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
     def start(self, backend: str) -> None:
-        """Write nothing: objects name their backend."""
+        """Remember `backend`: objects name it."""
         self._backend = backend
+
+    def header(self) -> None:
+        """Write nothing: an object names its values."""
 
     def row(self, event: Event) -> None:
         """Write one object."""
@@ -45,6 +48,9 @@ class CsvRenderer:
         self._writer = csv.writer(stream, lineterminator="\r\n")
 
     def start(self, _backend: str) -> None:
+        """Do nothing: CSV does not tell."""
+
+    def header(self) -> None:
         """Write the header."""
         self._writer.writerow(column.key for column in self._columns)
 

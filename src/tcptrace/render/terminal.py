@@ -28,14 +28,11 @@ HEADING = "bold"
 
 
 def fit(widths: Sequence[int], space: int) -> list[int]:
-    """Return `widths` with the widest made narrower until they fill at most `space` cells."""
-    fitted = list(widths)
-    while sum(fitted) > space and max(fitted) > 1:
-        widest = max(fitted)
-        at = fitted.index(widest)
-        second = max((width for width in fitted if width < widest), default=1)
-        fitted[at] = max(second, widest - (sum(fitted) - space), 1)
-    return fitted
+    """Return `widths` with the widest cut to one measure, so that all fill at most `space`."""
+    most = max(widths, default=1)
+    while most > 1 and sum(min(width, most) for width in widths) > space:
+        most -= 1
+    return [min(width, most) for width in widths]
 
 
 def _cut(text: str, width: int) -> str:
@@ -57,9 +54,16 @@ class TerminalRenderer:
         self._styles = [Style.parse(column.style) for column in columns]
         self._widths = [max(column.width, len(column.heading)) for column in columns]
         self._lines: list[str] = []
+        self._headed = False
 
     def start(self, _backend: str) -> None:
-        """Write the header."""
+        """Do nothing: text does not tell."""
+
+    def header(self) -> None:
+        """Write the header, where a table was before on an empty screen."""
+        if self._headed:
+            self._console.clear()
+        self._headed = True
         heading = Style.parse(HEADING)
         self._write([column.heading for column in self._columns], [heading] * len(self._columns))
 

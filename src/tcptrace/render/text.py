@@ -31,6 +31,9 @@ class PlainRenderer:
         )
 
     def start(self, _backend: str) -> None:
+        """Do nothing: text does not tell."""
+
+    def header(self) -> None:
         """Write the header."""
         self._write([column.heading for column in self._columns])
 

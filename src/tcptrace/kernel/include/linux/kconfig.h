@@ -22,4 +22,11 @@
 #define IPPROTO_UDP 17
 #endif
 #define IPPROTO_MPTCP 262
+
+/* include/uapi/asm-generic/errno*.h, include/linux/errno.h */
+#define EINTR 4
 #define EAGAIN 11
+#define EISCONN 106
+#define EALREADY 114
+#define EINPROGRESS 115
+#define ERESTARTSYS 512

@@ -1,0 +1,186 @@
+"""``tcptrace doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+import tcptrace.commands
+from tcptrace.backends import find_bcc
+from tcptrace.backends.loader import Loader
+from tcptrace.backends.source import Plan
+from tcptrace.commands.base import TraceCommand
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import confined, facts
+from tcptrace.kernel.facts import NOT_ASKED, Fact
+from tcptrace.kernel.privileges import may_trace
+from tcptrace.render.report import Line, write_report
+
+BUILT_IN = Path(tcptrace.commands.__path__[0]).parent
+REFUSED = " refused: "
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of attaching a subcommand's probe as ``--backend auto`` does."""
+
+    name: str
+    built_in: bool
+    backend: str | None
+    refused: tuple[str, ...]
+    """Why better backends were refused."""
+    error: str = ""
+    """Why there is no backend."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Findings:
+    """All that the doctor found."""
+
+    kernel: tuple[Fact, ...]
+    hooks: tuple[Fact, ...]
+    software: tuple[Fact, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything built in can run."""
+        return all(trial.backend for trial in self.trials if trial.built_in)
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do, if not everything built in can run."""
+        if self.ok:
+            return []
+        known = [fact.advice for fact in (*self.kernel, *self.software) if fact.advice]
+        return list(dict.fromkeys(known)) or [trial.error for trial in self.trials if trial.error]
+
+
+def _asked(key: str, question: Callable[[], Iterable[Fact]]) -> list[Fact]:
+    try:
+        answers = confined.ask(lambda: [dataclasses.asdict(fact) for fact in question()])
+        return [Fact(**answer) for answer in answers]
+    except TcptraceError as error:
+        return [Fact(key, str(error), good=False)]
+
+
+def _software() -> list[Fact]:
+    """Ask a child that imports bcc: LLVM may crash it."""
+    try:
+        bcc = confined.ask(find_bcc.describe)
+    except TcptraceError as error:
+        found, _, advice = str(error).partition("\n")
+        return [Fact("bcc", found.rstrip("."), good=False, advice=advice)]
+    return [
+        Fact("bcc", f"{bcc['version']} in {bcc['place']}", good=True),
+        Fact("llvm", bcc["llvm"], good=True),
+    ]
+
+
+def _try(name: str, command: TraceCommand) -> Trial:
+    """Attach the probe of `command` for a moment, as a run of it would."""
+    probe = command.probe
+    built_in = probe.source.is_relative_to(BUILT_IN)
+    if not may_trace():
+        return Trial(name, built_in, None, (), NOT_ASKED)
+    try:
+        with closing(Loader(Plan(probe, {}))) as loader:
+            answer = loader.attached(lambda: False)
+    except TcptraceError as error:
+        return Trial(name, built_in, None, _refusals(error.details.splitlines()), str(error))
+    if answer is None:
+        return Trial(name, built_in, None, (), "the loader did not answer")
+    for descriptor in (*answer.maps.values(), *answer.links):
+        os.close(descriptor)
+    return Trial(name, built_in, answer.backend, _refusals(answer.notes))
+
+
+def _refusals(notes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(note for note in notes if REFUSED in note)
+
+
+def _tracing_commands(context: click.Context) -> Mapping[str, TraceCommand]:
+    group = context.find_root().command
+    if not isinstance(group, click.Group):
+        return {}
+    commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: one for name, one in commands.items() if isinstance(one, TraceCommand)}
+
+
+def examine(commands: Mapping[str, TraceCommand]) -> Findings:
+    """Ask the kernel, the software and the probes of `commands`."""
+    return Findings(
+        tuple(_asked("kernel", facts.gather)),
+        tuple(_asked("hooks", facts.gather_hooks)),
+        tuple(_software()),
+        tuple(_try(name, command) for name, command in commands.items()),
+    )
+
+
+def _as_json(findings: Findings) -> str:
+    def values(group: Iterable[Fact]) -> dict[str, Any]:
+        return {fact.key: {"value": fact.value, "good": fact.good} for fact in group}
+
+    return json.dumps(
+        {
+            "ok": findings.ok,
+            "kernel": values(findings.kernel),
+            "hooks": values(findings.hooks),
+            "software": values(findings.software),
+            "commands": {
+                trial.name: {
+                    "backend": trial.backend,
+                    "refused": trial.refused,
+                    "error": trial.error or None,
+                }
+                for trial in findings.trials
+            },
+            "advice": findings.advice,
+        },
+        indent=2,
+    )
+
+
+def _lines(group: Iterable[Fact]) -> list[Line]:
+    return [Line(fact.key.replace("_", " "), fact.value, fact.good) for fact in group]
+
+
+def _trial_lines(trials: Iterable[Trial]) -> Iterable[Line]:
+    for trial in trials:
+        good = bool(trial.backend) if trial.error != NOT_ASKED else None
+        yield Line(trial.name, trial.backend or trial.error.splitlines()[0], good)
+        for refusal in trial.refused:
+            yield Line("", refusal, None)
+
+
+@click.command
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def doctor(context: click.Context, *, as_json: bool) -> None:
+    """Tell what this host offers for tracing, and what each command would use.
+
+    Exits with 0 when every built-in command can run, else with 1. Run it as root: each hook is
+    tried for a moment, and nothing remains.
+    """
+    findings = examine(_tracing_commands(context))
+    if as_json:
+        click.echo(_as_json(findings))
+    else:
+        sections = {
+            "Kernel": _lines(findings.kernel),
+            "Hooks": _lines(findings.hooks),
+            "Software": _lines(findings.software),
+            "Commands": [*_trial_lines(findings.trials)],
+        }
+        if findings.advice:
+            sections["What to do"] = [Line("", advice, None) for advice in findings.advice]
+        write_report(sections, sys.stdout)
+    context.exit(0 if findings.ok else 1)

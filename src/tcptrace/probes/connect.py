@@ -1,0 +1,193 @@
+"""Attempts to connect: `CONNECT`."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from tcptrace.columns import (
+    COMM,
+    COMMON,
+    ERR,
+    IP,
+    LADDR,
+    LPORT,
+    PID,
+    RADDR,
+    RPORT,
+    Column,
+    field,
+)
+from tcptrace.events import U32, Clock, Event, address_text, error_name
+from tcptrace.kernel.hooks import Hook, How
+from tcptrace.probes import ALL_FILTERS, Probe, Switch, Variant
+
+ENDS = (None, "established", "closed")
+OUTCOMES = {
+    None: "aborted",
+    "ECONNREFUSED": "refused",
+    "ETIMEDOUT": "timeout",
+    "EHOSTUNREACH": "unreachable",
+    "ENETUNREACH": "unreachable",
+}
+
+
+SADDR = dataclasses.replace(LADDR, heading="SADDR")
+DADDR = dataclasses.replace(RADDR, heading="DADDR")
+DPORT = dataclasses.replace(RPORT, heading="DPORT")
+LPORT_AFTER_SADDR = dataclasses.replace(LPORT, after="laddr")
+
+
+def _ended(number: int) -> str | None:
+    return ENDS[number] if number < len(ENDS) else None
+
+
+def _milliseconds(ns: int) -> float | None:
+    return ns / 1e6 if ns else None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Connect(Event):
+    """One attempt to connect; `struct connect_event` in connect.bpf.c."""
+
+    type = "connect"
+    nullable = frozenset({"error"})
+
+    latency_ms: Annotated[float | None, "Q", _milliseconds]
+    """From SYN_SENT to the end, where the attempt was followed."""
+    error: Annotated[str | None, "i", error_name]
+    """Why it failed: inside the host, or where it was followed, in the end."""
+    _end: Annotated[str | None, "I", _ended]
+    retransmits: U32 | None
+    """SYN retransmissions, where it was followed."""
+    _padding2: U32
+    outcome: str | None = None
+    query: str | None = None
+    query_age_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        """Name the outcome."""
+        if self._end is None:
+            self.retransmits = None
+        elif self._end == "established":
+            self.outcome = "established"
+        else:
+            self.outcome = OUTCOMES.get(self.error, "error")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Count:
+    """How many attempts there were between two addresses to one port; `struct count_key`."""
+
+    type: ClassVar[str] = "count"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    ts_ns: int
+    """When it was read."""
+    family: int
+    laddr: str | None
+    lport: int | None
+    """Absent unless they were counted by it."""
+    raddr: str | None
+    rport: int | None
+    connects: int
+
+
+_COUNT_KEY = struct.Struct("=16s16sHHI")
+
+
+def read_counts(table: Mapping[bytes, bytes]) -> list[Count]:
+    """Return the entries of the map `counts`."""
+    now = time.monotonic_ns()
+    rows = []
+    for key, value in table.items():
+        laddr, raddr, lport, rport, family = _COUNT_KEY.unpack(key)
+        rows.append(
+            Count(
+                ts_ns=now,
+                family=family,
+                laddr=address_text(laddr, family) if any(laddr) else None,
+                lport=lport or None,
+                raddr=address_text(raddr, family),
+                rport=rport,
+                connects=int.from_bytes(value, sys.byteorder),
+            )
+        )
+    return rows
+
+
+def _result(event: Any, _clock: Clock) -> str | None:
+    outcome: str | None = event.outcome
+    error: str | None = event.error
+    return error if outcome == "error" else outcome
+
+
+def _latency(event: Any, _clock: Clock) -> str | None:
+    return None if event.latency_ms is None else f"{event.latency_ms:.3f}"
+
+
+def _connect_once() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=1),
+    ):
+        pass
+
+
+_STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_state")
+
+
+def _calls(enter: How, leave: How) -> tuple[Hook, ...]:
+    """Return the hooks around the kernel's functions for connect."""
+    functions = {
+        "tcp_v4_connect": "v4_connect",
+        "tcp_v6_connect": "v6_connect",
+        "tcp_v4_pre_connect": "v4_connect",
+        "tcp_v6_pre_connect": "v6_connect",
+        "security_socket_connect": "security",
+    }
+    return tuple(
+        Hook(how, function, f"{way}_{program}", optional=function != "tcp_v4_connect")
+        for function, program in functions.items()
+        for how, way in ((enter, "enter"), (leave, "exit"))
+    )
+
+
+COUNT_TABLE = (LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8, "cyan"))
+
+CONNECT = Probe(
+    name="connect",
+    source=Path(__file__).with_name("connect.bpf.c"),
+    records=(Connect,),
+    variants=(
+        Variant("fentry", (_STATE, *_calls("fentry", "fexit"))),
+        Variant("kprobe", (_STATE, *_calls("kprobe", "kretprobe"))),
+        Variant(
+            "tracepoint",
+            (
+                _STATE,
+                Hook("raw_tracepoint", "sched_switch", "on_switch"),
+                Hook("tracepoint", "syscalls:sys_enter_connect", "enter_connect_syscall"),
+                Hook("tracepoint", "syscalls:sys_exit_connect", "exit_connect_syscall"),
+            ),
+        ),
+    ),
+    filters=ALL_FILTERS,
+    columns=(PID, COMM, IP, SADDR, DADDR, DPORT),
+    more_columns=(
+        *COMMON,
+        LPORT_AFTER_SADDR,
+        ERR,
+        Column("result", "RESULT", 11, _result, "yellow"),
+        Column("lat", "LAT(ms)", 9, _latency, "cyan"),
+        field("retr", "RETR", 4, name="retransmits"),
+    ),
+    switches={"COUNTS": Switch(maps=("counts",))},
+    self_test=_connect_once,
+)
