@@ -37,12 +37,20 @@ def _refuse(error: click.ClickException) -> int:
     return error.exit_code
 
 
+def _invoke() -> None:
+    """Run the command line without click's `main`, which ends with 1 at a closed pipe."""
+    with cli.make_context("tcptrace", sys.argv[1:]) as context:
+        cli.invoke(context)
+
+
 def run() -> int:
     """Run the command line; return the exit status."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        status = cli(standalone_mode=False)  # a number after Context.exit
+        _invoke()
         sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.ClickException as error:
         return _refuse(error)
     except TcptraceError as error:
@@ -55,7 +63,7 @@ def run() -> int:
     except OSError as error:
         _discard_output()
         return _complain(TcptraceError(f"cannot go on: {error.strerror or error}"))
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def main() -> NoReturn:

@@ -49,7 +49,7 @@ def _entries() -> dict[str, list[EntryPoint]]:
 def _load(entry: EntryPoint) -> click.Command:
     try:
         loaded = entry.load()
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the rest must work
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest must work
         return BrokenCommand(entry.name, f"{type(error).__name__}: {error}".splitlines()[0])
     if not isinstance(loaded, click.Command):
         return BrokenCommand(entry.name, f"{entry.value} is not a command")

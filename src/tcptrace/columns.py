@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from tcptrace.events import Clock
 
@@ -72,6 +72,14 @@ CGROUP = field("cgroup", "CGROUP", 8, "dim", name="cgroup_id")
 ERR = field("err", "ERR", 12, "red", name="error")
 
 COMMON = (TIME, TIME_S, PID, TID, UID, COMM, IP, RADDR, RPORT, LADDR, LPORT, NETNS, MNTNS, CGROUP)
+
+
+class Table(NamedTuple):
+    """Columns for rows that are no events, such as counts."""
+
+    shown: Sequence[Column]
+    more: Sequence[Column]
+    """What ``--columns`` can add."""
 
 
 def choose(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -186,7 +187,7 @@ class Decoder:
             TcptraceError: no record has this kind and size; the buffer cannot be trusted.
 
         """
-        kind = int.from_bytes(data[16:20], "little" if struct.pack("@H", 1)[0] else "big")
+        kind = int.from_bytes(data[16:20], sys.byteorder)
         if 1 <= kind <= len(self.layouts) and len(data) == self.layouts[kind - 1].size:
             return self.layouts[kind - 1].decode(data)
         msg = (

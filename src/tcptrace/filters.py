@@ -219,7 +219,7 @@ FILTERS = (
         "port",
         ("-P", "--port"),
         "PORTS",
-        "These ports: a list, ranges, exclusions (80,443,8000-8100 or !22).",
+        "{ports}: a list, ranges, exclusions (80,443,8000-8100 or !22).",
         lambda specs: parse_ranges(specs, "port", U16_MAX, _integer("port")),
         _range_defines("PORT"),
     ),

@@ -39,7 +39,7 @@ class TraceOption(click.Option):
         section: str = OWN,
         adds: Sequence[str] = (),
         switches: Sequence[str] = (),
-        table: Sequence[columns.Column] = (),
+        table: columns.Table | None = None,
         needs: Sequence[str] = (),
         excludes: Sequence[str] = (),
         **kwargs: Any,
@@ -91,7 +91,7 @@ class TraceCommand(click.Command):
                     formatter.write_dl(records)
 
 
-def _filter_option(one: Filter) -> TraceOption:
+def _filter_option(one: Filter, probe: Probe) -> TraceOption:
     def parse(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None or value == ():
             return None
@@ -105,7 +105,7 @@ def _filter_option(one: Filter) -> TraceOption:
         metavar=one.metavar,
         multiple=one.multiple,
         callback=parse,
-        help=one.help,
+        help=one.help.format(ports=probe.ports),
         section=FILTER,
     )
 
@@ -139,9 +139,9 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
     trace: dict[str, Any] = {"section": TRACING}
     offered = {variant.backend for variant in probe.variants}
     backends = [name for name in BACKENDS if name in offered]
-    keys = ", ".join(column.key for column in (*probe.columns, *probe.more_columns))
+    keys = ", ".join(dict.fromkeys(one.key for one in (*probe.columns, *probe.more_columns)))
     return [
-        *(_filter_option(one) for one in FILTERS if one.name in probe.filters),
+        *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
         *(_family_options() if "family" in probe.filters else ()),
         TraceOption(
             ["-T", "--time"], **flag, **out, adds=("time",), help="Add a TIME column (HH:MM:SS)."
@@ -241,9 +241,10 @@ def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, A
     if given["json"] and given["form"] not in (None, "json"):
         raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
     adds = [key for one in _turned_on(options, given) for key in one.adds]
-    table = next((one.table for one in _turned_on(options, given) if one.table), ())
+    table = next((one.table for one in _turned_on(options, given) if one.table), None)
+    shown, more = table or (probe.columns, probe.more_columns)
     try:
-        chosen = columns.choose(table or probe.columns, probe.more_columns, given["columns"], adds)
+        chosen = columns.choose(shown, more, given["columns"], adds)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--columns") from None
     return Output(

@@ -22,10 +22,21 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
 
 
 @command(CONNECT)
-@option("-L", "--lport", is_flag=True, adds=("lport",), help="Add LPORT, the local port.")
-@option("-U", "--print-uid", is_flag=True, adds=("uid",), help="Add UID.")
 @option(
-    "--errors", is_flag=True, adds=("err",), help="Add ERR: why an attempt failed in this host."
+    "-L",
+    "--lport",
+    is_flag=True,
+    excludes=("count",),
+    adds=("lport",),
+    help="Add LPORT, the local port.",
+)
+@option("-U", "--print-uid", is_flag=True, excludes=("count",), adds=("uid",), help="Add UID.")
+@option(
+    "--errors",
+    is_flag=True,
+    excludes=("count",),
+    adds=("err",),
+    help="Add ERR: why an attempt failed in this host.",
 )
 @option(
     "--outcome",

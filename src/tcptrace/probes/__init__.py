@@ -51,6 +51,8 @@ class Probe:
     """Names from `tcptrace.filters`; the C source applies each of them."""
     columns: tuple[Column, ...]
     """What text shows."""
+    ports: str = "Ports at either end"
+    """Which ports ``-P`` is about."""
     more_columns: tuple[Column, ...] = COMMON
     """What ``--columns`` can add."""
     switches: Mapping[str, Switch] = dataclasses.field(default_factory=dict)

@@ -72,6 +72,7 @@ ACCEPT = Probe(
         Variant("tracepoint", _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",)),
     ),
     filters=ALL_FILTERS,
+    ports="Local ports",
     columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
     more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, "yellow"), ERR),
     switches={

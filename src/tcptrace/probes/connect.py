@@ -21,7 +21,9 @@ from tcptrace.columns import (
     PID,
     RADDR,
     RPORT,
+    TIME,
     Column,
+    Table,
     field,
 )
 from tcptrace.events import U32, Clock, Event, address_text, error_name
@@ -159,7 +161,10 @@ def _calls(enter: How, leave: How) -> tuple[Hook, ...]:
     )
 
 
-COUNT_TABLE = (LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8, "cyan"))
+COUNT_TABLE = Table(
+    shown=(LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8, "cyan")),
+    more=(TIME, IP, LPORT_AFTER_SADDR),
+)
 
 CONNECT = Probe(
     name="connect",
@@ -179,6 +184,7 @@ CONNECT = Probe(
         ),
     ),
     filters=ALL_FILTERS,
+    ports="Destination ports",
     columns=(PID, COMM, IP, SADDR, DADDR, DPORT),
     more_columns=(
         *COMMON,
