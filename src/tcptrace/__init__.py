@@ -6,12 +6,12 @@ What is exported here is the interface for plugins; docs/plugins.md teaches it.
 from __future__ import annotations
 
 from tcptrace.columns import COMMON as COMMON_COLUMNS
-from tcptrace.columns import Column, field
+from tcptrace.columns import Column, Table, field
 from tcptrace.commands.base import API_VERSION, command, option
 from tcptrace.errors import TcptraceError
-from tcptrace.events import Event
+from tcptrace.events import Event, NewTable
 from tcptrace.kernel.hooks import Hook
-from tcptrace.probes import Probe, Variant
+from tcptrace.probes import Probe, Switch, Variant
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,10 @@ __all__ = [
     "Column",
     "Event",
     "Hook",
+    "NewTable",
     "Probe",
+    "Switch",
+    "Table",
     "TcptraceError",
     "Variant",
     "command",

@@ -144,6 +144,7 @@ class Layout:
         self.converters = [(at, convert) for at, (_, _, convert) in enumerate(fields) if convert]
         self.ends = [(names.index(f"{end}addr"), names.index(f"{end}port")) for end in "lr"]
         self.family = names.index("family")
+        self.lport = names.index("lport")
         self.pid = names.index("pid")
         self.task = [names.index(name) for name in ("pid", "tid", "uid", "comm")]
 
@@ -161,6 +162,7 @@ class Layout:
                 values[addr] = address_text(values[addr], family)
             else:
                 values[addr] = values[port] = None
+        values[self.lport] = values[self.lport] or None  # before a connect has found one
         return self.record(*values)
 
 

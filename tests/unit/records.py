@@ -1,0 +1,52 @@
+"""Events for the unit tests, made from bytes as the kernel sends them."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+
+from tcptrace.events import Decoder
+from tcptrace.probes.accept import ACCEPT, Accept
+
+ABSENT = 0xFFFFFFFF
+HEAD = "=QQIIIIII16s16sHHHH16s"
+DECODER = Decoder(ACCEPT.records)
+
+
+def packed(address: str) -> bytes:
+    """Return an address as the kernel sends it: 16 bytes, IPv4 in the first four."""
+    return ip_address(address).packed.ljust(16, b"\0")
+
+
+def accept_bytes(
+    *,
+    kind: int = 1,
+    ts_ns: int = 1_500_000_000,
+    cgroup_id: int = 4242,
+    pid: int = 181,
+    tid: int = 182,
+    uid: int = 1000,
+    netns: int = 4026531840,
+    mntns: int = 4026531841,
+    laddr: str = "192.0.2.1",
+    raddr: str = "192.0.2.2",
+    lport: int = 80,
+    rport: int = 40000,
+    comm: bytes = b"nginx",
+    backlog: int = 2,
+    backlog_max: int = 128,
+    error: int = 0,
+) -> bytes:
+    """Return a `struct accept_event`."""
+    ids = (ts_ns, cgroup_id, kind, pid, tid, uid, netns, mntns)
+    family = ip_address(laddr).version
+    ends = (packed(laddr), packed(raddr), lport, rport, family, 0)
+    head = struct.pack(HEAD, *ids, *ends, comm)
+    return head + struct.pack("=IIiI", backlog, backlog_max, error, 0)
+
+
+def accepted(data: bytes) -> Accept:
+    """Return the event in `data`."""
+    event = DECODER.decode(data)
+    assert isinstance(event, Accept)
+    return event

@@ -1,0 +1,223 @@
+"""The records: layout, decoding, and what becomes of hostile bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import re
+import struct
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.records import ABSENT, DECODER, accept_bytes, accepted
+
+from tcptrace.errors import TcptraceError
+from tcptrace.events import U32, Clock, Event, Layout, decode_text, printable, to_json
+from tcptrace.probes.accept import Accept
+
+HEAD_BYTES = 96
+ACCEPT_BYTES = 112
+
+
+def test_layout_is_that_of_the_c_structs() -> None:
+    """Sizes are those that the C source asserts."""
+    assert [HEAD_BYTES, ACCEPT_BYTES] == [Layout(Event).size, Layout(Accept).size]
+
+
+def test_layout_is_padded_as_c_does() -> None:
+    """A record whose last field ends within 8 bytes is padded to 8."""
+
+    @dataclasses.dataclass(slots=True)
+    class Odd(Event):
+        extra: U32
+
+    assert HEAD_BYTES + 8 == Layout(Odd).size
+
+
+def test_defines_name_kinds_and_sizes() -> None:
+    """The C source gets each record's kind and size."""
+    assert {"KIND_ACCEPT": "1", "SIZE_ACCEPT": str(ACCEPT_BYTES)} == DECODER.defines()
+
+
+def test_an_accept_is_decoded() -> None:
+    """Every field of an IPv4 accept comes out as it went in."""
+    event = accepted(accept_bytes())
+    expected: dict[str, Any] = {
+        "ts_ns": 1_500_000_000,
+        "cgroup_id": 4242,
+        "pid": 181,
+        "tid": 182,
+        "uid": 1000,
+        "netns": 4026531840,
+        "mntns": 4026531841,
+        "laddr": "192.0.2.1",
+        "raddr": "192.0.2.2",
+        "lport": 80,
+        "rport": 40000,
+        "family": 4,
+        "comm": "nginx",
+        "backlog": 2,
+        "backlog_max": 128,
+        "error": None,
+    }
+    assert expected == {key: getattr(event, key) for key in expected}
+
+
+def test_ipv6_is_decoded() -> None:
+    """An IPv6 address takes all 16 bytes."""
+    event = accepted(accept_bytes(laddr="2001:db8::1", raddr="::1"))
+    assert (6, "2001:db8::1", "::1") == (event.family, event.laddr, event.raddr)
+
+
+def test_what_is_not_known_is_none() -> None:
+    """Zero inodes, all-ones backlogs and a missing remote end are absent."""
+    event = accepted(
+        accept_bytes(
+            cgroup_id=0,
+            netns=0,
+            mntns=0,
+            raddr="0.0.0.0",
+            rport=0,
+            backlog=ABSENT,
+            backlog_max=ABSENT,
+        )
+    )
+    keys = ("cgroup_id", "netns", "mntns", "raddr", "rport", "backlog", "backlog_max")
+    assert dict.fromkeys(keys) == {key: getattr(event, key) for key in keys}
+
+
+def test_zero_is_a_value_where_it_can_be_one() -> None:
+    """User 0 and an empty backlog are known."""
+    event = accepted(accept_bytes(uid=0, backlog=0))
+    assert (0, 0) == (event.uid, event.backlog)
+
+
+def test_an_unknown_process_is_absent() -> None:
+    """With pid 0 neither pid, tid, uid nor comm is claimed."""
+    event = accepted(accept_bytes(pid=0, tid=0, uid=0, comm=b""))
+    assert (None, None, None, None) == (event.pid, event.tid, event.uid, event.comm)
+    assert not {"pid", "tid", "uid", "comm"} & to_json(event, Clock(), "tracepoint").keys()
+
+
+@pytest.mark.parametrize("size", [0, 16, 20, ACCEPT_BYTES - 1, ACCEPT_BYTES + 1])
+def test_a_record_of_another_size_is_an_error(size: int) -> None:
+    """A record that is not exactly as long as its struct is not trusted."""
+    with pytest.raises(TcptraceError, match=f"{size} bytes"):
+        DECODER.decode(accept_bytes().ljust(size, b"\0")[:size])
+
+
+@pytest.mark.parametrize("kind", [0, 2, 0xFFFFFFFF])
+def test_a_record_of_another_kind_is_an_error(kind: int) -> None:
+    """A kind that the session does not have is not trusted."""
+    with pytest.raises(TcptraceError, match=f"kind {kind}"):
+        DECODER.decode(accept_bytes(kind=kind))
+
+
+@given(st.binary(max_size=160))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    """Whatever is in the buffer, it is an event or a TcptraceError."""
+    try:
+        event = DECODER.decode(data)
+    except TcptraceError:
+        return
+    assert isinstance(event, Accept)
+
+
+@given(st.binary(min_size=ACCEPT_BYTES - 24, max_size=ACCEPT_BYTES - 24))
+def test_any_record_becomes_rows(body: bytes) -> None:
+    """Whatever a record's fields hold, they can be shown."""
+    event = accepted(struct.pack("=QQII", 1, 1, 1, 1)[:24] + body)
+    assert "accept" == to_json(event, Clock(), "fentry")["type"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"nginx\0\0\0", "nginx"),
+        (b"with space\0", "with space"),
+        (b"fifteen-bytes-x", "fifteen-bytes-x"),
+        (b"after\0secret", "after"),
+        (b"\xff\xfe\0", r"\xff\xfe"),
+        ("kö".encode(), "kö"),
+        ("kö".encode()[:-1], r"k\xc3"),
+        (b"", ""),
+    ],
+)
+def test_names_are_decoded(raw: bytes, text: str) -> None:
+    """A name ends at its NUL; what is not UTF-8 is escaped."""
+    assert text == decode_text(raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain text", "plain text"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\nb\tc\rd", r"a\nb\tc\rd"),
+        ("\x00\x07\x7f\x9b", r"\x00\x07\x7f\x9b"),
+        ("\u202eright to left", r"\u202eright to left"),
+        ("\u2028", r"\u2028"),
+        ("\ud800", r"\ud800"),
+        ("bö 名", "bö 名"),
+    ],
+)
+def test_control_characters_are_escaped(text: str, safe: str) -> None:
+    """What a terminal could act on is shown as its escape."""
+    assert safe == printable(text)
+
+
+@given(st.text())
+def test_printable_text_is_printable(text: str) -> None:
+    """No character that is not printable gets through; printable text stays as it is."""
+    assert printable(text).isprintable()
+    assert not text.isprintable() or text == printable(text)
+
+
+@pytest.mark.parametrize(
+    ("result", "name"),
+    [(0, None), (-errno.EMFILE, "EMFILE"), (-errno.ECONNABORTED, "ECONNABORTED"), (-9999, "9999")],
+)
+def test_errors_have_names(result: int, name: str | None) -> None:
+    """A negative errno gets its name, or its number where it has none."""
+    assert name == accepted(accept_bytes(error=result)).error
+
+
+def test_json_has_keys_in_order() -> None:
+    """JSON begins with what it is and when, and ends with the backend."""
+    keys = list(to_json(accepted(accept_bytes(error=-errno.EMFILE)), Clock(), "kprobe"))
+    expected = (
+        "type time ts_ns pid tid uid comm family laddr lport raddr rport netns mntns cgroup_id "
+        "backlog backlog_max error backend"
+    )
+    assert expected.split() == keys
+
+
+def test_json_time_is_utc_with_nanoseconds() -> None:
+    """`time` is RFC 3339 and within a second of the wall clock."""
+    before_ns = time.time_ns()
+    result = to_json(accepted(accept_bytes(ts_ns=time.monotonic_ns())), Clock(), "fentry")
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z", result["time"])
+    assert match
+    second = int(time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S"))) - time.timezone
+    assert abs(second * 1_000_000_000 + int(match[2]) - before_ns) < 1_000_000_000
+
+
+def test_relative_time_begins_with_the_first_event() -> None:
+    """The first event is at 0."""
+    clock = Clock()
+    assert [0, 250, -1] == [clock.since_first_ns(ts_ns) for ts_ns in (1000, 1250, 999)]
+
+
+def test_wall_time_follows_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the wall clock is seen by events that come later than a second."""
+    second = 1_000_000_000
+    now = {"monotonic": 10 * second, "wall": 100 * second}
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now["monotonic"])
+    monkeypatch.setattr(time, "time_ns", lambda: now["wall"])
+    clock = Clock()
+    assert 100 * second == clock.wall_ns(10 * second)
+    now.update(monotonic=12 * second, wall=502 * second)
+    assert 502 * second == clock.wall_ns(12 * second)

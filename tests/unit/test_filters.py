@@ -1,0 +1,226 @@
+"""The filters: from the user's text to values, and from values to C defines."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcptrace import filters
+from tcptrace.filters import BY_NAME, U16_MAX, U32_MAX, Ranges, c_string
+
+MY_NETNS = Path("/proc/self/ns/net")
+RANGE = r" ?X\((\d+)U,(\d+)U\)"
+
+
+def parse(name: str, *texts: str) -> Any:
+    """Read option values as the command line does."""
+    one = BY_NAME[name]
+    return one.parse(texts if one.multiple else texts[0])
+
+
+def ranges(keep: str = "", drop: str = "") -> Ranges:
+    """Return ``1 2-3`` as ranges."""
+
+    def pairs(text: str) -> tuple[tuple[int, int], ...]:
+        bounds = [item.split("-") for item in text.split()]
+        return tuple((int(bound[0]), int(bound[-1])) for bound in bounds)
+
+    return Ranges(pairs(keep), pairs(drop))
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["80"], ranges("80")),
+        (["0", "65535"], ranges("0 65535")),
+        (["80,443,8000-8100"], ranges("80 443 8000-8100")),
+        (["80", "443,8080"], ranges("80 443 8080")),
+        (["!22"], ranges(drop="22")),
+        (["1-1024,!22,!80-90"], ranges("1-1024", "22 80-90")),
+        ([" 80 , 443 "], ranges("80 443")),
+        (["080"], ranges("80")),
+    ],
+)
+def test_ports(texts: list[str], expected: Ranges) -> None:
+    """Lists, ranges and exclusions, of one option or several."""
+    assert expected == parse("port", *texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "80,",
+        "http",
+        "65536",
+        "-1",
+        "1-",
+        "-",
+        "!",
+        "!!22",
+        "90-80",
+        "1-2-3",
+        "0x50",
+        "8 0",
+        "80;443",
+        "٨٠",
+        "80)X(1",
+        "1-65536",
+        "9" * 5000,
+    ],
+)
+def test_bad_ports_are_named(text: str) -> None:
+    """What is not a port is refused in words that name a port."""
+    with pytest.raises(ValueError, match="port"):
+        parse("port", text)
+
+
+def test_pids() -> None:
+    """Process ids go up to 32 bits."""
+    assert ranges(f"181 {U32_MAX}", "1") == parse("pid", f"181,{U32_MAX},!1")
+    with pytest.raises(ValueError, match="process id"):
+        parse("pid", str(U32_MAX + 1))
+
+
+@pytest.mark.parametrize("text", ["init", "", "1.5", "-7"])
+def test_bad_pids_are_named(text: str) -> None:
+    """What is not a process id is refused in words that name one."""
+    with pytest.raises(ValueError, match="process id"):
+        parse("pid", text)
+
+
+def test_users_by_name_and_id() -> None:
+    """Names, ids, ranges and exclusions go together."""
+    me = pwd.getpwuid(os.getuid())
+    assert ranges(f"{me.pw_uid} 1000-1999", "0") == parse("uid", f"{me.pw_name},1000-1999", "!0")
+    assert ranges(drop=str(me.pw_uid)) == parse("uid", f"!{me.pw_name}")
+
+
+def test_a_user_name_may_hold_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a dash is a name, not a range."""
+    known = pwd.struct_passwd(("www-data", "x", 33, 33, "", "/", "/bin/false"))
+    monkeypatch.setattr(pwd, "getpwnam", {"www-data": known}.__getitem__)
+    assert ranges("33") == parse("uid", "www-data")
+
+
+@pytest.mark.parametrize("text", ["no-such-user", "", "!", "-1", str(U32_MAX + 1), "9-1", "a\0b"])
+def test_bad_users_are_refused(text: str) -> None:
+    """Neither a user nor an id."""
+    with pytest.raises(ValueError, match=r"user|embedded null"):
+        parse("uid", text)
+
+
+def test_network_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number, a path and a name under /run/netns are one namespace."""
+    inode = MY_NETNS.stat().st_ino
+    (tmp_path / "mine").symlink_to(MY_NETNS)
+    monkeypatch.setattr(filters, "NETNS_DIRECTORY", tmp_path)
+    assert (inode, inode, inode) == parse("netns", str(inode), str(MY_NETNS), "mine")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no-such-name", "/no/such/path", "/etc/passwd", "/", "0", str(U32_MAX + 1), "a\0b"],
+)
+def test_bad_network_namespaces_are_refused(text: str) -> None:
+    """Nothing, a file, a directory, or a number that no namespace has."""
+    with pytest.raises(ValueError, match="namespace"):
+        parse("netns", text)
+
+
+def test_another_kind_of_namespace_is_refused() -> None:
+    """A mount namespace would match nothing, silently."""
+    with pytest.raises(ValueError, match="not a network namespace"):
+        parse("netns", "/proc/self/ns/mnt")
+
+
+def test_cgroups(tmp_path: Path) -> None:
+    """A cgroup v2 directory becomes its id; any other directory is refused."""
+    (tmp_path / "cgroup.controllers").touch()
+    assert (tmp_path.stat().st_ino,) == parse("cgroup", str(tmp_path))
+    for other in (tmp_path.parent, tmp_path / "cgroup.controllers", tmp_path / "missing", "a\0b"):
+        with pytest.raises(ValueError, match="cgroup v2"):
+            parse("cgroup", str(other))
+
+
+def test_process_names() -> None:
+    """A name is cut to the 15 bytes that the kernel keeps; commas belong to it."""
+    assert (b"nginx", b"fifteen-bytes-l", b"a,b") == parse(
+        "comm", "nginx", "fifteen-bytes-long", "a,b"
+    )
+    with pytest.raises(ValueError, match="not empty"):
+        parse("comm", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"port": ranges("80 8000-8100")}, {"KEEP_PORT": "X(80U,80U) X(8000U,8100U)"}),
+        ({"port": ranges(drop="22")}, {"DROP_PORT": "X(22U,22U)"}),
+        ({"pid": ranges("1", "2")}, {"KEEP_PID": "X(1U,1U)", "DROP_PID": "X(2U,2U)"}),
+        ({"uid": ranges("0")}, {"KEEP_UID": "X(0U,0U)"}),
+        ({"netns": (7, 8)}, {"KEEP_NETNS": "X(7U,7U) X(8U,8U)"}),
+        ({"cgroup": (1 << 40,)}, {"KEEP_CGROUP": "X(1099511627776ULL,1099511627776ULL)"}),
+        ({"family": 6}, {"KEEP_FAMILY": "6"}),
+        ({"cgroupmap": "/a"}, {"CGROUPMAP": r'"\057\141"'}),
+        ({"mntnsmap": "/b"}, {"MNTNSMAP": r'"\057\142"'}),
+        ({}, {}),
+    ],
+)
+def test_defines(values: dict[str, Any], expected: dict[str, str]) -> None:
+    """Each filter becomes its define."""
+    assert expected == filters.defines(values)
+
+
+def test_defines_of_several_filters_are_joined() -> None:
+    """Filters combine."""
+    values = {"port": ranges("80"), "family": 4}
+    assert {"KEEP_PORT", "KEEP_FAMILY"} == filters.defines(values).keys()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, U16_MAX), st.integers(0, U16_MAX)).map(sorted), min_size=1)
+)
+def test_any_ranges_survive(pairs: list[list[int]]) -> None:
+    """Ranges come out of the defines as they were typed."""
+    texts = [f"{low}-{high}" for low, high in pairs]
+    define = filters.defines({"port": parse("port", ",".join(texts))})["KEEP_PORT"]
+    assert pairs == [[int(low), int(high)] for low, high in re.findall(RANGE, define)]
+
+
+@given(st.sampled_from(["port", "pid", "uid"]), st.text(max_size=20))
+def test_no_text_reaches_the_c_source(name: str, text: str) -> None:
+    """Whatever is typed is refused with a ValueError, or becomes nothing but integers."""
+    try:
+        value = parse(name, text)
+    except ValueError:
+        return
+    for define in filters.defines({name: value}).values():
+        assert re.fullmatch(f"({RANGE})+", define)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_a_process_name_becomes_two_words(name: str) -> None:
+    """The words hold the name's bytes, cut to 15 and ended by NUL, and no text."""
+    define = filters.defines({"comm": parse("comm", name)})["KEEP_COMM"]
+    match = re.fullmatch(r"Y\((0x[0-9a-f]+)ULL,(0x[0-9a-f]+)ULL\)", define)
+    assert match
+    words = struct.pack("=QQ", *(int(word, 16) for word in match.groups()))
+    assert os.fsencode(name)[:15].ljust(16, b"\0") == words
+
+
+@given(st.binary(min_size=1))
+def test_a_path_becomes_octal_escapes(path: bytes) -> None:
+    """No byte of a path is itself in the C source."""
+    literal = c_string(os.fsdecode(path))
+    assert re.fullmatch(r'"(\\[0-7]{3})+"', literal)
+    assert path == bytes(int(octal, 8) for octal in literal.strip('"').split("\\")[1:])

@@ -1,0 +1,104 @@
+"""The layers: who imports whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tcptrace
+
+PACKAGE = Path(tcptrace.__file__).parent
+# From the top; a module imports from its own layer and from those below.
+LAYERS = (
+    ("__main__", "cli"),
+    ("commands",),
+    ("render", "backends"),
+    ("probes", "filters", "events", "columns", "names"),
+    ("kernel", "errors"),
+)
+DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
+# Layers whose parts know nothing of each other.
+APART = {"render": "backends", "backends": "render"}
+TOUCH_BCC = {"backends/bcc_child.py", "backends/find_bcc.py"}
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the full names that a module imports, those inside functions too."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(name: str) -> str:
+    """Return the part of the package that a module's path or an imported name belongs to."""
+    return name.removesuffix(".py").replace("/", ".").removeprefix("tcptrace.").split(".")[0]
+
+
+def test_every_part_has_a_layer() -> None:
+    """A new part of the package is given its place in the list above."""
+    assert not {part(module) for module in MODULES} - DEPTH.keys() - {"__init__"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__.py"])
+def test_imports_point_down(module: str) -> None:
+    """A module imports nothing from above, and render and backends not from each other."""
+    own = part(module)
+    for name in imports(module):
+        if name.startswith("tcptrace."):
+            other = part(name)
+            assert DEPTH[own] <= DEPTH[other], f"{module} imports {name}, which is above it"
+            assert APART.get(own) != other, f"{module} imports {name}, which is beside it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_loader_s_child_touches_bcc(module: str) -> None:
+    """No module imports bcc by name, and only two import what finds it."""
+    names = list(imports(module))
+    assert not [name for name in names if part(name) == "bcc"]
+    finds = [name for name in names if name.endswith("find_bcc.import_bcc")]
+    assert not finds or module in TOUCH_BCC
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_render_imports_rich(module: str) -> None:
+    """What knows rich is in render/."""
+    assert part(module) == "render" or not [
+        name for name in imports(module) if part(name) == "rich"
+    ]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "backends"])
+def test_backends_know_no_click(module: str) -> None:
+    """Backends know nothing of the command line."""
+    assert not [name for name in imports(module) if part(name) == "click"]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "commands"])
+def test_commands_know_the_kernel_only_through_questions(module: str) -> None:
+    """Commands make no system call and load no program themselves."""
+    forbidden = {"tcptrace.kernel.bpf", "tcptrace.kernel.syscalls", "tcptrace.kernel.hooks"}
+    assert not {name for name in imports(module) if name.startswith(tuple(forbidden))}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["accept", "--help"], ["--version"]])
+def test_help_imports_neither_bcc_nor_rich(arguments: list[str]) -> None:
+    """Help is quick: what is slow to import is left out."""
+    script = (
+        "import sys\n"
+        f"sys.argv = ['tcptrace', *{arguments!r}]\n"
+        "from tcptrace.__main__ import run\n"
+        "assert run() == 0\n"
+        "print('imported:', *sorted({'bcc', 'rich', 'dnslib'} & sys.modules.keys()))\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "imported:" == result.stdout.splitlines()[-1]
