@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -11,7 +13,7 @@ import click
 from tcptrace.cli import cli
 from tcptrace.errors import TcptraceError
 
-USAGE_STATUS = 2
+OUTPUT_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
 
 def _discard_output() -> None:
@@ -45,6 +47,8 @@ def _invoke() -> None:
 
 def run() -> int:
     """Run the command line; return the exit status."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         _invoke()
@@ -62,7 +66,8 @@ def run() -> int:
         return 0
     except OSError as error:
         _discard_output()
-        return _complain(TcptraceError(f"cannot go on: {error.strerror or error}"))
+        what = "cannot write to standard output" if error.errno in OUTPUT_ERRORS else "cannot go on"
+        return _complain(TcptraceError(f"{what}: {error.strerror or error}"))
     return 0
 
 

@@ -28,10 +28,19 @@ class Column:
     after: str | None = None
     """Where it goes when it is added: behind the column of this key, "" for the front, None for
     the end."""
+    cut: bool = False
+    """Whether a narrow terminal may cut it."""
 
 
 def field(
-    key: str, heading: str, width: int, style: str = "", *, name: str = "", after: str | None = None
+    key: str,
+    heading: str,
+    width: int,
+    style: str = "",
+    *,
+    name: str = "",
+    after: str | None = None,
+    cut: bool = False,
 ) -> Column:
     """Return a column that shows the event's field `name`, or `key`."""
     attribute = name or key
@@ -39,7 +48,7 @@ def field(
     def value(event: Any, _clock: Clock) -> object:
         return getattr(event, attribute)
 
-    return Column(key, heading, width, value, style, after)
+    return Column(key, heading, width, value, style, after, cut)
 
 
 @lru_cache(maxsize=4)
@@ -60,16 +69,16 @@ TIME_S = Column("time_s", "TIME(s)", 8, _seconds, "dim", after="")
 UID = field("uid", "UID", 5, "yellow", after="")
 PID = field("pid", "PID", 7, "cyan")
 TID = field("tid", "TID", 7, "cyan")
-COMM = field("comm", "COMM", 12, "bold")
+COMM = field("comm", "COMM", 12, "bold", cut=True)
 IP = field("ip", "IP", 2, "dim", name="family")
-LADDR = field("laddr", "LADDR", 16)
+LADDR = field("laddr", "LADDR", 16, cut=True)
 LPORT = field("lport", "LPORT", 5, "magenta")
-RADDR = field("raddr", "RADDR", 16, "green")
+RADDR = field("raddr", "RADDR", 16, "green", cut=True)
 RPORT = field("rport", "RPORT", 5, "magenta")
 NETNS = field("netns", "NETNS", 10, "dim")
 MNTNS = field("mntns", "MNTNS", 10, "dim")
 CGROUP = field("cgroup", "CGROUP", 8, "dim", name="cgroup_id")
-ERR = field("err", "ERR", 12, "red", name="error")
+ERR = field("err", "ERR", 12, "red", name="error", cut=True)
 
 COMMON = (TIME, TIME_S, PID, TID, UID, COMM, IP, RADDR, RPORT, LADDR, LPORT, NETNS, MNTNS, CGROUP)
 

@@ -25,6 +25,7 @@ U16_MAX = 0xFFFF
 U32_MAX = 0xFFFFFFFF
 NETNS_DIRECTORY = Path("/run/netns")
 COMM_LENGTH = 15
+_RANGE = re.compile("(!?)([0-9]{1,20})(?:-([0-9]{1,20}))?")  # int() refuses 4,300 digits
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 
@@ -36,16 +37,13 @@ class Ranges:
     drop: tuple[tuple[int, int], ...]
 
 
-def parse_ranges(
-    specs: Iterable[str], what: str, most: int, number: Callable[[str], int]
-) -> Ranges:
+def parse_ranges(specs: Iterable[str], what: str, most: int) -> Ranges:
     """Read ``80,443,8000-8100`` and ``!22`` as inclusive ranges from 0 to `most`.
 
     Args:
         specs: each a comma list; all are taken together.
         what: the name of such a number in an error, such as "port".
         most: the largest number that is allowed.
-        number: reads one number; raises ValueError with a message.
 
     Raises:
         ValueError: with a message for the user.
@@ -54,31 +52,20 @@ def parse_ranges(
     keep: list[tuple[int, int]] = []
     drop: list[tuple[int, int]] = []
     for item in (item.strip() for spec in specs for item in spec.split(",")):
-        body = item.removeprefix("!")
-        low, dash, high = body.partition("-")
-        try:
-            first = number(low)
-            last = number(high) if dash else first
-        except ValueError:
-            if body.isidentifier() or not dash:
-                raise
-            msg = f"{item!r} is not a {what}, nor a range such as 8000-8100"
-            raise ValueError(msg) from None
-        if not 0 <= first <= last <= most:
-            msg = f"{item!r} is not a {what}: 0 to {most}, a range from low to high"
+        match = _RANGE.fullmatch(item)
+        if not match:
+            msg = f"{item!r} is not a {what}; give numbers, ranges (1-9) or exclusions (!5)"
             raise ValueError(msg)
-        (drop if body != item else keep).append((first, last))
+        exclusion, low, high = match.groups()
+        first, last = int(low), int(high or low)
+        if last > most:
+            msg = f"{item!r} is not a {what}: the largest is {most}"
+            raise ValueError(msg)
+        if first > last:
+            msg = f"{item!r} is not a {what}: a range goes from low to high"
+            raise ValueError(msg)
+        (drop if exclusion else keep).append((first, last))
     return Ranges(tuple(keep), tuple(drop))
-
-
-def _integer(what: str) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,20}", text):  # int() refuses 4,300 digits in its own words
-            msg = f"{text!r} is not a {what}"
-            raise ValueError(msg)
-        return int(text)
-
-    return number
 
 
 def _user_id(text: str) -> int:
@@ -99,7 +86,7 @@ def _parse_user_ids(specs: Iterable[str]) -> Ranges:
         name = item.removeprefix("!")
         is_range = re.fullmatch(r"[0-9]+-[0-9]+", name)
         numbers.append(item if is_range else item[: len(item) - len(name)] + str(_user_id(name)))
-    return parse_ranges(numbers, "user id", U32_MAX, _integer("user id"))
+    return parse_ranges(numbers, "user id", U32_MAX)
 
 
 def _inode(text: str) -> int:
@@ -152,13 +139,14 @@ def _parse_cgroups(specs: Iterable[str]) -> tuple[int, ...]:
 def _parse_comms(specs: Iterable[str]) -> tuple[bytes, ...]:
     names = tuple(os.fsencode(spec)[:COMM_LENGTH] for spec in specs)
     if b"" in names:
-        msg = "a process name is not empty"
+        msg = "a name is not empty"
         raise ValueError(msg)
     return names
 
 
-def _parse_one(value: str) -> str:
-    return value
+def _parse_path(path: str) -> str:
+    """Read a path, also an empty one, as an absolute one: the loader has another directory."""
+    return str(Path.cwd() / path)
 
 
 def _range_defines(name: str) -> Callable[[Ranges], Defines]:
@@ -212,7 +200,7 @@ FILTERS = (
         ("-p", "--pid"),
         "PIDS",
         "These processes (thread group ids): a list, ranges, exclusions (!181).",
-        lambda specs: parse_ranges(specs, "process id", U32_MAX, _integer("process id")),
+        lambda specs: parse_ranges(specs, "process id", U32_MAX),
         _range_defines("PID"),
     ),
     Filter(
@@ -220,7 +208,7 @@ FILTERS = (
         ("-P", "--port"),
         "PORTS",
         "{ports}: a list, ranges, exclusions (80,443,8000-8100 or !22).",
-        lambda specs: parse_ranges(specs, "port", U16_MAX, _integer("port")),
+        lambda specs: parse_ranges(specs, "port", U16_MAX),
         _range_defines("PORT"),
     ),
     Filter(
@@ -235,7 +223,7 @@ FILTERS = (
         "comm",
         ("--comm",),
         "NAME",
-        "Processes of this name, as in /proc/PID/comm.",
+        "Threads of this name (at most 15 bytes); repeatable.",
         _parse_comms,
         _comm_defines,
     ),
@@ -260,7 +248,7 @@ FILTERS = (
         ("--cgroupmap",),
         "PATH",
         "Processes whose cgroup id is a key of this pinned BPF map.",
-        _parse_one,
+        _parse_path,
         lambda path: {"CGROUPMAP": c_string(path)},
         multiple=False,
     ),
@@ -269,7 +257,7 @@ FILTERS = (
         ("--mntnsmap",),
         "PATH",
         "Processes whose mount namespace is a key of this pinned BPF map.",
-        _parse_one,
+        _parse_path,
         lambda path: {"MNTNSMAP": c_string(path)},
         multiple=False,
     ),

@@ -179,19 +179,23 @@ def test_rows_stay_below_their_headings(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("widths", "space", "fitted"),
+    ("widths", "may_cut", "space", "fitted"),
     [
-        ([5, 5], 20, [5, 5]),
-        ([10, 4], 12, [8, 4]),
-        ([10, 10], 12, [6, 6]),
-        ([9, 3, 1], 7, [3, 3, 1]),
-        ([9, 9], 1, [1, 1]),
-        ([], 10, []),
+        ([5, 5], "yy", 20, [5, 5]),
+        ([10, 4], "yy", 12, [8, 4]),
+        ([10, 10], "yy", 12, [6, 6]),
+        ([9, 3, 1], "yyy", 7, [3, 3, 1]),
+        ([9, 9], "yy", 1, [1, 1]),
+        ([8, 12, 16], "nyy", 30, [8, 11, 11]),
+        ([8, 9], "nn", 10, [5, 5]),
+        ([], "", 10, []),
     ],
 )
-def test_the_widest_cells_shrink_first(widths: list[int], space: int, fitted: list[int]) -> None:
-    """Cells shrink from the widest, and never to nothing."""
-    assert fitted == fit(widths, space)
+def test_cells_that_may_be_cut_are_cut_to_one_measure(
+    widths: list[int], may_cut: str, space: int, fitted: list[int]
+) -> None:
+    """Names and addresses shrink from the widest, never to nothing; other cells stay whole."""
+    assert fitted == fit(widths, [one == "y" for one in may_cut], space)
 
 
 def test_a_column_s_value_may_be_any_object() -> None:

@@ -62,9 +62,9 @@ class _Module:
         bcc = import_bcc()
         self._lib = bcc.lib
         self._types = bcc.BPF
+        text, flags = c_source(plan).encode(), [*cflags(plan, variant), *extra]
         try:
-            flags = [*cflags(plan, variant), *extra]
-            self._module = bcc.BPF(text=c_source(plan).encode(), cflags=flags)
+            self._module = bcc.BPF(text=text, cflags=flags)
         except Exception as error:  # bcc raises nothing more precise
             msg = (
                 f"bcc cannot compile the probe {plan.probe.name} for this kernel: {error}.\n"
@@ -113,21 +113,27 @@ class _Module:
         return int(lib.bcc_func_load(*arguments[: len(lib.bcc_func_load.argtypes)]))
 
 
-def prepare(directory: Path, plan: Plan) -> None:
-    """Make the private `directory` the place that bcc compiles in. Raises TcptraceError."""
-    os.environ["TMPDIR"] = str(directory)
-    os.chdir(directory)
-    headers.write_types(directory, plan.probe.types)
-    os.environ["BCC_KERNEL_SOURCE"] = str(headers.SOURCE)
+def _lift_memory_limit() -> None:
+    """Before 5.11, kernels count maps as locked memory."""
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    with contextlib.suppress(ValueError, PermissionError):  # before 5.11 it limits maps
+    with contextlib.suppress(ValueError, PermissionError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
 
 
-def _check_pinned_maps(plan: Plan) -> None:
-    for name, (key_size, value_size) in PINNED_MAPS.items():
-        if name in plan.filters:
-            bpf.check_pinned_hash(plan.filters[name], key_size, value_size)
+def _check_pinned_maps(plan: Plan) -> dict[str, int]:
+    """Return the ids of the pinned maps that the plan's filters name. Raises RefusedError."""
+    return {
+        name: bpf.check_pinned_hash(plan.filters[name], *sizes).id
+        for name, sizes in PINNED_MAPS.items()
+        if name in plan.filters
+    }
+
+
+def _check_same_maps(module: _Module, pinned: dict[str, int]) -> None:
+    """Raise TcptraceError where bcc has made a map of its own: it does so when one has vanished."""
+    for name, map_id in pinned.items():
+        if bpf.map_info(module.map_fd(name)).id != map_id:
+            raise TcptraceError(f"the pinned map for --{name} was replaced meanwhile; run again")
 
 
 def obstacle_to(variant: Variant) -> str | None:
@@ -190,7 +196,7 @@ def _fires(self_test: Callable[[], None], attached: Attached) -> bool:
     return bpf.lookup_u64(attached.maps["counters"], SELF_TEST) > before
 
 
-def attach_best(directory: Path, plan: Plan) -> Attached:
+def attach_best(plan: Plan) -> Attached:
     """Attach the best variant of the plan's probe that this kernel permits and that fires.
 
     Raises:
@@ -198,9 +204,10 @@ def attach_best(directory: Path, plan: Plan) -> Attached:
 
     """
     notes: list[str] = []
-    _check_pinned_maps(plan)
-    prepare(directory, plan)
-    self_test, flags = plan.probe.self_test, []
+    pinned = _check_pinned_maps(plan)
+    _lift_memory_limit()
+    flags = headers.prepare(plan.probe.types)
+    self_test = plan.probe.self_test
     try:
         flags.append(f"-DSELF_TEST_NETNS={_enter_test_network()}U")
     except OSError as error:
@@ -208,7 +215,9 @@ def attach_best(directory: Path, plan: Plan) -> Attached:
         notes.append(f"whether hooks fire was not tried: {error}")
     for variant in usable_variants(plan, notes.append):
         try:
-            attached = _attach(_Module(plan, variant, flags), plan, variant, notes)
+            module = _Module(plan, variant, flags)
+            _check_same_maps(module, pinned)
+            attached = _attach(module, plan, variant, notes)
         except OSError as error:
             notes.append(f"{variant.backend} refused: {error.strerror}")
             continue
@@ -216,9 +225,8 @@ def attach_best(directory: Path, plan: Plan) -> Attached:
             # Held open as long as the programs, which skip this namespace by its inode number:
             # else the next namespace that the kernel makes would be given that number.
             attached.links.append(os.open("/proc/self/ns/net", os.O_RDONLY))
-            notes.append(
-                f"{plan.probe.name}: {variant.backend}, {', '.join(map(str, variant.hooks))}"
-            )
+            notes.append(f"{plan.probe.name}: {variant.backend}")
+            notes += [f"  {hook}" for hook in variant.hooks]
             return attached
         notes.append(f"{variant.backend} refused: {variant.hooks[-1]} stays silent")
         attached.detach()

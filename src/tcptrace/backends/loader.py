@@ -11,9 +11,7 @@ import os
 import select
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from tcptrace.backends.source import Plan
@@ -43,21 +41,19 @@ class Loader:
     def __init__(self, plan: Plan) -> None:
         """Start the child; it works while the parent prepares its output."""
         self._plan = plan
-        self._directory = tempfile.TemporaryDirectory(prefix="tcptrace-")
         self._output = os.memfd_create("tcptrace-loader-output")
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
             self._channel.close()
-            _child(theirs, self._output, Path(self._directory.name), plan)
+            _child(theirs, self._output, plan)
         theirs.close()
 
     def close(self) -> None:
-        """End the child if it still runs, and remove what it wrote."""
+        """End the child if it still runs."""
         self._end(signal.SIGKILL)
         self._channel.close()
         os.close(self._output)
-        self._directory.cleanup()
 
     def _end(self, number: signal.Signals | None = None) -> int:
         """Reap the child, after sending it a signal; return its status for waitpid's readers."""
@@ -108,7 +104,7 @@ def _death(status: int) -> str:
     return f"the process that compiles the probes {how}.\nRun again with -v; is memory short?"
 
 
-def _child(channel: socket.socket, output: int, directory: Path, plan: Plan) -> NoReturn:
+def _child(channel: socket.socket, output: int, plan: Plan) -> NoReturn:
     """Attach, answer and end, without any exit handler: bcc's would detach."""
     status = 1
     try:
@@ -117,17 +113,17 @@ def _child(channel: socket.socket, output: int, directory: Path, plan: Plan) -> 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        _answer(channel, directory, plan)
+        _answer(channel, plan)
         status = 0
     finally:
         os._exit(status)
 
 
-def _answer(channel: socket.socket, directory: Path, plan: Plan) -> None:
+def _answer(channel: socket.socket, plan: Plan) -> None:
     from tcptrace.backends.bcc_child import attach_best  # noqa: PLC0415 - only the child needs it
 
     try:
-        attached = attach_best(directory, plan)
+        attached = attach_best(plan)
     except TcptraceError as error:
         answer = {"error": str(error), "status": error.exit_status, "details": error.details}
         channel.send(json.dumps(answer).encode())

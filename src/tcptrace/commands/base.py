@@ -124,8 +124,8 @@ def parse_seconds(
     """Read ``10``, ``0.5s``, ``5m`` or ``1h`` as seconds."""
     if value is None:
         return None
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", value)
-    if not match:
+    match = re.fullmatch(r"([0-9]+|[0-9]*\.[0-9]+)([smh]?)", value)
+    if not match or not float(match[1]):
         raise click.BadParameter(
             f"{value!r} is not a time such as 10, 0.5s, 5m or 1h", param=parameter
         )
@@ -208,7 +208,8 @@ def _plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any
     families = [number for name, number in family.items() if given.get(name)]
     if len(families) > 1:
         raise click.UsageError("-4 and -6 exclude each other.")
-    values = {name: given[name] for name in probe.filters & given.keys() if given[name] is not None}
+    names = [one.name for one in FILTERS if one.name in probe.filters]
+    values = {name: given[name] for name in names if given[name] is not None}
     if families:
         values["family"] = families[0]
     switches = {
@@ -240,6 +241,9 @@ def _check_companions(options: Sequence[click.Parameter], given: dict[str, Any])
 def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:
     if given["json"] and given["form"] not in (None, "json"):
         raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
+    form = "json" if given["json"] else given["form"] or "text"
+    if form == "json" and given["columns"]:
+        raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
     adds = [key for one in _turned_on(options, given) for key in one.adds]
     table = next((one.table for one in _turned_on(options, given) if one.table), None)
     shown, more = table or (probe.columns, probe.more_columns)
@@ -248,7 +252,7 @@ def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, A
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--columns") from None
     return Output(
-        form="json" if given["json"] else given["form"] or "text",
+        form=form,
         columns=chosen,
         duration_s=given["duration"],
         count=given["count_events"],

@@ -56,6 +56,11 @@ class Stop:
     def _signal(self, *_: object) -> None:
         self._signalled = True
 
+    def end_line(self) -> None:
+        """End the line in which a terminal has echoed ^C."""
+        if self._signalled and sys.stderr.isatty():
+            click.echo(err=True)
+
     def after(self, seconds: float) -> None:
         """Stop in `seconds`."""
         self._deadline = time.monotonic() + seconds
@@ -107,6 +112,8 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
         renderer = make_renderer(output.form, output.columns, sys.stdout)
         answer = loader.attached(stop)
         if answer is None:
+            stop.end_line()
+            say("stopped before the probes were attached")
             return
         notes = [*answer.notes, *loader.output().splitlines()]
     with closing(Session(plan, answer)) as session:
@@ -117,9 +124,7 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
             stop.after(output.duration_s)
         click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
         renderer.start(session.backend)
-        if not output.tables:
-            renderer.header()
-        _trace(session, Losses(session, plan), rows, renderer, output.count, stop)
+        _trace(session, Losses(session, plan), rows, renderer, output, stop)
         if output.fail_on_loss and session.lost():
             raise LossError(f"{session.lost()} events were lost; try a larger --buffer-mb")
 
@@ -129,7 +134,7 @@ def _trace(
     losses: Losses,
     rows: Rows,
     renderer: Renderer,
-    most: int | None,
+    output: Output,
     stop: Stop,
 ) -> None:
     """Write rows until it is time to stop, then the summary."""
@@ -141,18 +146,22 @@ def _trace(
         losses.check()
 
     try:
+        if not output.tables:
+            renderer.header()
         for row in rows(session, session.batches(stop, before_wait)):
             if isinstance(row, NewTable):
                 renderer.header()
                 continue
             renderer.row(row)
             shown += 1
-            if shown == most:
+            if shown == output.count:
                 break
         renderer.flush()
     finally:
         seconds = time.monotonic() - started
-        say(f"{shown} events in {seconds:.1f} s, {session.lost()} lost{_untracked(session)}")
+        stop.end_line()
+        events = "event" if shown == 1 else "events"
+        say(f"{shown} {events} in {seconds:.1f} s, {session.lost()} lost{_untracked(session)}")
 
 
 def _untracked(session: Session) -> str:

@@ -91,7 +91,7 @@ def check_pinned_hash(path: str, key_size: int, value_size: int) -> MapInfo:
         map_fd = bpf(OBJ_GET, pack_attributes("QII", c_pointer(name), 0, 0))
     except OSError as error:
         raise RefusedError(
-            f"{path} is not a pinned BPF map ({error.strerror}); it must be {want}"
+            f"{path} is no object in a BPF file system ({error.strerror}); it must be {want}"
         ) from None
     try:
         info = map_info(map_fd)

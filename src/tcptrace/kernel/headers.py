@@ -1,9 +1,10 @@
 """A stand-in for kernel headers, written from the running kernel's BTF.
 
 bcc takes a directory in BCC_KERNEL_SOURCE and includes ``linux/kconfig.h`` from it first. Ours is
-part of this package; it includes ``kernel_types.h``, which is written into a private directory. bcc
-searches the current directory before all others, so the private one must be the working directory
-of the process that compiles: a hostile one would otherwise supply headers to root.
+part of this package; it includes the kernel's types, which are written to memory. bcc searches the
+current directory before all others, so that must be one of ours where it compiles: a hostile one
+would otherwise supply headers to root. Where the kernel has no BTF, bcc finds the distribution's
+headers by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tcptrace.kernel.btf import running_kernel
+from tcptrace.kernel.btf import VMLINUX, running_kernel
 
 SOURCE = Path(__file__).parent
 STRUCTS = (
@@ -49,8 +50,28 @@ def _name_padding(text: bytes) -> bytes:
     return re.sub(rb"\blong: 64;", lambda _: b"long padding_%d;" % next(numbers), text)
 
 
-def write_types(directory: Path, extra: Iterable[str] = ()) -> None:
-    """Write kernel_types.h into `directory`: the structs above and `extra`, by name.
+def prepare(extra: Iterable[str] = ()) -> list[str]:
+    """Make this process ready to compile with bcc; return flags for clang.
+
+    Args:
+        extra: names of kernel structs that are needed beside `STRUCTS`.
+
+    Raises:
+        TcptraceError: libbpf is missing or too old.
+
+    """
+    os.chdir(SOURCE)
+    if not VMLINUX.exists():
+        return []
+    os.environ["BCC_KERNEL_SOURCE"] = str(SOURCE)
+    types = os.memfd_create("kernel_types.h")
+    with os.fdopen(types, "wb", closefd=False) as file:
+        file.write(kernel_types(extra))
+    return ["-DHAVE_BTF=1", f'-DKERNEL_TYPES="/proc/self/fd/{types}"']
+
+
+def kernel_types(extra: Iterable[str] = ()) -> bytes:
+    """Return the running kernel's own C for the structs above and `extra`, by name.
 
     Raises:
         TcptraceError: the kernel has no BTF, or libbpf is missing or too old.
@@ -59,11 +80,10 @@ def write_types(directory: Path, extra: Iterable[str] = ()) -> None:
     btf = running_kernel()
     major, minor, patch = kernel_version()
     lines = [
-        "#pragma once",
+        '#line 1 "kernel_types.h"',
         *(f"#define HAVE_{name.upper()} 1" for name in OPTIONAL_STRUCTS if btf.has_struct(name)),
         f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}UL",
         "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))",
         f"#define LINUX_VERSION_CODE KERNEL_VERSION({major}, {minor}, {patch})",
     ]
-    text = "\n".join(lines).encode() + b"\n" + _name_padding(btf.c_structs((*STRUCTS, *extra)))
-    (directory / "kernel_types.h").write_bytes(text)
+    return "\n".join(lines).encode() + b"\n" + _name_padding(btf.c_structs((*STRUCTS, *extra)))

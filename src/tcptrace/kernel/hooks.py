@@ -82,13 +82,13 @@ def attach(hook: Hook, program: int) -> int:
     return event
 
 
-def _try(hook: Hook, types: btf.Btf) -> None:
+def _try(hook: Hook) -> None:
     """Do with an empty program what attaching would do; nothing remains of it."""
     opened = []
     try:
         if hook.how in ("fentry", "fexit"):
             place = bpf.TRACE_FENTRY if hook.how == "fentry" else bpf.TRACE_FEXIT
-            function = types.id_of(hook.target, btf.KIND_FUNC)
+            function = btf.running_kernel().id_of(hook.target, btf.KIND_FUNC)
             if not function:
                 raise OSError(errno.ENOENT, "the kernel has no such function")
             opened.append(bpf.load_empty(bpf.PROG_TYPE_TRACING, place, function))
@@ -118,7 +118,7 @@ _REASONS = {
 def obstacle(hook: Hook) -> str | None:
     """Return why `hook` cannot be used on this kernel, or None where it can."""
     try:
-        _try(hook, btf.running_kernel())
+        _try(hook)
     except TcptraceError as error:
         return f"{hook}: {error}"
     except OSError as error:

@@ -6,6 +6,9 @@
  * hooks (HOOK_*) and the filters (KEEP_*, DROP_*, *MAP); filters.py writes the latter. Nothing
  * here dereferences a kernel pointer: all goes through bpf_probe_read_kernel.
  */
+#include <linux/cgroup.h>
+#include <linux/errno.h>
+#include <linux/in.h>
 #include <linux/sched.h>
 #include <linux/fdtable.h>
 #include <linux/fs.h>
@@ -17,6 +20,23 @@
 #include <net/sock.h>
 
 #define ABSENT ((u32)-1)
+
+#ifdef HAVE_BTF
+typedef struct trace_event_raw_sys_enter syscall_enter;
+typedef struct trace_event_raw_sys_exit syscall_exit;
+#else
+/* As tracefs tells, in the files "format" of its events/syscalls. */
+typedef struct {
+	u64 common;
+	long id;
+	unsigned long args[6];
+} syscall_enter;
+typedef struct {
+	u64 common;
+	long id;
+	long ret;
+} syscall_exit;
+#endif
 
 #ifndef SELF_TEST_NETNS
 #define SELF_TEST_NETNS 0

@@ -98,7 +98,7 @@ int enter_sock_graft(hook_ctx *ctx)
 #ifdef HOOK_ACCEPT_SYSCALLS
 BPF_TABLE("lru_hash", u32, s32, accepting_fd, 16384);
 
-int enter_accept_syscall(struct trace_event_raw_sys_enter *ctx)
+int enter_accept_syscall(syscall_enter *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	s32 fd = ctx->args[0];
@@ -113,7 +113,7 @@ static __always_inline bool is_failure(long ret)
 	return ret < 0 && ret != -EAGAIN && ret > -ERESTARTSYS;
 }
 
-int exit_accept_syscall(struct trace_event_raw_sys_exit *ctx)
+int exit_accept_syscall(syscall_exit *ctx)
 {
 	long ret = ctx->ret;
 	u32 tid = bpf_get_current_pid_tgid();

@@ -340,7 +340,7 @@ int exit_v6_connect(hook_ctx *ctx)
 
 /* connect(int fd, struct sockaddr *uaddr, int addrlen). A second call for a connection that is
  * being made, or is there, is no attempt. */
-int enter_connect_syscall(struct trace_event_raw_sys_enter *ctx)
+int enter_connect_syscall(syscall_enter *ctx)
 {
 	s32 fd = ctx->args[0];
 	void *to = (void *)ctx->args[1];
@@ -368,7 +368,7 @@ static __always_inline bool is_failure(long ret)
 	       ret != -EALREADY && ret != -EISCONN;
 }
 
-int exit_connect_syscall(struct trace_event_raw_sys_exit *ctx)
+int exit_connect_syscall(syscall_exit *ctx)
 {
 	long ret = ctx->ret;
 	u32 tid = bpf_get_current_pid_tgid();

@@ -1,7 +1,7 @@
 """Text on a terminal: colour by meaning, and columns that fit its width.
 
-A column grows with what it shows. When a row is wider than the terminal, its longest cells are cut
-and end in an ellipsis, so that an event stays one line; a file or pipe gets everything.
+A column grows with what it shows. Where a row would be wider than the terminal, names and addresses
+are cut and end in an ellipsis, so that an event stays one line; a file or pipe gets everything.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ ELLIPSIS = "…"
 HEADING = "bold"
 
 
-def fit(widths: Sequence[int], space: int) -> list[int]:
-    """Return `widths` with the widest cut to one measure, so that all fill at most `space`."""
-    most = max(widths, default=1)
-    while most > 1 and sum(min(width, most) for width in widths) > space:
-        most -= 1
-    return [min(width, most) for width in widths]
+def fit(widths: Sequence[int], may_cut: Sequence[bool], space: int) -> list[int]:
+    """Return `widths`, those that may be cut cut to one measure, to fill at most `space`.
+
+    Where that is not enough, all are cut; a column has one cell at the least.
+    """
+    for cuts in (may_cut, [True] * len(widths)):
+        pairs = list(zip(widths, cuts, strict=True))
+        for most in range(max(widths, default=0), 0, -1):
+            fitted = [min(width, most) if cut else width for width, cut in pairs]
+            if sum(fitted) <= space:
+                return fitted
+    return [1] * len(widths)
 
 
 def _cut(text: str, width: int) -> str:
@@ -52,7 +58,7 @@ class TerminalRenderer:
         self._clock = clock
         self._columns = columns
         self._styles = [Style.parse(column.style) for column in columns]
-        self._widths = [max(column.width, len(column.heading)) for column in columns]
+        self._needed = [len(column.heading) for column in columns]
         self._lines: list[str] = []
         self._headed = False
 
@@ -71,17 +77,22 @@ class TerminalRenderer:
         """Write one row."""
         self._write(cells(event, self._clock, self._columns), self._styles)
 
+    def _widths(self) -> list[int]:
+        """Return the columns' widths: as declared and needed so far, or what the terminal has."""
+        space = self._console.width - (len(self._columns) - 1)
+        pairs = list(zip(self._columns, self._needed, strict=True))
+        roomy = [max(column.width, needed) for column, needed in pairs]
+        if sum(roomy) <= space:
+            return roomy
+        tight = [needed if column.cut else max(column.width, needed) for column, needed in pairs]
+        return fit(tight, [column.cut for column in self._columns], space)
+
     def _write(self, texts: list[str], styles: Sequence[Style]) -> None:
-        space = self._console.width - (len(texts) - 1)
-        if sum(self._widths) <= space:
-            self._widths = [
-                max(*pair) for pair in zip(self._widths, map(cell_len, texts), strict=True)
-            ]
-        widths = fit(self._widths, space)
+        self._needed = [max(pair) for pair in zip(self._needed, map(cell_len, texts), strict=True)]
         self._lines.append(
             " ".join(
                 style.render(_cut(text, width), color_system=self._colors)
-                for text, width, style in zip(texts, widths, styles, strict=True)
+                for text, width, style in zip(texts, self._widths(), styles, strict=True)
             )
         )
 

@@ -1,1 +1,1 @@
-/* Declared by kernel_types.h; see linux/kconfig.h. */
+/* Declared by the kernel's types; see linux/kconfig.h. */

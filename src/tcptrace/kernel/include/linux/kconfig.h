@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * Stands in for kernel headers, which bcc would want: the running kernel's structs, written from
- * its BTF as kernel_types.h, and the few macros and constants that BTF does not hold. bcc includes
+ * its BTF into the file KERNEL_TYPES, and the few macros and constants that BTF does not hold. bcc includes
  * this file before all others.
  */
 #pragma once
 #define CONFIG_BPF_SYSCALL 1
-#include "kernel_types.h"
+#include KERNEL_TYPES
 #define __always_inline inline __attribute__((always_inline))
 #define true 1
 #define false 0

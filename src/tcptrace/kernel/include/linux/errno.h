@@ -1,0 +1,1 @@
+/* Declared by the kernel's types; see linux/kconfig.h. */

@@ -1,0 +1,86 @@
+"""The surroundings of the kernel tests: root, a network namespace of their own, mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel.harness import TIME_SCALE, need_backend
+from tests.kernel.traffic import cgroup2_mount, enter_netns, raise_loopback
+
+from tcptrace.probes import BACKENDS, Backend
+
+TIMEOUT_S = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow machines more time for each test."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S * TIME_SCALE))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def netns() -> Iterator[str]:
+    """A network namespace that the test process is in; its name under /run/netns."""
+    if os.geteuid() != 0:
+        pytest.fail("tests/kernel loads BPF programs: run it as root")
+    name = f"tcptrace-test-{os.getpid()}"
+    before = os.open("/proc/self/ns/net", os.O_RDONLY)
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
+        enter_netns(inside)
+        os.close(inside)
+        raise_loopback()
+        yield name
+    finally:
+        enter_netns(before)
+        os.close(before)
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that this kernel has; the others are skipped by name, or fail if required."""
+    name: Backend = request.param
+    need_backend(name)
+    return name
+
+
+@contextlib.contextmanager
+def mounted(kind: str, place: Path) -> Iterator[Path]:
+    """Mount a file system of this kind, for as long as it is wanted."""
+    subprocess.run(["mount", "-t", kind, "none", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture(scope="session")
+def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bpf file system in a private directory, to pin maps in."""
+    with mounted("bpf", tmp_path_factory.mktemp("bpffs")) as place:
+        yield place
+
+
+@pytest.fixture
+def cgroup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new cgroup v2 directory; it and what is below it must be empty of processes at the end."""
+    with contextlib.ExitStack() as stack:
+        mount = cgroup2_mount() or stack.enter_context(
+            mounted("cgroup2", tmp_path_factory.mktemp("cgroup2"))
+        )
+        place = mount / f"tcptrace-test-{os.getpid()}"
+        place.mkdir()
+        try:
+            yield place
+        finally:
+            for child in filter(Path.is_dir, place.iterdir()):
+                child.rmdir()
+            place.rmdir()

@@ -1,0 +1,389 @@
+"""What the kernel tests stand on: bounded waits, the tracer as a process, and workers.
+
+Nothing here sleeps for a fixed time. All limits grow with TCPTRACE_TIME_SCALE, because a kernel
+under emulation is 10 to 20 times slower than a real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import pytest
+
+import tcptrace.__main__
+from tcptrace.backends.bcc_child import obstacle_to
+from tcptrace.kernel.syscalls import die_with_parent
+from tcptrace.probes import BACKENDS, Backend
+from tcptrace.probes.accept import ACCEPT
+
+Event = dict[str, Any]
+
+TIME_SCALE = float(os.environ.get("TCPTRACE_TIME_SCALE", "1"))
+REQUIRED = set(filter(None, os.environ.get("TCPTRACE_REQUIRE", "").split(",")))
+TCPTRACE = (sys.executable, "-m", "tcptrace")
+BANNER = "Tracing "
+SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
+POLL_S = 0.005
+VOLATILE = {"time", "ts_ns"}
+
+
+def limit(seconds: float) -> float:
+    """Return `seconds` as they are on this machine."""
+    return seconds * TIME_SCALE
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition` is true; fail when it is not in time."""
+    deadline = time.monotonic() + limit(20)
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not in time: {what}")
+        time.sleep(POLL_S)
+
+
+def plain(event: Event) -> Event:
+    """Return `event` without what no test can foretell."""
+    return {key: value for key, value in event.items() if key not in VOLATILE}
+
+
+class Worker:
+    """A forked process that waits to be let go, calls a function and hands back its result.
+
+    It exists, and its process id is known, before it does anything. What the function returns
+    must be JSON; what it raises is raised again by `result`, as text.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        """Fork."""
+        self._channel, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._channel.close()
+            _work(theirs, function)
+        theirs.close()
+
+    def start(self) -> None:
+        """Let it call the function."""
+        self._channel.send(b"go")
+
+    def result(self) -> Any:
+        """Wait for the function's result."""
+        self._channel.settimeout(limit(60))
+        try:
+            data = b"".join(iter(functools.partial(self._channel.recv, 1 << 16), b""))
+        except TimeoutError:
+            os.kill(self.pid, signal.SIGKILL)
+            data = b'{"error": "the worker took too long"}'
+        self._channel.close()
+        os.waitpid(self.pid, 0)
+        answer = json.loads(data or '{"error": "the worker died"}')
+        if "error" in answer:
+            raise AssertionError(answer["error"])
+        return answer["result"]
+
+    def run(self) -> Any:
+        """Let it call the function, and return the result."""
+        self.start()
+        return self.result()
+
+
+def _work(channel: socket.socket, function: Callable[[], Any]) -> NoReturn:
+    """Be a worker: none of pytest's exit handlers may run here."""
+    try:
+        die_with_parent()
+        channel.recv(2)
+        answer = {"result": function()}
+    except BaseException:  # noqa: BLE001 - whatever it is, the test has to see it
+        answer = {"error": traceback.format_exc()}
+    try:
+        channel.sendall(json.dumps(answer).encode())
+    finally:
+        os._exit(0)
+
+
+@functools.cache
+def obstacles() -> dict[str, str | None]:
+    """Return why each backend cannot trace accepts on this kernel; None where it can.
+
+    Asked in a worker, since the answer may take a mount namespace of its own.
+    """
+
+    def ask() -> dict[str, str | None]:
+        reasons: dict[str, str | None] = {}
+        for backend in BACKENDS:
+            variants = [one for one in ACCEPT.variants if one.backend == backend]
+            found = [obstacle_to(variant) for variant in variants]
+            reasons[backend] = None if None in found else "; ".join(filter(None, found))
+        return reasons
+
+    answer: dict[str, str | None] = Worker(ask).run()
+    return answer
+
+
+def available() -> list[Backend]:
+    """Return the backends that this kernel has, the best first."""
+    return [backend for backend in BACKENDS if obstacles()[backend] is None]
+
+
+def need_backend(backend: str) -> None:
+    """Skip the test, with the reason, where `backend` cannot be used; fail if it is required."""
+    reason = obstacles()[backend]
+    if reason is None:
+        return
+    text = f"the backend {backend} is not available: {reason}"
+    if backend in REQUIRED:
+        pytest.fail(f"{text} (required by TCPTRACE_REQUIRE)")
+    pytest.skip(text)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run of tcptrace ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def summary(self) -> tuple[int, int]:
+        """The events that were shown and lost, as the summary on stderr says."""
+        match = SUMMARY.search(self.stderr)
+        assert match, f"no summary on stderr: {self.stderr!r}"
+        return int(match[1]), int(match[2])
+
+    @property
+    def complaints(self) -> list[str]:
+        """The lines on stderr that are neither the banner nor the summary."""
+        return [
+            line
+            for line in self.stderr.splitlines()
+            if not line.startswith(BANNER) and not SUMMARY.match(line)
+        ]
+
+
+class Tracer:
+    """tcptrace as a process, with its probes attached."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        program: Sequence[str] = TCPTRACE,
+        stdout: tuple[int, int] | None = None,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        armed: bool = True,
+        command: str = "accept",
+    ) -> None:
+        """Start it and wait for its banner.
+
+        Args:
+            arguments: behind the subcommand.
+            prefix: a command that runs the program in its own process.
+            program: what to run instead of the installed program.
+            stdout: the ends to write to and to read from; a pipe if not given.
+            cwd: the working directory.
+            env: additions to the environment.
+            armed: whether to wait for the banner.
+            command: the subcommand.
+
+        """
+        write_end, self._stdout = stdout or os.pipe()[::-1]
+        self.process = subprocess.Popen(
+            [*prefix, *program, command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+        )
+        os.close(write_end)
+        assert self.process.stderr
+        self._stderr = self.process.stderr.fileno()
+        self._data = {self._stdout: b"", self._stderr: b""}
+        self._poll = select.poll()
+        for descriptor in self._data:
+            self._poll.register(descriptor, select.POLLIN)
+        self._open = set(self._data)
+        self._events: list[Event] = []
+        self._decoded = 0
+        with contextlib.ExitStack() as on_failure:
+            on_failure.push(self)
+            if armed:
+                self.wait_until(lambda: BANNER in self.stderr, "the banner")
+            on_failure.pop_all()
+
+    def __enter__(self) -> Tracer:  # noqa: PYI034 - Self is in typing from Python 3.11 on
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _where: TracebackType | None,
+    ) -> None:
+        """Kill it if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(limit(10))
+        self.hang_up()
+        assert self.process.stderr
+        self.process.stderr.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def stdout(self) -> str:
+        """What it has written to stdout."""
+        return self._data[self._stdout].decode()
+
+    @property
+    def stderr(self) -> str:
+        """What it has written to stderr."""
+        return self._data[self._stderr].decode()
+
+    def hang_up(self) -> None:
+        """Close the reading end of its stdout."""
+        if self._stdout in self._open:
+            self._forget(self._stdout)
+        with contextlib.suppress(OSError):
+            os.close(self._stdout)
+
+    def _forget(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        self._open.discard(descriptor)
+
+    def _read(self, timeout_s: float) -> None:
+        """Read what is there, waiting `timeout_s` at most for something."""
+        for descriptor, _ in self._poll.poll(timeout_s * 1000):
+            try:
+                chunk = os.read(descriptor, 1 << 16)
+            except OSError:  # a terminal whose other side was closed
+                chunk = b""
+            self._data[descriptor] += chunk
+            if not chunk:
+                self._forget(descriptor)
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Read its output until `condition` is true; fail if it ends before, or takes too long."""
+        deadline = time.monotonic() + limit(30)
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._open:
+                pytest.fail(f"tcptrace did not show {what}; stderr: {self.stderr}")
+            self._read(left)
+
+    @property
+    def events(self) -> list[Event]:
+        """The JSON objects that it has written."""
+        data = self._data[self._stdout]
+        end = data.rfind(b"\n") + 1
+        self._events += map(json.loads, data[self._decoded : end].splitlines())
+        self._decoded = end
+        return self._events
+
+    def where(self, **fields: object) -> list[Event]:
+        """Return the events that have these values, in order."""
+        return [
+            event
+            for event in self.events
+            if all(event.get(key) == value for key, value in fields.items())
+        ]
+
+    def wait_for(self, count: int = 1, **fields: object) -> list[Event]:
+        """Wait until `count` events have these values; return them all, in order."""
+        self.wait_until(lambda: len(self.where(**fields)) >= count, f"{count} events with {fields}")
+        return self.where(**fields)
+
+    def ended(self) -> Ended:
+        """Wait for its end."""
+        deadline = time.monotonic() + limit(30)
+        while self._open and time.monotonic() < deadline:
+            self._read(deadline - time.monotonic())
+        return Ended(self.process.wait(limit(10)), self.stdout, self.stderr)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> Ended:
+        """Send a signal and wait for its end."""
+        self.process.send_signal(number)
+        return self.ended()
+
+
+def run_tcptrace(*arguments: str, program: Sequence[str] = TCPTRACE, **options: Any) -> Ended:
+    """Run tcptrace to its end."""
+    done = subprocess.run(
+        [*program, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=limit(30),
+        **options,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def run_in_fork(*arguments: str) -> Ended:
+    """Run tcptrace to its end in a fork of this process: Python takes seconds to start in a VM.
+
+    It is for command lines that are refused, and killed where they are not.
+    """
+
+    def refuse() -> list[object]:
+        sys.argv = ["tcptrace", *arguments]
+        buffer, stderr = io.BytesIO(), io.StringIO()
+        stdout = io.TextIOWrapper(buffer, write_through=True)
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            status = tcptrace.__main__.run()
+        return [status, buffer.getvalue().decode(), stderr.getvalue()]
+
+    return Ended(*Worker(refuse).run())
+
+
+def import_path(first: Path) -> dict[str, str]:
+    """Return the environment in which Python looks for modules in `first` before all others."""
+    paths = [str(first), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def children_of(pid: int) -> Iterator[int]:
+    """Yield the processes whose parent is `pid`."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = status.read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                yield int(status.parent.name)
+
+
+_serial = itertools.count(20_000)
+
+
+def take_ports(count: int) -> list[int]:
+    """Return local ports that no test has used, in a row, below the kernel's own choices."""
+    return [next(_serial) for _ in range(count)]
+
+
+def take_port() -> int:
+    """Return a local port that no test has used."""
+    return take_ports(1)[0]

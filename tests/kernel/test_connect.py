@@ -1,0 +1,404 @@
+"""`tcptrace connect` on real attempts, with every backend that this kernel has."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel.harness import Ended, Event, Tracer, Worker, limit, plain, take_port
+from tests.kernel.traffic import (
+    DUAL,
+    NO_DELAY_AT_CLOSE,
+    V4,
+    V6,
+    accept_what_is_not_tcp,
+    listen,
+    namespace_id,
+    port_of,
+    task_fields,
+)
+
+from tcptrace.kernel import bpf, syscalls
+from tcptrace.kernel.syscalls import pack_attributes
+from tcptrace.probes import Backend
+
+# On our link: one that does not answer, and one that is not even there.
+OURS, SILENT, ABSENT = "10.9.0.1", "10.9.0.77", "10.9.0.78"
+OURS6, SILENT6 = "fd00:9::1", "fd00:9::77"
+UNREACHABLE, PROHIBITED, NOWHERE = "10.8.0.1", "10.7.0.1", "192.0.2.1"
+UNREACHABLE6 = "fd00:8::1"
+MAPPED = "::ffff:"
+# include/uapi/linux/bpf.h
+PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
+BURST = 5_000
+
+
+def ip(arguments: str) -> None:
+    """Run iproute2's command with these arguments."""
+    subprocess.run(["ip", *arguments.split()], check=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def links(netns: str) -> Iterator[None]:
+    """A link with a silent other end, and routes that fail."""
+    ip("link add tt0 type veth peer name tt1")
+    ip(f"address add {OURS}/24 dev tt0")
+    ip(f"address add {OURS6}/64 dev tt0 nodad")
+    ip("link set tt0 up")
+    ip("link set tt1 up")
+    for address in (SILENT, SILENT6):
+        ip(f"neighbour replace {address} lladdr 02:00:00:00:00:77 dev tt0 nud permanent")
+    ip(f"route add unreachable {UNREACHABLE}")
+    ip(f"route add prohibit {PROHIBITED}")
+    ip(f"route add unreachable {UNREACHABLE6}")
+    yield
+    ip("link delete tt0")
+    for address in (UNREACHABLE, PROHIBITED, UNREACHABLE6):
+        ip(f"route delete {address}")
+
+
+def expected(
+    remote: tuple[str, int],
+    local: tuple[str, int] | None,
+    error: str | None = None,
+    **changes: object,
+) -> Event:
+    """Return the event that an attempt of this thread should give."""
+    event = {"type": "connect", **task_fields(), "raddr": remote[0], "rport": remote[1]}
+    event["family"] = 4 if "." in remote[0] else 6
+    if local:
+        event["laddr"], event["lport"] = local
+    return {**event, "error": error, **changes}
+
+
+def local_end(sock: socket.socket) -> tuple[str, int]:
+    """Return a socket's own address and port, IPv4 without its mapped prefix."""
+    address, port = sock.getsockname()[:2]
+    return address.removeprefix(MAPPED), port
+
+
+def attempt(address: str, port: int, *, blocking: bool = True) -> Event:
+    """Connect; return the event to expect of an attempt that leaves the host."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    remote = address.removeprefix(MAPPED)
+    with socket.socket(family) as sock:
+        sock.setblocking(blocking)
+        with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
+            sock.connect((address, port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_DELAY_AT_CLOSE)
+        own = {SILENT: OURS, ABSENT: OURS, SILENT6: OURS6}.get(
+            remote, remote
+        )  # a refused socket has none left
+        return expected((remote, port), (own, local_end(sock)[1]))
+
+
+def failure(address: str, port: int, error: str) -> Event:
+    """Connect where the host itself refuses; return the event to expect."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as sock:
+        assert error == errno.errorcode[sock.connect_ex((address, port))]
+    return expected((address.removeprefix(MAPPED), port), None, error)
+
+
+def no_free_port(port: int) -> Event:
+    """Connect when the only port of the range is taken."""
+    setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    before = setting.read_text()
+    with listen(V4, port) as server:
+        only = take_port()
+        setting.write_text(f"{only} {only}")
+        try:
+            with socket.socket() as holder:
+                holder.bind((V4, only))
+                event = failure(V4, port_of(server), "EADDRNOTAVAIL")
+        finally:
+            setting.write_text(before)
+    return {**event, "laddr": V4}
+
+
+def bound_to_port(port: int) -> Event:
+    """Connect from a port that was chosen before."""
+    with listen(V4, port) as server, socket.socket() as sock:
+        sock.bind(("127.0.0.3", take_port()))
+        sock.connect((V4, port_of(server)))
+        return expected((V4, port), local_end(sock))
+
+
+def connect_twice(port: int) -> Event:
+    """Connect without blocking, then ask again: that is one attempt."""
+    with listen(V4, port) as server, socket.socket() as sock:
+        sock.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect((V4, port_of(server)))
+        assert sock.connect_ex((V4, port_of(server))) in {0, 106}
+        return expected((V4, port), local_end(sock))
+
+
+def connect_in_thread(port: int) -> Event:
+    """Connect in a thread."""
+    events: list[Event] = []
+    thread = threading.Thread(target=lambda: events.append(to_server(V4, V4)(port)))
+    thread.start()
+    thread.join(limit(10))
+    return events[0]
+
+
+def fast_open(port: int) -> Event:
+    """Send with MSG_FASTOPEN on a socket that is not connected."""
+    with listen(V4, port), socket.socket() as sock:
+        sock.sendto(b"early", socket.MSG_FASTOPEN, (V4, port))
+        return expected((V4, port), local_end(sock))
+
+
+def to_server(server: str, client: str, *, blocking: bool = True) -> Callable[[int], Event]:
+    """Return a case: connect to `client`, where a server listens on `server`."""
+
+    def case(port: int) -> Event:
+        with listen(server, port):
+            return attempt(client, port, blocking=blocking)
+
+    return case
+
+
+CASES: dict[str, Callable[[int], Event]] = {
+    "IPv4": to_server(V4, V4),
+    "IPv6": to_server(V6, V6),
+    "IPv4-mapped": to_server(V4, MAPPED + V4),
+    "IPv4-mapped, dual-stack server": to_server(DUAL, MAPPED + V4),
+    "non-blocking": to_server(V4, V4, blocking=False),
+    "non-blocking IPv6": to_server(V6, V6, blocking=False),
+    "asked twice": connect_twice,
+    "bound": bound_to_port,
+    "thread": connect_in_thread,
+    "fast open": fast_open,
+    "forked": lambda port: Worker(lambda: to_server(V4, V4)(port)).run(),
+    "refused": lambda port: attempt(V4, port),
+    "refused IPv6": lambda port: attempt(V6, port),
+    "refused non-blocking": lambda port: attempt(V4, port, blocking=False),
+    "absent": lambda port: attempt(ABSENT, port, blocking=False),
+    "silent": lambda port: attempt(SILENT, port, blocking=False),
+    "silent IPv6": lambda port: attempt(SILENT6, port, blocking=False),
+    "no route": lambda port: failure(NOWHERE, port, "ENETUNREACH"),
+    "no route, IPv4-mapped": lambda port: failure(MAPPED + NOWHERE, port, "ENETUNREACH"),
+    "unreachable": lambda port: failure(UNREACHABLE, port, "EHOSTUNREACH"),
+    "unreachable IPv6": lambda port: failure(UNREACHABLE6, port, "EHOSTUNREACH"),
+    "prohibited": lambda port: failure(PROHIBITED, port, "EACCES"),
+    "no free port": no_free_port,
+}
+
+
+@contextlib.contextmanager
+def denying(cgroup: Path) -> Iterator[None]:
+    """Deny all IPv4 connects in a cgroup: the attached program returns 0."""
+    program = bpf.load_empty(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT)
+    directory = os.open(cgroup, os.O_RDONLY)
+    attributes = pack_attributes("IIII", directory, program, CGROUP_INET4_CONNECT, 0)
+    syscalls.bpf(PROG_ATTACH, attributes)
+    try:
+        yield
+    finally:
+        syscalls.bpf(PROG_DETACH, attributes)
+        os.close(directory)
+        os.close(program)
+
+
+def observed(tracer: Tracer, backend: Backend, port: int) -> list[Event]:
+    """Return the events to a port of ours, when all until now has been shown."""
+    marker = to_server(V4, V4)(take_port())
+    tracer.wait_for(rport=marker["rport"], netns=marker["netns"])
+    events = [plain(event) for event in tracer.where(rport=port, netns=namespace_id("net"))]
+    assert {event.pop("backend") for event in events} <= {backend}
+    return events
+
+
+def ended_well(tracer: Tracer) -> Ended:
+    """Stop a tracer that has lost nothing and complained of nothing."""
+    ended = tracer.stop()
+    assert (0, (len(tracer.events), 0), []) == (ended.status, ended.summary, ended.complaints)
+    return ended
+
+
+@pytest.fixture(scope="module")
+def tracer(backend: Backend) -> Iterator[Tracer]:
+    """A tracer of all attempts."""
+    with Tracer("--json", "--backend", backend, command="connect") as running:
+        yield running
+        ended_well(running)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attempt_is_shown_once_and_whole(tracer: Tracer, backend: Backend, case: str) -> None:
+    """An attempt gives exactly one event, and every field of it is right."""
+    port = take_port()
+    event = CASES[case](port)
+    event.pop("latency_ms", None)
+    actual = observed(tracer, backend, port)
+    for one in actual:
+        one.pop("latency_ms", None)
+    assert [event] == actual
+
+
+@pytest.mark.parametrize("address", [SILENT, ABSENT])
+def test_blocking_attempt_without_answer_shows_at_once(
+    tracer: Tracer, backend: Backend, address: str
+) -> None:
+    """A blocking connect that nobody answers is shown while it waits, with its port."""
+    port = take_port()
+    sock = socket.socket()
+    waiting = threading.Thread(target=lambda: sock.connect_ex((address, port)))
+    waiting.start()
+    (event,) = tracer.wait_for(rport=port)
+    assert waiting.is_alive()
+    assert (OURS, sock.getsockname()[1]) == (event["laddr"], event["lport"])
+    sock.shutdown(socket.SHUT_RDWR)
+    waiting.join(limit(10))
+    sock.close()
+    assert 1 == len(observed(tracer, backend, port))
+
+
+def test_denied_by_a_cgroup_program(tracer: Tracer, backend: Backend, cgroup: Path) -> None:
+    """An attempt that a cgroup's BPF program denies is shown with EPERM."""
+    port = take_port()
+
+    def connect() -> Event:
+        (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+        return failure(V4, port, "EPERM")
+
+    with denying(cgroup):
+        event = Worker(connect).run()
+    assert [event] == observed(tracer, backend, port)
+
+
+def test_other_protocols_are_not_shown(tracer: Tracer, tmp_path: Path) -> None:
+    """Unix sockets and UDP give no event."""
+    before = len(tracer.where(pid=os.getpid()))
+    accept_what_is_not_tcp(tmp_path)
+    marker = to_server(V4, V4)(take_port())
+    tracer.wait_for(rport=marker["rport"])
+    assert before + 1 == len(tracer.where(pid=os.getpid()))
+
+
+def test_burst_is_whole(tracer: Tracer) -> None:
+    """Attempts at full speed are all shown, each once."""
+    port = take_port()
+    ports = []
+    with listen(V4, port) as server:
+        server.settimeout(limit(10))
+        for _ in range(BURST):
+            with socket.create_connection((V4, port)) as client:
+                ports.append(client.getsockname()[1])
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_DELAY_AT_CLOSE)
+            server.accept()[0].close()
+    events = tracer.wait_for(BURST, rport=port)
+    assert ports == [event["lport"] for event in events]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fate:
+    """An attempt and how it is to end."""
+
+    make: Callable[[int], object]
+    outcome: str
+    error: str | None = None
+
+
+def killed_while_connecting(port: int) -> None:
+    """Kill a process that connects to a silent peer."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            socket.socket().connect((SILENT, port))
+        finally:
+            os._exit(0)
+    assert signal.SIGALRM == os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+def closed_while_connecting(port: int) -> None:
+    """Close a non-blocking socket before its peer has answered."""
+    attempt(SILENT, port, blocking=False)
+
+
+FATES = {
+    "established": Fate(to_server(V4, V4), "established"),
+    "established IPv6": Fate(to_server(V6, V6), "established"),
+    "refused": Fate(lambda port: attempt(V4, port), "refused", "ECONNREFUSED"),
+    "unreachable": Fate(
+        lambda port: failure(NOWHERE, port, "ENETUNREACH"), "unreachable", "ENETUNREACH"
+    ),
+    "no free port": Fate(no_free_port, "error", "EADDRNOTAVAIL"),
+    "killed": Fate(killed_while_connecting, "aborted"),
+    "closed": Fate(closed_while_connecting, "aborted"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(backend: Backend) -> Iterator[Tracer]:
+    """A tracer of how attempts end."""
+    with Tracer("--json", "--outcome", "--backend", backend, command="connect") as running:
+        yield running
+        ended_well(running)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_outcome(outcomes: Tracer, fate: str) -> None:
+    """An attempt is shown once, when it has ended, with how it ended."""
+    port = take_port()
+    FATES[fate].make(port)
+    marker = take_port()
+    to_server(V4, V4)(marker)
+    outcomes.wait_for(rport=marker)
+    (event,) = outcomes.where(rport=port)
+    assert (FATES[fate].outcome, FATES[fate].error) == (event["outcome"], event["error"])
+
+
+def segments_sent_again() -> int:
+    """Return this network namespace's count of retransmitted TCP segments."""
+    lines = Path("/proc/self/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(dict(zip(names, values, strict=True))["RetransSegs"])
+
+
+def test_timeout_and_retransmission(outcomes: Tracer) -> None:
+    """A connect that gives up is a timeout, with its latency and the SYNs that were sent again."""
+    port = take_port()
+    before = segments_sent_again()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+        assert errno.ETIMEDOUT == sock.connect_ex((SILENT, port))
+    (event,) = outcomes.wait_for(rport=port)
+    assert ("timeout", "ETIMEDOUT") == (event["outcome"], event["error"])
+    assert segments_sent_again() - before == event["retransmits"] > 0
+    assert 2000 < event["latency_ms"] < limit(10_000)
+
+
+def counted(*options: str, backend: Backend) -> Ended:
+    """Count attempts: three to one port over IPv4, one over IPv6, one that fails."""
+    ports = take_port(), take_port()
+    with Tracer("-c", "--backend", backend, *options, command="connect") as tracer:
+        with listen(V4, ports[0]):
+            for _ in range(3):
+                attempt(V4, ports[0])
+        attempt(V6, ports[1])
+        failure(NOWHERE, ports[1], "ENETUNREACH")
+        return tracer.stop(signal.SIGTERM)
+
+
+def test_counts(backend: Backend) -> None:
+    """Counts are printed on SIGTERM, highest first, IPv4 and IPv6 in one table."""
+    ended = counted("-N", "/proc/self/ns/net", backend=backend)
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert ["LADDR", "RADDR", "RPORT", "CONNECTS"] == lines[0]
+    assert [V4, V4, "3"] == [lines[1][0], lines[1][1], lines[1][3]]
+    assert {(V6, V6, "1"), ("-", NOWHERE, "1")} == {(one[0], one[1], one[3]) for one in lines[2:]}
+    assert 0 == ended.status

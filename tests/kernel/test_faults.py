@@ -1,0 +1,338 @@
+"""Bad input and faults: one or two lines that say what failed and what to do, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+from tests.kernel.bpfmaps import ARRAY, HASH, map_exists, maps_of, pinned
+from tests.kernel.harness import (
+    TCPTRACE,
+    Ended,
+    Tracer,
+    Worker,
+    available,
+    children_of,
+    eventually,
+    import_path,
+    limit,
+    need_backend,
+    run_in_fork,
+    run_tcptrace,
+    take_port,
+)
+from tests.kernel.traffic import NOBODY, accept_once, burst
+
+from tcptrace.probes import BACKENDS
+
+# Runs the program after something was changed in its process. All code is read before that: a
+# user without rights may not be able to enter the directory it is in.
+CHANGED = """
+import os, sys
+from pathlib import Path
+import tcptrace.__main__, tcptrace.backends.bcc_child
+from tcptrace.backends import find_bcc
+from tcptrace.cli import cli
+for name in cli.list_commands(None):
+    cli.get_command(None, name)
+{change}
+tcptrace.__main__.main()
+"""
+AS_NOBODY = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
+WITHOUT_BCC = """
+find_bcc._system_site_directories = list
+sys.path[:] = [one for one in sys.path if not Path(one, "bcc/libbcc.py").exists()]
+"""
+
+
+def changed(change: str) -> list[str]:
+    """Return a command that runs tcptrace after a change in its process."""
+    return [TCPTRACE[0], "-c", CHANGED.format(change=change)]
+
+
+def check_refusal(ended: Ended, status: int, *words: str) -> None:
+    """Check for an error of one or two lines that has these words, and nothing on stdout."""
+    assert (status, "") == (ended.status, ended.stdout), ended
+    assert 1 <= len(ended.stderr.splitlines()) <= 2, ended.stderr
+    assert ended.stderr.startswith("tcptrace: ")
+    assert "Traceback" not in ended.stderr
+    for word in words:
+        assert word in ended.stderr
+
+
+MALFORMED = [
+    ("-P 70000", "70000"),
+    ("-P 90-80", "90-80"),
+    ("-P http", "http"),
+    ("-P 80,,81", "port"),
+    ("-P=", "port"),
+    ("-P !", "port"),
+    ("-p abc", "abc"),
+    ("-p -1", "-1"),
+    ("-p 4294967296", "4294967296"),
+    ("-u no-such-user", "no-such-user"),
+    ("-u 0x0", "0x0"),
+    ("-N no-such-namespace", "no-such-namespace"),
+    ("-N /etc/passwd", "/etc/passwd"),
+    ("-N /nowhere/net", "/nowhere/net"),
+    ("-N /proc/self/ns/mnt", "/proc/self/ns/mnt"),
+    ("--cgroup /etc", "/etc"),
+    ("--cgroup /nowhere", "/nowhere"),
+    ("--comm=", "name"),
+    ("-4 -6", "-6"),
+    ("--json -o csv", "csv"),
+    ("--columns nothing", "nothing"),
+    ("--columns -", "column"),
+    ("--backend perf", "perf"),
+    ("--duration soon", "soon"),
+    ("--count-events 0", "0"),
+    ("--buffer-mb 3", "3"),
+    ("--nonsense", "nonsense"),
+    ("extra", "extra"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), MALFORMED)
+def test_malformed_arguments_are_usage_errors(arguments: str, word: str) -> None:
+    """What cannot be meant is named, with exit status 2, before anything is loaded."""
+    check_refusal(run_in_fork("accept", *arguments.split()), 2, word)
+
+
+def test_unknown_command_is_a_usage_error() -> None:
+    """A command that does not exist is named, and those that do."""
+    check_refusal(run_tcptrace("acept"), 2, "acept", "accept")
+
+
+def test_not_root() -> None:
+    """Without rights the error says which are needed."""
+    check_refusal(
+        run_tcptrace("accept", program=changed(AS_NOBODY)), 1, "root", "CAP_BPF", "CAP_PERFMON"
+    )
+
+
+@pytest.mark.parametrize("option", ["--cgroupmap", "--mntnsmap"])
+def test_missing_map_is_not_made(option: str, bpffs: Path) -> None:
+    """A path without a map is an error, and stays without one."""
+    path = bpffs / "missing"
+    check_refusal(run_in_fork("accept", option, str(path)), 2, str(path), "bpftool map create")
+    assert not path.exists()
+
+
+def test_file_is_no_map(tmp_path: Path) -> None:
+    """An ordinary file is not taken for a pinned map."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    check_refusal(run_in_fork("accept", "--cgroupmap", str(path)), 2, str(path), "BPF file system")
+    assert b"" == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "kind", "key_size", "value_size"),
+    [
+        ("--cgroupmap", ARRAY, 4, 8),
+        ("--cgroupmap", HASH, 4, 8),
+        ("--cgroupmap", HASH, 8, 4),
+        ("--mntnsmap", HASH, 8, 8),
+    ],
+)
+def test_map_of_another_kind(
+    option: str, kind: int, key_size: int, value_size: int, bpffs: Path
+) -> None:
+    """A map of another type, or of other sizes, is refused with what it has to be."""
+    with pinned(bpffs / "other", key_size, value_size, kind) as other:
+        ended = run_in_fork("accept", option, str(other.path))
+    check_refusal(ended, 2, str(other.path), "hash map with 8-byte keys")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend_that_is_not_available(backend: str) -> None:
+    """A backend that this kernel lacks is an error that names those it has."""
+    if backend in available():
+        pytest.skip(f"this kernel has the backend {backend}")
+    check_refusal(run_tcptrace("accept", "--backend", backend), 1, backend, *available())
+
+
+def test_without_bcc() -> None:
+    """Without bcc the error names the package to install."""
+    check_refusal(
+        run_tcptrace("accept", program=changed(WITHOUT_BCC)), 1, "bcc is not installed", "nstall"
+    )
+
+
+def test_namesake_of_bcc(tmp_path: Path) -> None:
+    """PyPI's bcc is told from the real one."""
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc" / "__init__.py").write_text('raise RuntimeError("imported")')
+    program = changed(f"{WITHOUT_BCC}\nsys.path.insert(0, {str(tmp_path)!r})")
+    check_refusal(run_tcptrace("accept", program=program), 1, str(tmp_path), "pip uninstall bcc")
+
+
+def test_namesake_of_bcc_is_passed_over(tmp_path: Path) -> None:
+    """The system's bcc is found behind its namesake."""
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc" / "__init__.py").write_text('raise RuntimeError("imported")')
+    with Tracer(env=import_path(tmp_path)) as tracer:
+        assert 0 == tracer.stop().status
+
+
+@pytest.fixture
+def broken_plugin(tmp_path: Path) -> dict[str, str]:
+    """The environment of an installed plugin whose C does not compile."""
+    (tmp_path / "wrong.py").write_text(
+        "import dataclasses, pathlib, tcptrace\n"
+        "from tcptrace.probes.accept import ACCEPT\n"
+        "SOURCE = pathlib.Path(__file__).with_name('wrong.bpf.c')\n"
+        "@tcptrace.command(dataclasses.replace(ACCEPT, source=SOURCE))\n"
+        "def wrong(events):\n"
+        "    'Fail to compile.'\n"
+        "    return events\n"
+    )
+    (tmp_path / "wrong.bpf.c").write_text("int wrong(void)\n{\n\treturn no_such_name;\n}\n")
+    metadata = tmp_path / "wrong-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[tcptrace.commands]\nwrong = wrong:wrong\n")
+    return import_path(tmp_path)
+
+
+def test_c_that_does_not_compile(broken_plugin: dict[str, str]) -> None:
+    """The compiler's words are kept back."""
+    check_refusal(run_tcptrace("wrong", env=broken_plugin), 1, "cannot compile", "-v")
+
+
+def test_c_that_does_not_compile_verbosely(broken_plugin: dict[str, str]) -> None:
+    """With -v the compiler's words are shown, with the right file and line."""
+    ended = run_tcptrace("wrong", "-v", env=broken_plugin)
+    assert (1, "") == (ended.status, ended.stdout)
+    assert "wrong.bpf.c:3:" in ended.stderr
+    assert "no_such_name" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_loader_is_killed() -> None:
+    """The death of the loader process is reported with its signal."""
+    with Tracer(armed=False) as tracer:
+        eventually(lambda: any(children_of(tracer.pid)), "the loader process")
+        for child in children_of(tracer.pid):
+            os.kill(child, signal.SIGKILL)
+        check_refusal(tracer.ended(), 1, "killed by SIGKILL")
+
+
+def check_clean_end(ended: Ended, *words: str) -> None:
+    """Check for exit status 0, or 1 with one line that has these words."""
+    assert bool(words) == ended.status, ended
+    assert bool(words) == len(ended.complaints), ended
+    for word in words:
+        assert word in ended.complaints[0]
+
+
+def test_output_device_is_full() -> None:
+    """A write that fails ends the trace, with one line."""
+    full = os.open("/dev/full", os.O_RDWR)
+    with Tracer(stdout=(full, os.open(os.devnull, os.O_RDONLY)), armed=False) as tracer:
+        check_clean_end(tracer.ended(), "No space left on device")
+
+
+def test_reader_goes_away() -> None:
+    """`| head -1` ends the trace at once, quietly, though no event comes."""
+    with Tracer() as tracer:
+        tracer.wait_until(lambda: "\n" in tracer.stdout, "a line")
+        tracer.hang_up()
+        check_clean_end(tracer.ended())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_with_a_summary(number: signal.Signals) -> None:
+    """A signal that asks to stop is a normal end, with a summary on stderr; SIGINT as elsewhere."""
+    port = take_port()
+    with Tracer("--json", "-P", str(port)) as tracer:
+        accept_once(port=port)
+        tracer.wait_for(lport=port)
+        ended = tracer.stop(number)
+        check_clean_end(ended)
+        assert (1, 0) == ended.summary
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_before_attaching(number: signal.Signals) -> None:
+    """A signal while the loader still works ends the run, which says so."""
+    with Tracer(armed=False) as tracer:
+        eventually(lambda: any(children_of(tracer.pid)), "the loader process")
+        ended = tracer.stop(number)
+        said = "tcptrace: stopped before the probes were attached\n"
+        assert (0, "", said) == (ended.status, ended.stdout, ended.stderr)
+
+
+def kprobe_events() -> str:
+    """Return the probes in tracefs, which outlive their processes; "" where it is not mounted."""
+    path = Path("/sys/kernel/tracing/kprobe_events")
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_killed_tracer_leaves_nothing(backend: str, tmp_path: Path) -> None:
+    """After SIGKILL, nothing stays attached: the maps that the programs use are gone."""
+    need_backend(backend)
+    probes = kprobe_events()
+    with Tracer("--backend", backend, env={"TMPDIR": str(tmp_path)}) as tracer:
+        maps = maps_of(tracer.pid)
+        assert maps
+        assert all(map(map_exists, maps))
+        tracer.process.kill()
+        tracer.process.wait(limit(10))
+        eventually(lambda: not any(map(map_exists, maps)), "the maps are gone")
+    assert probes == kprobe_events()
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_rows_leave_at_once() -> None:
+    """A row is written within 100 ms of its event, also into a pipe."""
+    port = take_port()
+    delays = []
+    with Tracer("--json", "-P", str(port)) as tracer:
+        for count in range(1, 10):
+            accept_once(port=port)
+            before = time.monotonic()
+            tracer.wait_for(count, lport=port)
+            delays.append(time.monotonic() - before)
+    assert statistics.median(delays) < limit(0.1)
+
+
+def test_losses_are_counted_and_fatal_if_asked() -> None:
+    """With --fail-on-loss a loss is exit status 1; shown and lost make all that happened."""
+    port, made = take_port(), 10_000
+    arguments = ("--json", "--buffer-mb", "1", "--fail-on-loss", "-P", str(port))
+    with Tracer(*arguments) as tracer:
+        tracer.process.send_signal(signal.SIGSTOP)
+        Worker(lambda: burst(port, made)).run()
+        tracer.process.send_signal(signal.SIGCONT)
+        ended = tracer.stop()
+        shown, lost = ended.summary
+        assert 1 == ended.status
+        assert lost > 0
+        assert (made, shown) == (shown + lost, len(tracer.events))
+        assert "were lost" in ended.complaints[-1]
+
+
+def test_hostile_working_directory(tmp_path: Path) -> None:
+    """Headers in the current directory are not compiled."""
+    for header in ("linux/types.h", "linux/kconfig.h", "linux/sched.h", "uapi/linux/bpf.h"):
+        path = tmp_path / header
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('#error "compiled"\n')
+    with Tracer(cwd=tmp_path) as tracer:
+        check_clean_end(tracer.stop())
+
+
+def test_tracefs_is_mounted_for_nobody_else() -> None:
+    """Where tracefs is not mounted, tracing works and it stays so."""
+    need_backend("tracepoint")
+    without = ("unshare", "--mount", "sh", "-c", 'umount -lat tracefs,debugfs; exec "$@"', "sh")
+    with Tracer("--backend", "tracepoint", prefix=without) as tracer:
+        mounts = Path(f"/proc/{tracer.pid}/mounts").read_text()
+        assert [] == [line for line in mounts.splitlines() if line.split()[2] == "tracefs"]
+        check_clean_end(tracer.stop())

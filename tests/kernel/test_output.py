@@ -1,0 +1,102 @@
+"""What `tcptrace accept` writes: text, CSV, JSON and a terminal's text, from real accepts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+from tests.kernel.harness import Event, Tracer, Worker, available, run_tcptrace, take_port
+from tests.kernel.traffic import V6, Actor
+
+import tcptrace
+
+HOSTILE = b'\x1b[31m[b]x\n,"'
+ESCAPED = '\\x1b[31m[b]x\\n,"'
+
+
+@pytest.fixture
+def actors() -> dict[str, Actor]:
+    """One who accepts IPv4 under a hostile name, and one who accepts IPv6, on the same port."""
+    port = take_port()
+    return {"IPv4": Actor(port=port, comm=HOSTILE), "IPv6": Actor(V6, port=port, comm=b"v6")}
+
+
+def rows(tracer: Tracer, actors: dict[str, Actor], newline: str = "\n") -> Iterator[Event]:
+    """Let the actors accept; yield the events that have been written as rows under a header."""
+    events = [Worker(actor.accept).run() for actor in actors.values()]
+    tracer.wait_until(lambda: tracer.stdout.count(newline) > len(events), "the rows")
+    yield from events
+
+
+def port_of(actors: dict[str, Actor]) -> str:
+    """Return the port of all actors."""
+    return str(actors["IPv4"].port)
+
+
+def test_text(actors: dict[str, Actor]) -> None:
+    """Text in a pipe is a header and rows of bcc's columns, whole and safe for a terminal."""
+    with Tracer("-P", port_of(actors)) as tracer:
+        keys = ("pid", "comm", "family", "raddr", "rport", "laddr", "lport")
+        expected = [["PID", "COMM", "IP", "RADDR", "RPORT", "LADDR", "LPORT"]]
+        for event in rows(tracer, actors):
+            comm = ESCAPED if event["family"] == 4 else "v6"
+            expected.append([str({**event, "comm": comm}[key]) for key in keys])
+        assert expected == [line.split() for line in tracer.stdout.splitlines()]
+
+
+def test_columns(actors: dict[str, Actor]) -> None:
+    """-T and -t put their columns in front, --backlog adds BL, --columns takes one away."""
+    options = ("-T", "-t", "--backlog", "--columns", "-comm")
+    with Tracer("-P", port_of(actors), *options) as tracer:
+        list(rows(tracer, actors))
+        header, first, _ = (line.split() for line in tracer.stdout.splitlines())
+    assert ["TIME", "TIME(s)", "PID", "IP", "RADDR", "RPORT", "LADDR", "LPORT", "BL"] == header
+    assert ["0.000", "0/16"] == [first[1], first[-1]]
+
+
+def test_csv(actors: dict[str, Actor]) -> None:
+    """CSV has the columns' keys as its header, and quotes what needs it."""
+    with Tracer("-P", port_of(actors), "-o", "csv", "--columns", "comm,lport") as tracer:
+        port = port_of(actors)
+        list(rows(tracer, actors))
+        actual = list(csv.reader(io.StringIO(tracer.stdout, newline="")))
+    assert [["comm", "lport"], [ESCAPED, port], ["v6", port]] == actual
+
+
+def test_terminal(actors: dict[str, Actor]) -> None:
+    """A terminal gets colours of ours, and no control character of a process's."""
+    with Tracer("-P", port_of(actors), stdout=os.openpty()[::-1], env={"TERM": "xterm"}) as tracer:
+        list(rows(tracer, actors))
+        header, first, _ = tracer.stdout.splitlines()
+    assert header.startswith("\x1b[1m")
+    assert ESCAPED in first
+    assert "\x1b[31m" not in first
+
+
+def test_json_follows_the_schema(actors: dict[str, Actor]) -> None:
+    """Each line is an object that the schema allows; --count-events ends the trace after N."""
+    schema = json.loads(Path(tcptrace.__file__).with_name("schema.json").read_text())
+    with Tracer("--json", "-P", port_of(actors), "--count-events", "2") as tracer:
+        for actor in actors.values():
+            Worker(actor.accept).run()
+        ended = tracer.ended()
+    assert (0, [4, 6], (2, 0)) == (
+        ended.status,
+        [event["family"] for event in tracer.events],
+        ended.summary,
+    )
+    for event in tracer.events:
+        jsonschema.validate(event, schema)
+
+
+def test_duration_ends_the_trace_and_verbose_explains() -> None:
+    """--duration ends the trace without an event; -v says on stderr which backend was taken."""
+    ended = run_tcptrace("accept", "--duration", "0.1s", "-v", "-P", str(take_port()), "--json")
+    assert (0, "", (0, 0)) == (ended.status, ended.stdout, ended.summary)
+    assert f"tcptrace: accept: {available()[0]}\n" in ended.stderr
