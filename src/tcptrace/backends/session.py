@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tcptrace.backends.loader import Answer
-from tcptrace.backends.ringbuf import RingBuffer
+from tcptrace.backends.ringbuf import open_ring_buffer
 from tcptrace.backends.source import Plan
 from tcptrace.events import Decoder, Event
 from tcptrace.kernel import bpf
@@ -28,7 +28,7 @@ class Session:
         self._maps = answer.maps
         self._links = answer.links
         self._decoder = Decoder(plan.records)
-        self._ring = RingBuffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
+        self._ring = open_ring_buffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
         self._counters = mmap.mmap(
             answer.maps["counters"], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ
         )

@@ -25,6 +25,8 @@ class Plan:
     """Defines that the command's own options set."""
     backend: str = "auto"
     buffer_mb: int = 4
+    headers: str = "auto"
+    """One of `headers.CHOICES`."""
 
     @property
     def records(self) -> Sequence[type[Event]]:

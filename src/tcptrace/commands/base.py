@@ -19,6 +19,7 @@ from tcptrace.commands.run import Output, run
 from tcptrace.errors import PluginError, TcptraceError
 from tcptrace.events import Event
 from tcptrace.filters import FILTERS, Filter
+from tcptrace.kernel.headers import CHOICES
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.probes import BACKENDS, Probe
 from tcptrace.render import FORMATS
@@ -172,6 +173,13 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
             help="How the kernel is asked; see `tcptrace doctor`.",
         ),
         TraceOption(
+            ["--headers"],
+            **trace,
+            type=click.Choice(CHOICES),
+            default="auto",
+            help="Where kernel types come from: its BTF, or installed kernel headers.",
+        ),
+        TraceOption(
             ["--duration"],
             **trace,
             metavar="TIME",
@@ -217,7 +225,9 @@ def _plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any
         for one in _turned_on(options, given)
         for define in one.switches
     }
-    return Plan(probe, values, switches, given["backend"], int(given["buffer_mb"]))
+    return Plan(
+        probe, values, switches, given["backend"], int(given["buffer_mb"]), given["headers"]
+    )
 
 
 def _turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:

@@ -13,6 +13,7 @@ from tcptrace.kernel.syscalls import libc
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 KIND_STRUCT, KIND_FUNC = 4, 12
 
+RingBufferSample = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _Printf = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -35,6 +36,10 @@ def libbpf() -> ctypes.CDLL:
         library.btf_dump__new.argtypes = [pointer, _Printf, pointer, pointer]
         library.btf_dump__new.restype = pointer
         library.btf_dump__dump_type.argtypes = [pointer, ctypes.c_uint32]
+        library.ring_buffer__new.restype = pointer
+        library.ring_buffer__new.argtypes = [ctypes.c_int, RingBufferSample, pointer, pointer]
+        library.ring_buffer__consume.argtypes = [pointer]
+        library.ring_buffer__free.argtypes = [pointer]
         return library
     raise TcptraceError("libbpf is not installed; install your distribution's libbpf (libbpf1)")
 

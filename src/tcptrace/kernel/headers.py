@@ -15,8 +15,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from tcptrace.errors import TcptraceError
 from tcptrace.kernel.btf import VMLINUX, running_kernel
 
+CHOICES = ("auto", "btf", "system")
 SOURCE = Path(__file__).parent
 STRUCTS = (
     *("sock", "inet_sock", "inet_connection_sock", "tcp_sock", "mptcp_sock", "socket", "net"),
@@ -50,24 +52,37 @@ def _name_padding(text: bytes) -> bytes:
     return re.sub(rb"\blong: 64;", lambda _: b"long padding_%d;" % next(numbers), text)
 
 
-def prepare(extra: Iterable[str] = ()) -> list[str]:
+def prepare(choice: str = "auto", extra: Iterable[str] = ()) -> list[str]:
     """Make this process ready to compile with bcc; return flags for clang.
 
     Args:
+        choice: one of `CHOICES`; auto takes BTF where the kernel has it.
         extra: names of kernel structs that are needed beside `STRUCTS`.
 
     Raises:
-        TcptraceError: libbpf is missing or too old.
+        TcptraceError: the kernel does not have what was chosen, or libbpf is missing or too old.
 
     """
     os.chdir(SOURCE)
-    if not VMLINUX.exists():
+    if choice == "system" or (choice == "auto" and not VMLINUX.exists()):
+        _check_installed()
         return []
     os.environ["BCC_KERNEL_SOURCE"] = str(SOURCE)
     types = os.memfd_create("kernel_types.h")
     with os.fdopen(types, "wb", closefd=False) as file:
         file.write(kernel_types(extra))
     return ["-DHAVE_BTF=1", f'-DKERNEL_TYPES="/proc/self/fd/{types}"']
+
+
+def _check_installed() -> None:
+    """Raise TcptraceError without headers: bcc would unpack some into a place that all can write."""
+    release = os.uname().release
+    if not Path("/lib/modules", release, "build").is_dir():
+        missing = "" if VMLINUX.exists() else f" and no BTF ({VMLINUX})"
+        raise TcptraceError(
+            f"there are no kernel headers for {release} here{missing}.\n"
+            f"Install your distribution's, such as linux-headers-{release}"
+        )
 
 
 def kernel_types(extra: Iterable[str] = ()) -> bytes:
