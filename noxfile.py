@@ -61,7 +61,7 @@ def kernel(session: nox.Session) -> None:
 
 @nox.session
 def vm(session: nox.Session) -> None:
-    """The kernel tests on other kernels: `nox -s vm -- 6.1`, or all of them."""
+    """The kernel tests on other kernels: `nox -s vm -- 6.1 -- -k mapped`, or all of them."""
     run(session, "python", "tests/vm/run.py", *session.posargs)
 
 

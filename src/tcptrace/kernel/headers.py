@@ -75,7 +75,7 @@ def prepare(choice: str = "auto", extra: Iterable[str] = ()) -> list[str]:
 
 
 def _check_installed() -> None:
-    """Raise TcptraceError without headers: bcc would unpack some into a place that all can write."""
+    """Raise TcptraceError without headers: bcc would unpack some in /tmp, where all can write."""
     release = os.uname().release
     if not Path("/lib/modules", release, "build").is_dir():
         missing = "" if VMLINUX.exists() else f" and no BTF ({VMLINUX})"
