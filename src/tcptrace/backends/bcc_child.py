@@ -62,6 +62,7 @@ class _Module:
         bcc = import_bcc()
         self._lib = bcc.lib
         self._types = bcc.BPF
+        self._names_modules = [int(part) for part in bcc.__version__.split(".")[:2]] >= [0, 28]
         text, flags = c_source(plan).encode(), [*cflags(plan, variant), *extra]
         try:
             self._module = bcc.BPF(text=text, cflags=flags)
@@ -79,14 +80,16 @@ class _Module:
     def load(self, hook: Hook) -> int:
         """Load the program of `hook`; return its descriptor. Raises OSError.
 
-        bcc takes the function that a trampoline is for from the program's name, and from 0.28 on
-        the name's middle from the module's: the name is given here, so that C functions need not
-        be named so.
+        bcc takes the function that a trampoline is for from the program's name, where from 0.28 on
+        a module's name stands before it. The name is given here, so that one C function can serve
+        several kernel functions.
         """
         prefix = {"fentry": "kfunc__", "fexit": "kretfunc__"}.get(hook.how)
         names = [hook.program]
         if prefix:
-            names = [f"{prefix}vmlinux__{hook.target}", prefix + hook.target]
+            names = [prefix + hook.target, f"{prefix}vmlinux__{hook.target}"]
+            if self._names_modules:
+                names.reverse()
         for name in names:
             descriptor = self._load_as(name, hook)
             if descriptor >= 0:
@@ -165,10 +168,10 @@ def _attach(module: _Module, plan: Plan, variant: Variant, notes: list[str]) -> 
     """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
     maps = {name: module.map_fd(name) for name in ("events", "counters", *plan.maps())}
     attached = Attached(variant.backend, notes, maps, links=[])
-    programs = {hook.program: module.load(hook) for hook in variant.hooks}
+    programs = {hook: module.load(hook) for hook in variant.hooks}
     try:
-        for hook in variant.hooks:
-            attached.links.append(attach(hook, programs[hook.program]))
+        for hook, program in programs.items():
+            attached.links.append(attach(hook, program))
     except OSError:
         attached.detach()
         raise
@@ -243,6 +246,11 @@ def _no_backend(plan: Plan) -> str:
     free = dataclasses.replace(plan, backend="auto")
     usable = {variant.backend for variant in usable_variants(free, lambda _: None)}
     names = ", ".join(name for name in BACKENDS if name in usable) or "none"
+    if plan.backend in usable:
+        return (
+            f"this kernel refused the {plan.backend} programs of {plan.probe.name}.\n"
+            "Run again with -v for its words, and please report them"
+        )
     return (
         f"the backend {plan.backend} is not available for {plan.probe.name} on this kernel.\n"
         f"Available: {names}; `tcptrace doctor` tells why"
