@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -199,7 +200,10 @@ CASES: dict[str, Callable[[int], Event]] = {
 @contextlib.contextmanager
 def denying(cgroup: Path) -> Iterator[None]:
     """Deny all IPv4 connects in a cgroup: the attached program returns 0."""
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)  # up to 5.10
     program = bpf.load_empty(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
     directory = os.open(cgroup, os.O_RDONLY)
     attributes = pack_attributes("IIII", directory, program, CGROUP_INET4_CONNECT, 0)
     syscalls.bpf(PROG_ATTACH, attributes)

@@ -83,7 +83,7 @@ def attach(hook: Hook, program: int) -> int:
 
 
 def _try(hook: Hook) -> None:
-    """Do with an empty program what attaching would do; nothing remains of it."""
+    """Do with an empty program what attaching would do, or all but; nothing remains of it."""
     opened = []
     try:
         if hook.how in ("fentry", "fexit"):
@@ -91,8 +91,8 @@ def _try(hook: Hook) -> None:
             function = btf.running_kernel().id_of(hook.target, btf.KIND_FUNC)
             if not function:
                 raise OSError(errno.ENOENT, "the kernel has no such function")
+            # Not attached: the kernel waits long before it lets a trampoline go.
             opened.append(bpf.load_empty(bpf.PROG_TYPE_TRACING, place, function))
-            opened.append(bpf.raw_tracepoint_open(opened[0]))
         elif hook.how == "raw_tracepoint":
             opened.append(bpf.load_empty(bpf.PROG_TYPE_RAW_TRACEPOINT))
             opened.append(bpf.raw_tracepoint_open(opened[0], hook.target))

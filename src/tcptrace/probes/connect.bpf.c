@@ -251,7 +251,7 @@ int on_state(struct bpf_raw_tracepoint_args *ctx)
 /* tcp_v4_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len), and tcp_v6_connect, which
  * calls it for an IPv4-mapped address: that is one call, the outer one. What is denied before
  * comes from tcp_v4_pre_connect and tcp_v6_pre_connect (BPF of a cgroup), which take the same
- * arguments, and from security_socket_connect. */
+ * arguments, and from security_socket_connect(struct socket *sock, ...). */
 #ifdef HOOK_FENTRY
 #define RETURNED(ctx) ((int)(ctx)[3])
 #else
@@ -299,15 +299,48 @@ int enter_v4_connect(hook_ctx *ctx)
 	return enter_connect(ARG1(ctx), ARG2(ctx), AF_INET);
 }
 
-/* security_socket_connect(struct socket *sock, struct sockaddr *address, int addrlen) */
-int enter_security(hook_ctx *ctx)
+int exit_v4_connect(hook_ctx *ctx)
 {
-	struct socket *sock = ARG1(ctx);
+	return exit_connect(RETURNED(ctx), AF_INET);
+}
+
+/* The TCP socket of a struct socket, or NULL. */
+static __always_inline struct sock *tcp_sock_of(struct socket *sock)
+{
 	struct sock *sk = NULL;
-	u16 family = 0;
 
 	read(sk, &sock->sk);
-	if (!sk || !is_tcp(sk))
+	return sk && is_tcp(sk) ? sk : NULL;
+}
+
+#ifdef HOOK_FENTRY
+static __always_inline int denied(struct sock *sk, void *to, int result)
+{
+	struct call call = { .sk = sk };
+
+	if (!sk || result >= 0)
+		return 0;
+	bpf_probe_read_kernel(&call.to, sizeof(call.to), to);
+	failed(&call, result);
+	return 0;
+}
+
+int exit_pre_connect(hook_ctx *ctx)
+{
+	return denied(ARG1(ctx), ARG2(ctx), RETURNED(ctx));
+}
+
+int exit_security(hook_ctx *ctx)
+{
+	return denied(tcp_sock_of(ARG1(ctx)), ARG2(ctx), RETURNED(ctx));
+}
+#else
+int enter_security(hook_ctx *ctx)
+{
+	struct sock *sk = tcp_sock_of(ARG1(ctx));
+	u16 family = 0;
+
+	if (!sk)
 		return 0;
 	read(family, &sk->__sk_common.skc_family);
 	return enter_connect(sk, ARG2(ctx), family);
@@ -317,11 +350,7 @@ int exit_security(hook_ctx *ctx)
 {
 	return exit_connect(RETURNED(ctx), ANY_FAMILY);
 }
-
-int exit_v4_connect(hook_ctx *ctx)
-{
-	return exit_connect(RETURNED(ctx), AF_INET);
-}
+#endif
 
 int enter_v6_connect(hook_ctx *ctx)
 {

@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -145,18 +145,21 @@ def _connect_once() -> None:
 _STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_state")
 
 
-def _calls(enter: How, leave: How) -> tuple[Hook, ...]:
-    """Return the hooks around the kernel's functions for connect."""
-    functions = {
-        "tcp_v4_connect": "v4_connect",
-        "tcp_v6_connect": "v6_connect",
-        "tcp_v4_pre_connect": "v4_connect",
-        "tcp_v6_pre_connect": "v6_connect",
-        "security_socket_connect": "security",
-    }
+_SECURITY = "security_socket_connect"
+_ENTRIES_AND_RETURNS = {
+    "tcp_v4_connect": "v4_connect",
+    "tcp_v6_connect": "v6_connect",
+    "tcp_v4_pre_connect": "v4_connect",
+    "tcp_v6_pre_connect": "v6_connect",
+    _SECURITY: "security",
+}
+
+
+def _around(enter: How, leave: How, functions: Iterable[str]) -> tuple[Hook, ...]:
+    """Return the hooks at entry and return; a kernel without IPv6 has but tcp_v4_connect."""
     return tuple(
-        Hook(how, function, f"{way}_{program}", optional=function != "tcp_v4_connect")
-        for function, program in functions.items()
+        Hook(how, name, f"{way}_{_ENTRIES_AND_RETURNS[name]}", optional=name != "tcp_v4_connect")
+        for name in functions
         for how, way in ((enter, "enter"), (leave, "exit"))
     )
 
@@ -171,8 +174,17 @@ CONNECT = Probe(
     source=Path(__file__).with_name("connect.bpf.c"),
     records=(Connect,),
     variants=(
-        Variant("fentry", (_STATE, *_calls("fentry", "fexit"))),
-        Variant("kprobe", (_STATE, *_calls("kprobe", "kretprobe"))),
+        Variant(
+            "fentry",
+            (
+                _STATE,
+                *_around("fentry", "fexit", ("tcp_v4_connect", "tcp_v6_connect")),
+                Hook("fexit", "tcp_v4_pre_connect", "exit_pre_connect", optional=True),
+                Hook("fexit", "tcp_v6_pre_connect", "exit_pre_connect", optional=True),
+                Hook("fexit", _SECURITY, "exit_security", optional=True),
+            ),
+        ),
+        Variant("kprobe", (_STATE, *_around("kprobe", "kretprobe", _ENTRIES_AND_RETURNS))),
         Variant(
             "tracepoint",
             (
