@@ -97,16 +97,19 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("arguments", "word"), MALFORMED)
+@pytest.mark.anywhere
 def test_malformed_arguments_are_usage_errors(arguments: str, word: str) -> None:
     """What cannot be meant is named, with exit status 2, before anything is loaded."""
     check_refusal(run_in_fork("accept", *arguments.split()), 2, word)
 
 
+@pytest.mark.anywhere
 def test_unknown_command_is_a_usage_error() -> None:
     """A command that does not exist is named, and those that do."""
     check_refusal(run_tcptrace("acept"), 2, "acept", "accept")
 
 
+@pytest.mark.anywhere
 def test_not_root() -> None:
     """Without rights the error says which are needed."""
     check_refusal(
@@ -156,6 +159,7 @@ def test_backend_that_is_not_available(backend: str) -> None:
     check_refusal(run_tcptrace("accept", "--backend", backend), 1, backend, *available())
 
 
+@pytest.mark.anywhere
 def test_without_bcc() -> None:
     """Without bcc the error names the package to install."""
     check_refusal(
@@ -163,6 +167,7 @@ def test_without_bcc() -> None:
     )
 
 
+@pytest.mark.anywhere
 def test_namesake_of_bcc(tmp_path: Path) -> None:
     """PyPI's bcc is told from the real one."""
     (tmp_path / "bcc").mkdir()
@@ -171,6 +176,7 @@ def test_namesake_of_bcc(tmp_path: Path) -> None:
     check_refusal(run_tcptrace("accept", program=program), 1, str(tmp_path), "pip uninstall bcc")
 
 
+@pytest.mark.anywhere
 def test_namesake_of_bcc_is_passed_over(tmp_path: Path) -> None:
     """The system's bcc is found behind its namesake."""
     (tmp_path / "bcc").mkdir()
@@ -199,11 +205,13 @@ def broken_plugin(tmp_path: Path) -> dict[str, str]:
     return import_path(tmp_path)
 
 
+@pytest.mark.anywhere
 def test_c_that_does_not_compile(broken_plugin: dict[str, str]) -> None:
     """The compiler's words are kept back."""
     check_refusal(run_tcptrace("wrong", env=broken_plugin), 1, "cannot compile", "-v")
 
 
+@pytest.mark.anywhere
 def test_c_that_does_not_compile_verbosely(broken_plugin: dict[str, str]) -> None:
     """With -v the compiler's words are shown, with the right file and line."""
     ended = run_tcptrace("wrong", "-v", env=broken_plugin)
@@ -213,6 +221,7 @@ def test_c_that_does_not_compile_verbosely(broken_plugin: dict[str, str]) -> Non
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.anywhere
 def test_loader_is_killed() -> None:
     """The death of the loader process is reported with its signal."""
     with Tracer(armed=False) as tracer:
@@ -230,6 +239,7 @@ def check_clean_end(ended: Ended, *words: str) -> None:
         assert word in ended.complaints[0]
 
 
+@pytest.mark.anywhere
 def test_output_device_is_full() -> None:
     """A write that fails ends the trace, with one line."""
     full = os.open("/dev/full", os.O_RDWR)
@@ -237,6 +247,7 @@ def test_output_device_is_full() -> None:
         check_clean_end(tracer.ended(), "No space left on device")
 
 
+@pytest.mark.anywhere
 def test_reader_goes_away() -> None:
     """`| head -1` ends the trace at once, quietly, though no event comes."""
     with Tracer() as tracer:
@@ -246,6 +257,7 @@ def test_reader_goes_away() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.anywhere
 def test_signals_end_with_a_summary(number: signal.Signals) -> None:
     """A signal that asks to stop is a normal end, with a summary on stderr; SIGINT as elsewhere."""
     port = take_port()
@@ -258,6 +270,7 @@ def test_signals_end_with_a_summary(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.anywhere
 def test_signals_before_attaching(number: signal.Signals) -> None:
     """A signal while the loader still works ends the run, which says so."""
     with Tracer(armed=False) as tracer:
@@ -318,6 +331,7 @@ def test_losses_are_counted_and_fatal_if_asked() -> None:
         assert "were lost" in ended.complaints[-1]
 
 
+@pytest.mark.anywhere
 def test_hostile_working_directory(tmp_path: Path) -> None:
     """Headers in the current directory are not compiled."""
     for header in ("linux/types.h", "linux/kconfig.h", "linux/sched.h", "uapi/linux/bpf.h"):

@@ -25,6 +25,8 @@ from tests.kernel.traffic import V6, Actor, accept_once
 
 import tcptrace
 
+pytestmark = pytest.mark.anywhere
+
 HOSTILE = b'\x1b[31m[b]x\n,"'
 ESCAPED = '\\x1b[31m[b]x\\n,"'
 

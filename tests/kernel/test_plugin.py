@@ -149,6 +149,7 @@ def test_a_segment_sent_again_is_seen(plugin: dict[str, str], link: Link) -> Non
     assert expected == event
 
 
+@pytest.mark.anywhere
 def test_text_has_its_own_columns(plugin: dict[str, str], link: Link) -> None:
     """Text shows the plugin's columns, and no PID."""
     client = link.connect(SERVER4)
@@ -161,6 +162,7 @@ def test_text_has_its_own_columns(plugin: dict[str, str], link: Link) -> None:
     assert ["4", CLIENT4, ports[0], SERVER4, ports[1], "ESTABLISHED"] == row
 
 
+@pytest.mark.anywhere
 def test_ipv6_alone(plugin: dict[str, str], link: Link) -> None:
     """-6 keeps the IPv6 connection and drops the other, which lost its segment first."""
     four, six = link.connect(SERVER4), link.connect(SERVER6)
@@ -172,6 +174,7 @@ def test_ipv6_alone(plugin: dict[str, str], link: Link) -> None:
 
 @pytest.mark.parametrize("end", ["local", "remote"])
 @pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.anywhere
 def test_ports(plugin: dict[str, str], link: Link, end: str, *, exclude: bool) -> None:
     """-P keeps or drops a connection by the port of either end."""
     one, other = link.connect(SERVER4), link.connect(SERVER4)
@@ -183,6 +186,7 @@ def test_ports(plugin: dict[str, str], link: Link, end: str, *, exclude: bool) -
     assert other.getsockname()[1] == event["lport"]
 
 
+@pytest.mark.anywhere
 def test_filters_by_process_are_refused(plugin: dict[str, str]) -> None:
     """The probe does not know the process, so -p is a usage error."""
     command = [sys.executable, "-m", "tcptrace", "retrans", "-p", "1"]
@@ -191,6 +195,7 @@ def test_filters_by_process_are_refused(plugin: dict[str, str]) -> None:
     assert "No such option" in result.stderr
 
 
+@pytest.mark.anywhere
 def test_the_doctor_tries_plugins(plugin: dict[str, str]) -> None:
     """`tcptrace doctor` attaches a plugin's probe like a built-in's."""
     command = [sys.executable, "-m", "tcptrace", "doctor", "--json"]

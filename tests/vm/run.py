@@ -1,6 +1,7 @@
 """Runs the kernel tests on other kernels: `python tests/vm/run.py [KERNEL ...] [-- PYTEST'S]`.
 
 Each kernel is one of Debian's, downloaded once, booted in a virtual machine over this host's files.
+Tests marked ``anywhere`` do not depend on the kernel and are left out.
 6.1 also compares tcptrace with bcc's tcpaccept, in a boot of its own; ``parity`` does that alone.
 TCPTRACE_VM_KVM=1 has the processor's help instead of emulation.
 """
@@ -97,7 +98,7 @@ def read_junit(file: Path, result: Result) -> None:
 def pytest_command(job: Job, arguments: Sequence[str]) -> list[str]:
     """Return the command that runs a job's tests in the guest."""
     options = [
-        *("--verbose", "--durations=10", "-p", "no:cacheprovider"),
+        *("--verbose", "--durations=10", "-p", "no:cacheprovider", "-m", "not anywhere"),
         *(f"--junitxml={machine.SHARED / JUNIT}", "-o", "junit_family=xunit1"),  # has properties
     ]
     return [sys.executable, "-m", "pytest", *options, job.tests, *arguments]
