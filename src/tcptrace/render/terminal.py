@@ -80,12 +80,11 @@ class TerminalRenderer:
     def _widths(self) -> list[int]:
         """Return the columns' widths: as declared and needed so far, or what the terminal has."""
         space = self._console.width - (len(self._columns) - 1)
-        pairs = list(zip(self._columns, self._needed, strict=True))
+        pairs = zip(self._columns, self._needed, strict=True)
         roomy = [max(column.width, needed) for column, needed in pairs]
         if sum(roomy) <= space:
             return roomy
-        tight = [needed if column.cut else max(column.width, needed) for column, needed in pairs]
-        return fit(tight, [column.cut for column in self._columns], space)
+        return fit(self._needed, [column.cut for column in self._columns], space)
 
     def _write(self, texts: list[str], styles: Sequence[Style]) -> None:
         self._needed = [max(pair) for pair in zip(self._needed, map(cell_len, texts), strict=True)]
