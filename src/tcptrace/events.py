@@ -1,10 +1,10 @@
 """The event records: their binary layout and their decoding.
 
 A record class is the twin of a C struct. Each binary field is annotated with its `struct` format
-and, where the wire form is not the wanted one, a converter; fields with a default follow them and
-are filled later, by a command. Names with a leading underscore are not shown. Layouts use native
-alignment and are padded to 8 bytes, as the C compiler does; the size is handed to the C source,
-which asserts it when it is compiled.
+and, where the wire form is not the wanted one, a converter; a `Tail` may follow, and then fields
+with a default, which are filled later, by a command. Names with a leading underscore are not shown.
+Layouts use native alignment and are padded to 8 bytes, as the C compiler does; the size is handed
+to the C source, which asserts it when it is compiled.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ CgroupId = Annotated["int | None", "Q", _unless_zero]
 """A cgroup v2 id, which is its directory's inode number; absent when 0."""
 Comm = Annotated[str, "16s", decode_text]
 """A process name, of at most 15 bytes."""
+Tail = Annotated[bytes, ""]
+"""All that the kernel sent behind the struct, of any length; the last of the binary fields."""
 Address = Annotated[str, "16s"]
 """Network order; IPv4 takes the first four bytes."""
 
@@ -137,6 +139,9 @@ class Layout:
     def __init__(self, record: type[Event]) -> None:
         """Work out the layout of `record` from its annotations."""
         fields = _binary_fields(record)
+        self.has_tail = fields[-1][1] == ""
+        if self.has_tail:
+            fields.pop()
         names = [name for name, _, _ in fields]
         self.record = record
         self.struct = struct.Struct("@" + "".join(form for _, form, _ in fields) + "0Q")
@@ -148,9 +153,13 @@ class Layout:
         self.pid = names.index("pid")
         self.task = [names.index(name) for name in ("pid", "tid", "uid", "comm")]
 
+    def fits(self, data: bytes) -> bool:
+        """Tell whether `data` is as long as this record is."""
+        return len(data) == self.size or (self.has_tail and len(data) > self.size)
+
     def decode(self, data: bytes) -> Event:
-        """Return the record in `data`, which is `size` bytes."""
-        values = list(self.struct.unpack(data))
+        """Return the record in `data`, which `fits`."""
+        values = list(self.struct.unpack_from(data))
         for at, convert in self.converters:
             values[at] = convert(values[at])
         if not values[self.pid]:
@@ -163,6 +172,8 @@ class Layout:
             else:
                 values[addr] = values[port] = None
         values[self.lport] = values[self.lport] or None  # before a connect has found one
+        if self.has_tail:
+            values.append(data[self.size :])
         return self.record(*values)
 
 
@@ -190,7 +201,7 @@ class Decoder:
 
         """
         kind = int.from_bytes(data[16:20], sys.byteorder)
-        if 1 <= kind <= len(self.layouts) and len(data) == self.layouts[kind - 1].size:
+        if 1 <= kind <= len(self.layouts) and self.layouts[kind - 1].fits(data):
             return self.layouts[kind - 1].decode(data)
         msg = (
             f"a record of {len(data)} bytes and kind {kind} is in the ring buffer; please report it"

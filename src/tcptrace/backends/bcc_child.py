@@ -209,7 +209,7 @@ def attach_best(plan: Plan) -> Attached:
     notes: list[str] = []
     pinned = _check_pinned_maps(plan)
     _lift_memory_limit()
-    flags = headers.prepare(plan.headers, plan.probe.types)
+    flags = headers.prepare(plan.headers, plan.types)
     if not flags and "mntnsmap" in plan.filters:
         raise RefusedError("--mntnsmap needs BTF: kernel headers do not tell of mount namespaces")
     self_test = plan.probe.self_test

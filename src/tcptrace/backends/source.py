@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,18 +28,35 @@ class Plan:
     buffer_mb: int = 4
     headers: str = "auto"
     """One of `headers.CHOICES`."""
+    companions: tuple[Probe, ...] = ()
+    """Probes that report into the same ring buffer, through the same backend. Their C source sees
+    the filters' defines, and says itself which it applies."""
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """All probes."""
+        return (self.probe, *self.companions)
 
     @property
     def records(self) -> Sequence[type[Event]]:
         """The record classes that the ring buffer will hold."""
-        return self.probe.records
+        return [record for probe in self.probes for record in probe.records]
+
+    @property
+    def types(self) -> Sequence[str]:
+        """The kernel structs that the probes need beside those that all need."""
+        return [name for probe in self.probes for name in probe.types]
 
     def variants(self) -> list[Variant]:
-        """Return the probe's variants that the asked backend allows, with the switches' hooks."""
+        """Return the variants that the asked backend allows, with the switches' hooks.
+
+        With companions, that is each way to take one variant of each probe.
+        """
+        ways = itertools.product(*(probe.variants for probe in self.probes))
         return [
-            self._with_switches(variant)
-            for variant in self.probe.variants
-            if self.backend in ("auto", variant.backend)
+            self._with_switches(_joined(way))
+            for way in ways
+            if len({one.backend for one in way}) == 1 and self.backend in ("auto", way[0].backend)
         ]
 
     def maps(self) -> list[str]:
@@ -56,6 +74,13 @@ class Plan:
                 hooks += extra.hooks
                 defines += extra.defines
         return Variant(variant.backend, tuple(hooks), tuple(defines))
+
+
+def _joined(variants: Sequence[Variant]) -> Variant:
+    """Return variants of one backend as one."""
+    hooks = itertools.chain.from_iterable(one.hooks for one in variants)
+    defines = itertools.chain.from_iterable(one.defines for one in variants)
+    return Variant(variants[0].backend, tuple(hooks), tuple(defines))
 
 
 def cflags(plan: Plan, variant: Variant) -> list[str]:
@@ -76,7 +101,7 @@ def c_source(plan: Plan) -> str:
     """Return the C source; the compiler's messages name the true files and lines."""
     parts = [
         f'#line 1 "{path.parent.name}/{path.name}"\n{path.read_text(encoding="utf-8")}'
-        for path in (PRELUDE, plan.probe.source)
+        for path in (PRELUDE, *(probe.source for probe in plan.probes))
     ]
     return "\n".join(parts)
 

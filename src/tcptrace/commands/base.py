@@ -43,6 +43,7 @@ class TraceOption(click.Option):
         table: columns.Table | None = None,
         needs: Sequence[str] = (),
         excludes: Sequence[str] = (),
+        probes: Sequence[Probe] = (),
         **kwargs: Any,
     ) -> None:
         """Say what the option does when it is given; see `option`."""
@@ -52,6 +53,7 @@ class TraceOption(click.Option):
         self.table = table
         self.needs = needs
         self.excludes = excludes
+        self.probes = probes
         super().__init__(*args, **kwargs)
 
 
@@ -64,8 +66,9 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
             be given with it, or must not; ``adds``, keys of columns that the option shows, and
             ``switches``, defines that it sets for the C source, to its value or for a flag to 1,
             and ``table``, columns in place of the probe's, for rows that come in tables, each
-            behind a `NewTable`. The function receives the option's value if it has a parameter of
-            its name.
+            behind a `NewTable`; ``probes``, whose events come among the others in the order in
+            which they happened, see `tcptrace.backends.source.Plan`. The function receives the
+            option's value if it has a parameter of its name.
 
     """
     return click.option(*flags, cls=TraceOption, **attributes)
@@ -226,7 +229,13 @@ def _plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any
         for define in one.switches
     }
     return Plan(
-        probe, values, switches, given["backend"], int(given["buffer_mb"]), given["headers"]
+        probe,
+        values,
+        switches,
+        given["backend"],
+        int(given["buffer_mb"]),
+        given["headers"],
+        companions=tuple(two for one in _turned_on(options, given) for two in one.probes),
     )
 
 

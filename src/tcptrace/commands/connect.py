@@ -10,8 +10,10 @@ import click
 
 from tcptrace.backends.session import Session
 from tcptrace.commands.base import command, option, parse_seconds
+from tcptrace.commands.run import say
 from tcptrace.events import Event, NewTable
-from tcptrace.probes.connect import CONNECT, COUNT_TABLE, Count, read_counts
+from tcptrace.probes.connect import CONNECT, COUNT_TABLE, Connect, Count, read_counts
+from tcptrace.probes.dns import ANSWERS, Message
 
 Row = Event | Count | NewTable
 Batches = Iterator[Iterator[Event]]
@@ -80,12 +82,30 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
     needs=("count",),
     help="With -c: print the counts so far each 5, 0.5s or 1m; a terminal shows the last.",
 )
+@option(
+    "-d",
+    "--dns",
+    is_flag=True,
+    excludes=("count",),
+    adds=("query",),
+    probes=(ANSWERS,),
+    help="Add QUERY: the name that the address was asked for by, where its answer was seen.",
+)
+@option(
+    "--dns-ttl",
+    is_flag=True,
+    needs=("dns",),
+    help="With -d: answers end with their own time to live, not after 24 hours.",
+)
 def connect(
     events: Iterator[Event],
     session: Session,
     batches: Batches,
-    count: bool,  # noqa: FBT001 - click passes options by name
+    *,
+    count: bool,
     interval: float | None,
+    dns: bool,
+    dns_ttl: bool,
 ) -> Iterable[Row]:
     """Trace attempts to connect (active opens), failed ones as well.
 
@@ -99,8 +119,28 @@ def connect(
       tcptrace connect --outcome           how they ended, and after how long
       tcptrace connect --slower 100        those that took 100 ms or more
       tcptrace connect -c --interval 5     counts by destination
+      tcptrace connect -d --uid 1000       with the names that a user's processes asked for
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return _tables(session, batches, interval) if count else events
+    if count:
+        return _tables(session, batches, interval)
+    return _named(events, own_ttl=dns_ttl) if dns else events
+
+
+def _named(events: Iterator[Event], *, own_ttl: bool) -> Iterator[Event]:
+    """Yield the attempts, named by the answers that come among them."""
+    from tcptrace.names import Names  # noqa: PLC0415 - dnslib is slow to import
+
+    names = Names(own_ttl=own_ttl)
+    for event in events:
+        if isinstance(event, Message):
+            names.learn(event)
+        elif isinstance(event, Connect):
+            found = names.find(event)
+            if found:
+                event.query, event.query_age_ms = found[0], found[1] / 1e6
+            yield event
+    if names.malformed:
+        say(f"{names.malformed} DNS messages were malformed")
 
 
 def _tables(session: Session, batches: Batches, interval_s: float | None) -> Iterator[Row]:

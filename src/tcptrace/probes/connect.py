@@ -134,6 +134,19 @@ def _latency(event: Any, _clock: Clock) -> str | None:
     return None if event.latency_ms is None else f"{event.latency_ms:.3f}"
 
 
+OLD_MS = 100
+LOCALHOST = ("127.0.0.1", "::1")
+
+
+def _query(event: Any, _clock: Clock) -> str:
+    if event.raddr in LOCALHOST:
+        return "localhost"
+    if event.query is None:
+        return "No DNS Query"
+    age = event.query_age_ms
+    return f"{event.query} ({age:.3f}ms)" if age > OLD_MS else str(event.query)
+
+
 def _connect_once() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -205,6 +218,7 @@ CONNECT = Probe(
         Column("result", "RESULT", 11, _result, "yellow"),
         Column("lat", "LAT(ms)", 9, _latency, "cyan"),
         field("retr", "RETR", 4, name="retransmits"),
+        Column("query", "QUERY", 24, _query, "green"),
     ),
     switches={"COUNTS": Switch(maps=("counts",))},
     self_test=_connect_once,
