@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from dnslib.dns import AAAA, DNSError, DNSHeader, DNSQuestion
 from dnslib.label import DNSBuffer, DNSLabel
 
 from tcptrace.events import Event
-from tcptrace.probes.dns import SENT, TCP, Message
+from tcptrace.probes.dns import MALFORMED, SENT, TCP, TIMEOUT, Message, Query, row
 
 MOST_RECORDS = 512  # 4,096 bytes hold no more than 300
 MOST_STEPS = 4096  # labels and pointers in the names of one message
@@ -334,3 +334,81 @@ class Names:
                 if answer.ts_ns <= event.ts_ns <= answer.until_ns:
                     return answer.name, event.ts_ns - answer.ts_ns
         return None
+
+
+class _Question(NamedTuple):
+    message: Message
+    packet: Packet
+    retry: bool
+
+
+class Exchanges:
+    """Pairs questions with their answers, by socket, id, name and type."""
+
+    MOST = 16_384
+
+    def __init__(self, timeout_ns: int) -> None:
+        """Give up a question after `timeout_ns`."""
+        self._timeout_ns = timeout_ns
+        self._streams = Streams()
+        self._waiting: dict[object, _Question] = {}
+        """In the order in which they were asked."""
+        self._truncated: LRUCache[object, int] = LRUCache(1024)
+
+    def rows(self, events: Iterable[Event]) -> Iterator[Query]:
+        """Yield a row for each exchange that `events` complete."""
+        for event in events:
+            if isinstance(event, Message):
+                for data, length in self._streams.messages(event):
+                    yield from self._pair(event, read_packet(data, length))
+
+    def timed_out(self, now_ns: int) -> Iterator[Query]:
+        """Yield a row for each question that has had no answer for too long."""
+        while self._waiting:
+            key, question = next(iter(self._waiting.items()))
+            due_ns = question.message.ts_ns + self._timeout_ns
+            if due_ns > now_ns and len(self._waiting) <= self.MOST:
+                return
+            del self._waiting[key]
+            packet = question.packet
+            yield row(
+                question.message,
+                ts_ns=min(due_ns, now_ns),
+                query=packet.query,
+                qtype=packet.qtype,
+                rcode=TIMEOUT,
+                retry=question.retry or None,
+            )
+
+    def _pair(self, message: Message, packet: Packet) -> Iterator[Query]:
+        name = packet.query.lower() if packet.query is not None else None
+        key = (message.socket, message.lport, packet.id, name, packet.qtype)
+        sent = message.flags & SENT
+        if packet.query is None or (sent and packet.is_malformed):
+            yield self._row(message, packet, None)
+        elif sent and not packet.is_response:
+            again = (message.pid, name, packet.qtype)
+            asked_ns = self._truncated.get(again, 0) + self._timeout_ns
+            retry = bool(message.flags & TCP) and message.ts_ns < asked_ns
+            self._waiting.setdefault(key, _Question(message, packet, retry))
+        elif packet.is_response and not sent:
+            question = self._waiting.pop(key, None)
+            asker = question.message if question else message
+            if packet.is_truncated:
+                self._truncated[asker.pid, name, packet.qtype] = message.ts_ns
+            yield self._row(message, packet, question)
+
+    def _row(self, message: Message, packet: Packet, question: _Question | None) -> Query:
+        """Return what became of a question, which may not have been seen."""
+        asker = question.message if question else message
+        return row(
+            asker,
+            ts_ns=message.ts_ns,
+            query=packet.query,
+            qtype=packet.qtype,
+            rcode=MALFORMED if packet.is_malformed else packet.rcode,
+            truncated=packet.is_truncated or None,
+            retry=(question and question.retry) or None,
+            latency_ms=(message.ts_ns - asker.ts_ns) / 1e6 if question else None,
+            answers=packet.answers or None,
+        )

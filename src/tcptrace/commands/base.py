@@ -96,6 +96,11 @@ class TraceCommand(click.Command):
 
 
 def _filter_option(one: Filter, probe: Probe) -> TraceOption:
+    default = probe.defaults.get(one.name)
+    help_ = one.help.format(ports=probe.ports)
+    if default:
+        help_ += f" Default: {default}."
+
     def parse(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None or value == ():
             return None
@@ -109,8 +114,9 @@ def _filter_option(one: Filter, probe: Probe) -> TraceOption:
         metavar=one.metavar,
         multiple=one.multiple,
         callback=parse,
-        help=one.help.format(ports=probe.ports),
+        help=help_,
         section=FILTER,
+        default=[default] if default and one.multiple else default,
     )
 
 

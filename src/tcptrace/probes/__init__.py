@@ -57,6 +57,8 @@ class Probe:
     """What ``--columns`` can add."""
     switches: Mapping[str, Switch] = dataclasses.field(default_factory=dict)
     """By define; a define that needs nothing more is not here."""
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What filters are where nothing is said, by name, as the user would write it."""
     types: tuple[str, ...] = ()
     """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
     self_test: Callable[[], None] | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tcptrace.columns import COMMON
+from tcptrace.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field
 from tcptrace.events import U32, U64, Clock, Event, Tail
 from tcptrace.kernel.hooks import Hook
 from tcptrace.probes import ALL_FILTERS, Probe, Variant
@@ -43,16 +43,78 @@ class Message(Event):
     """At most 4,096 bytes."""
 
 
-def _joined(values: list[str] | None) -> str | None:
-    return ",".join(values) if values else None
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class Query:
+    """A question and what became of it: one row of `tcptrace dns`."""
+
+    type: ClassVar[str] = "dns"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    ts_ns: int
+    """CLOCK_MONOTONIC, nanoseconds: when the answer came, or was given up."""
+    pid: int | None
+    tid: int | None
+    uid: int | None
+    comm: str | None
+    family: int
+    laddr: str | None
+    lport: int | None
+    raddr: str | None
+    rport: int | None
+    netns: int | None
+    mntns: int | None
+    cgroup_id: int | None
+    server: str | None
+    protocol: str
+    """udp or tcp."""
+    query: str | None = None
+    """The name asked for; None, with its type, where it could not be read."""
+    qtype: str | None = None
+    rcode: str
+    """A response code's name, or `TIMEOUT` or `MALFORMED`."""
+    truncated: bool | None = None
+    """The answer is cut off, to be asked for again over TCP."""
+    retry: bool | None = None
+    """Asked over TCP after a truncated answer."""
+    latency_ms: float | None = None
+    """From the question to its answer; None where the question was not seen."""
+    answers: tuple[str, ...] | None = None
+
+
+TIMEOUT, MALFORMED = "timeout", "malformed"
+
+
+def row(message: Message, **values: Any) -> Query:
+    """Return the row of the process that sent or received `message`."""
+    return Query(
+        **{name: getattr(message, name) for name in _OF_MESSAGE},
+        server=message.raddr,
+        protocol="tcp" if message.flags & TCP else "udp",
+        **values,
+    )
+
+
+_OF_MESSAGE = (
+    *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
+    *("netns", "mntns", "cgroup_id"),
+)
 
 
 def _answers(event: Any, _clock: Clock) -> str | None:
-    return _joined(event.answers)
+    return ",".join(event.answers) if event.answers else None
 
 
 def _latency(event: Any, _clock: Clock) -> str | None:
     return None if event.latency_ms is None else f"{event.latency_ms:.3f}"
+
+
+def _rcode(event: Any, _clock: Clock) -> str:
+    """Return the response code, and what is to be known of the way that it came."""
+    if event.truncated:
+        return f"{event.rcode}/truncated"
+    if event.protocol == "tcp":
+        return f"{event.rcode}/tcp-retry" if event.retry else f"{event.rcode}/tcp"
+    return str(event.rcode)
 
 
 def _ask_once() -> None:
@@ -85,8 +147,20 @@ DNS = Probe(
     records=(Message,),
     variants=(Variant("tracepoint", _syscalls(CALLS_TO_SEND)),),
     filters=ALL_FILTERS,
-    columns=(),
-    more_columns=COMMON,
+    columns=(
+        TIME_S,
+        PID,
+        COMM,
+        IP,
+        dataclasses.replace(RADDR, key="server", heading="SERVER"),
+        field("type", "TYPE", 5, "magenta", name="qtype"),
+        field("query", "QUERY", 32, "green"),
+        Column("rcode", "RCODE", 8, _rcode, "yellow"),
+        Column("lat", "LAT(ms)", 8, _latency, "cyan"),
+        Column("answers", "ANSWERS", 16, _answers),
+    ),
+    more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol")),
+    defaults={"port": "53"},
     self_test=_ask_once,
 )
 

@@ -1,0 +1,103 @@
+"""``tcptrace dns``."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import click
+
+from tcptrace.commands.base import command, option, parse_seconds
+from tcptrace.events import Event
+from tcptrace.probes.dns import DNS, Query
+
+Batches = Iterator[Iterator[Event]]
+Wanted = Callable[[Query], bool]
+
+
+def _types(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> frozenset[str]:
+    return frozenset(name.strip().upper() for value in values for name in value.split(","))
+
+
+def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> Wanted:
+    """Return what tells whether a row is to be shown."""
+    patterns = [glob.lower().rstrip(".") for glob in globs]
+
+    def wanted(row: Query) -> bool:
+        if failed and row.rcode == "NOERROR":
+            return False
+        if types and row.qtype not in types:
+            return False
+        name = (row.query or "").lower()
+        return not patterns or any(fnmatch.fnmatchcase(name, one) for one in patterns)
+
+    return wanted
+
+
+@command(DNS)
+@option(
+    "--name",
+    metavar="GLOB",
+    multiple=True,
+    help="Names like this: '*.example.org'; repeatable.",
+)
+@option(
+    "--type",
+    "types",
+    metavar="TYPES",
+    multiple=True,
+    callback=_types,
+    help="Record types that were asked for: A,AAAA.",
+)
+@option(
+    "--failed",
+    is_flag=True,
+    help="What failed: NXDOMAIN, SERVFAIL and the like, no answer in time, malformed messages.",
+)
+@option(
+    "--timeout",
+    metavar="TIME",
+    default="5s",
+    callback=parse_seconds,
+    help="Show a question as timeout when no answer came in this time. Default: 5s.",
+)
+def dns(
+    _events: Iterator[Event],
+    batches: Batches,
+    *,
+    name: tuple[str, ...],
+    types: frozenset[str],
+    failed: bool,
+    timeout: float,
+) -> Iterable[Query]:
+    """Trace DNS questions and answers of this host's processes.
+
+    A row is shown when the answer has been received, or when it did not come in time. RCODE ends in
+    /truncated when the server says that the answer was cut off, in /tcp when it came over TCP, and
+    in /tcp-retry when that was because of a truncated one.
+
+    \b
+    Examples:
+      tcptrace dns                         all
+      tcptrace dns --failed                what failed or was not answered
+      tcptrace dns --name '*.example.org'  about these names
+      tcptrace dns --type AAAA -p 181      one process, IPv6 addresses
+      tcptrace dns -P 53,5353 --json       multicast DNS as well, for a program
+    """  # noqa: D301 - click's own mark for lines that stay as they are
+    return filter(_filter(name, types, failed=failed), _rows(batches, timeout))
+
+
+def _rows(batches: Batches, timeout_s: float) -> Iterator[Query]:
+    from tcptrace.names import Exchanges  # noqa: PLC0415 - dnslib is slow to import
+
+    exchanges = Exchanges(int(timeout_s * 1e9))
+    while True:
+        now_ns = time.monotonic_ns()  # what happened before is in the batch, or was before
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield from exchanges.rows(batch)
+        yield from exchanges.timed_out(now_ns)
