@@ -11,7 +11,7 @@ from tcptrace.errors import TcptraceError
 from tcptrace.kernel.syscalls import libc
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
-KIND_STRUCT, KIND_FUNC = 4, 12
+KIND_STRUCT, KIND_ENUM, KIND_FUNC = 4, 6, 12
 
 RingBufferSample = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _Printf = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
@@ -63,8 +63,11 @@ class Btf:
         """Tell whether the kernel has this struct."""
         return self.id_of(name, KIND_STRUCT) > 0
 
-    def c_structs(self, names: Iterable[str]) -> bytes:
-        """Return the C of these structs and of all that they embed; unknown ones are left out."""
+    def c_types(self, names: Iterable[str]) -> bytes:
+        """Return the C of these structs and enums, and of all that they embed.
+
+        Unknown ones are left out.
+        """
         parts: list[bytes] = []
         line = ctypes.create_string_buffer(1 << 16)
 
@@ -77,7 +80,7 @@ class Btf:
         callback = _Printf(collect)  # alive as long as libbpf may call it
         dump = libbpf().btf_dump__new(self._btf, callback, None, None)
         for name in names:
-            type_id = self.id_of(name, KIND_STRUCT)
+            type_id = self.id_of(name, KIND_STRUCT) or self.id_of(name, KIND_ENUM)
             if type_id:
                 libbpf().btf_dump__dump_type(dump, type_id)
         return b"".join(parts)

@@ -26,6 +26,12 @@ STRUCTS = (
     *("files_struct", "fdtable", "file", "inode"),
     *("trace_event_raw_sys_enter", "trace_event_raw_sys_exit"),
 )
+# What differs from kernel to kernel in the types that a probe names, by what it looks like in C.
+FEATURES = {
+    "ITER_UBUF": rb"\bITER_UBUF\b",  # enum iter_type, fcb14cb1bdac (6.0)
+    "ITER_IOV": rb"\b__iov;",  # struct iov_iter, de4f5fed3f23 (6.4); `iov` before
+    "ITER_TYPE": rb"\biter_type;",  # struct iov_iter, 8cd54c1c8480 (5.14); flags in `type` before
+}
 OPTIONAL_STRUCTS = ("mnt_namespace", "mptcp_sock")
 
 # Kernels from 6.19 have anonymous tagged members, which clang drops without the first flag, with
@@ -86,7 +92,7 @@ def _check_installed() -> None:
 
 
 def kernel_types(extra: Iterable[str] = ()) -> bytes:
-    """Return the running kernel's own C for the structs above and `extra`, by name.
+    """Return the running kernel's own C for the types above and `extra`, by name.
 
     Raises:
         TcptraceError: the kernel has no BTF, or libbpf is missing or too old.
@@ -94,11 +100,13 @@ def kernel_types(extra: Iterable[str] = ()) -> bytes:
     """
     btf = running_kernel()
     major, minor, patch = kernel_version()
+    types = btf.c_types((*STRUCTS, *extra))
     lines = [
         '#line 1 "kernel_types.h"',
+        *(f"#define HAVE_{name} 1" for name, sign in FEATURES.items() if re.search(sign, types)),
         *(f"#define HAVE_{name.upper()} 1" for name in OPTIONAL_STRUCTS if btf.has_struct(name)),
         f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}UL",
         "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))",
         f"#define LINUX_VERSION_CODE KERNEL_VERSION({major}, {minor}, {patch})",
     ]
-    return "\n".join(lines).encode() + b"\n" + _name_padding(btf.c_structs((*STRUCTS, *extra)))
+    return "\n".join(lines).encode() + b"\n" + _name_padding(types)

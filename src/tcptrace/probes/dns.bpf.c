@@ -2,15 +2,21 @@
 /*
  * DNS messages: what processes send to servers' ports and receive from them, over UDP and TCP.
  *
- * With every backend the hooks are the entries and exits of the system calls that send and receive,
- * in process context; the socket is found from the descriptor, the message in the caller's own
- * buffers, whose layout is ABI. So an answer is in the ring buffer before its receiver can connect
- * to what it names. Not seen: io_uring, and the system calls of 32-bit processes, which the kernel's
- * tracepoints leave out.
+ * All hooks are in process context, and the event names the process that sends or receives:
+ *   fentry, kprobe: udp_sendmsg, tcp_sendmsg and their likes, with the caller's buffers. A datagram
+ *                   is received where skb_consume_udp lets go of it: its own headers tell the ends,
+ *                   and it is read from the packet if that is in one piece, else from the buffers
+ *                   that the entry of udp_recvmsg has seen. TCP's bytes are in the buffers of
+ *                   tcp_recvmsg when the raw tracepoint tcp_rcv_space_adjust is passed; how far the
+ *                   socket's copied_seq has moved tells how many.
+ *   tracepoint:     entries and exits of the system calls, walking the process's descriptors; the
+ *                   message is in the caller's buffers, whose layout is ABI. Not seen: io_uring,
+ *                   and 32-bit processes, which the kernel's tracepoints leave out. All calls of
+ *                   read(2) and write(2) pay for it while the trace runs: some 0.4 and 0.2 us.
+ * So an answer is in the ring buffer before its receiver can connect to what it names.
  *
- * Only sockets of UDP, and of TCP connected to a server's port, get past the first look; it costs
- * a read(2) or write(2) of something else some 0.1 us. What a peer sends is never more than bytes
- * here: Python takes TCP's stream apart and reads the messages.
+ * Only sockets that may be a DNS client's get past the first look. What a peer sends is never more
+ * than bytes here: Python takes TCP's stream apart and reads the messages.
  *
  * With ANSWERS_ONLY the probe is a companion: only answers are reported, of all processes whatever
  * the filters, which are for the other probe.
@@ -68,7 +74,9 @@ struct dns_call {
 	u64 where;
 	u64 size;	/* bytes of DNS_BUFFER, number of DNS_SEGMENTS */
 	u64 name;
-	u64 form;
+	u32 form;
+	u32 copied_seq;	/* of TCP, when the call began */
+	u64 done;	/* how much of what was received has been reported */
 };
 BPF_TABLE("lru_hash", u32, struct dns_call, dns_calls, 16384);
 
@@ -114,27 +122,16 @@ static __always_inline u16 remote_port(struct sock *sk)
 	return bpf_ntohs(port);
 }
 
-/* The socket behind a descriptor, or NULL where it cannot be a DNS client's. A TCP socket without a
- * port may be about to connect by sending (MSG_FASTOPEN). */
-static __always_inline struct sock *dns_sock(s32 fd)
+/* Whether a socket can be a DNS client's. Without a port it is an unconnected one, or TCP that may
+ * be about to connect by sending (MSG_FASTOPEN). */
+static __always_inline bool may_ask(struct sock *sk)
 {
-	struct socket *sock = fd_socket(fd);
-	struct sock *sk = NULL;
-	u16 family = 0, protocol = 0, port;
+	u16 family = 0, port = remote_port(sk);
 
-	if (!sock)
-		return NULL;
-	read(sk, &sock->sk);
-	if (!sk)
-		return NULL;
-	read(family, &sk->__sk_common.skc_family);
-	if (family != AF_INET && family != AF_INET6)
-		return NULL;
-	port = remote_port(sk);
 	if (port && !is_server_port(port))
-		return NULL;
-	read(protocol, &sk->sk_protocol);
-	return protocol == IPPROTO_UDP || protocol == IPPROTO_TCP ? sk : NULL;
+		return false;
+	read(family, &sk->__sk_common.skc_family);
+	return family == AF_INET || family == AF_INET6;
 }
 
 static __always_inline bool is_dns_tcp(struct sock *sk)
@@ -165,24 +162,41 @@ static __always_inline void fill_server(struct event *event, struct dns_address 
 		unmap(event->laddr);
 }
 
-/* Begin an event; `name` is the user's address of the other end, or 0. */
-static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *sk, u64 name,
-				      u32 flags)
+static __always_inline void start_dns(struct dns_scratch *scratch, struct sock *sk, u32 flags)
 {
 	struct dns_event *event = &scratch->event;
-	struct dns_asked asked = {}, *found;
 
 	__builtin_memset(event, 0, sizeof(*event));
 	event->head.kind = KIND_DNS;
 	event->socket = (u64)sk;
 	event->flags = flags | (is_dns_tcp(sk) ? DNS_TCP : 0);
 	fill_sock(&event->head, sk);
+}
+
+/* Read what a caller's message is described by: with functions as hooks, the kernel's copy. */
+static __always_inline int read_caller(void *to, u32 size, u64 from)
+{
+#ifdef HOOK_TRACEPOINT
+	return bpf_probe_read_user(to, size, (void *)from);
+#else
+	return bpf_probe_read_kernel(to, size, (void *)from);
+#endif
+}
+
+/* Begin an event; `name` is the caller's address of the other end, or 0. */
+static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *sk, u64 name,
+				      u32 flags)
+{
+	struct dns_event *event = &scratch->event;
+	struct dns_asked asked = {}, *found;
+
+	start_dns(scratch, sk, flags);
 	if (name)
-		bpf_probe_read_user(&asked.server.family, 2, (void *)name);
+		read_caller(&asked.server.family, 2, name);
 	if (asked.server.family == AF_INET)
-		bpf_probe_read_user(&asked.server, 8, (void *)name);
+		read_caller(&asked.server, 8, name);
 	else if (asked.server.family == AF_INET6)
-		bpf_probe_read_user(&asked.server, sizeof(asked.server), (void *)name);
+		read_caller(&asked.server, sizeof(asked.server), name);
 	else
 		name = 0;
 	if (name && (!event->head.rport || flags & DNS_SENT)) {
@@ -221,7 +235,9 @@ static __always_inline u64 append(struct dns_scratch *scratch, u64 at, u64 base,
 	return at + size;
 }
 
-static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64 count, u64 length)
+/* Copy `length` bytes of the segments, from the `skip`th on. */
+static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64 count, u64 skip,
+				  u64 length)
 {
 	struct dns_segment segment;
 	u64 at = 0;
@@ -229,10 +245,14 @@ static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64
 	for (int i = 0; i < MOST_SEGMENTS; i++) {
 		if (i >= count || at >= length)
 			break;
-		if (bpf_probe_read_user(&segment, sizeof(segment),
-					(void *)segments + i * sizeof(segment)))
+		if (read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
 			break;
-		at = append(scratch, at, segment.base, segment.length, length - at);
+		if (skip >= segment.length) {
+			skip -= segment.length;
+			continue;
+		}
+		at = append(scratch, at, segment.base + skip, segment.length - skip, length - at);
+		skip = 0;
 	}
 	return at;
 }
@@ -265,6 +285,251 @@ static __always_inline void report_dns(struct dns_scratch *scratch, u64 size, u3
 	emit(scratch, sizeof(scratch->event) + size);
 }
 
+#define ANY_LENGTH 0x7fffffff
+
+#ifndef HOOK_TRACEPOINT
+/* include/linux/fs.h: flags of iov_iter.type where it has no iter_type */
+#define DNS_ITER_FLAGS 1
+
+#ifdef HAVE_ITER_IOV
+#define DNS_IOV __iov
+#else
+#define DNS_IOV iov
+#endif
+
+/* Take the caller's buffers from a message; false where they are not a process's memory. */
+static __always_inline bool take_buffers(struct dns_call *call, struct msghdr *message)
+{
+	struct iov_iter *iter = &message->msg_iter;
+	u32 kind;
+#ifdef HAVE_ITER_TYPE
+	u8 type = 0;
+
+	read(type, &iter->iter_type);
+	kind = type;
+#else
+	unsigned int type = 0;
+
+	read(type, &iter->type);
+	kind = type & ~DNS_ITER_FLAGS;
+#endif
+	if (kind == ITER_IOVEC) {
+		call->form = DNS_SEGMENTS;
+		read(call->where, &iter->DNS_IOV);
+		read(call->size, &iter->nr_segs);
+		return true;
+	}
+#ifdef HAVE_ITER_UBUF
+	if (kind == ITER_UBUF) {
+		u64 offset = 0;
+
+		call->form = DNS_BUFFER;
+		read(call->where, &iter->ubuf);
+		read(offset, &iter->iov_offset);
+		read(call->size, &iter->count);
+		call->where += offset;
+		return true;
+	}
+#endif
+	return false;
+}
+
+/* Copy `length` bytes of the caller's buffers, from the `skip`th on. */
+static __always_inline u64 copy_buffers(struct dns_scratch *scratch, struct dns_call *call,
+					u64 skip, u64 length)
+{
+	if (call->form == DNS_SEGMENTS)
+		return gather(scratch, call->where, call->size, skip, length);
+	if (skip >= call->size)
+		return 0;
+	return append(scratch, 0, call->where + skip, call->size - skip, length);
+}
+
+/* udp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len), and udpv6_sendmsg, which calls it
+ * for an IPv4-mapped address: that is one message, the outer one's; tcp_sendmsg. */
+static __always_inline int send_message(struct sock *sk, struct msghdr *message, u32 length)
+{
+	struct dns_call call = {};
+	struct dns_scratch *scratch;
+	u32 which = DNS_SENT;
+	u64 name = 0;
+
+	if (!may_ask(sk) || !take_buffers(&call, message))
+		return 0;
+	read(name, &message->msg_name);
+	scratch = dns_scratches.lookup(&which);
+	if (scratch && begin_dns(scratch, sk, name, DNS_SENT))
+		report_dns(scratch, copy_buffers(scratch, &call, 0, length), length);
+	return 0;
+}
+
+static __always_inline bool is_family(struct sock *sk, u16 wanted)
+{
+	u16 family = 0;
+
+	read(family, &sk->__sk_common.skc_family);
+	return family == wanted;
+}
+
+int enter_dns_udp_sendmsg(hook_ctx *ctx)
+{
+	struct sock *sk = ARG1(ctx);
+
+	return is_family(sk, AF_INET) ? send_message(sk, ARG2(ctx), (u64)ARG3(ctx)) : 0;
+}
+
+int enter_dns_udpv6_sendmsg(hook_ctx *ctx)
+{
+	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
+}
+
+int enter_dns_tcp_sendmsg(hook_ctx *ctx)
+{
+	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
+}
+
+/* udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...), udpv6_recvmsg, tcp_recvmsg */
+static __always_inline int begin_receive(struct sock *sk, struct msghdr *message)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_call call = { .sk = sk };
+
+	if (!may_ask(sk) || !take_buffers(&call, message))
+		return 0;
+	read(call.copied_seq, &((struct tcp_sock *)sk)->copied_seq);
+	dns_calls.update(&tid, &call);
+	return 0;
+}
+
+int enter_dns_udp_recvmsg(hook_ctx *ctx)
+{
+	return begin_receive(ARG1(ctx), ARG2(ctx));
+}
+
+int enter_dns_udpv6_recvmsg(hook_ctx *ctx)
+{
+	return begin_receive(ARG1(ctx), ARG2(ctx));
+}
+
+int enter_dns_tcp_recvmsg(hook_ctx *ctx)
+{
+	return begin_receive(ARG1(ctx), ARG2(ctx));
+}
+
+/* Fill both ends from a datagram's own headers. */
+static __always_inline void fill_ends(struct event *event, struct sk_buff *skb)
+{
+	unsigned char *head = NULL;
+	u16 network = 0, transport = 0;
+	__be16 ports[2] = {};
+	u8 version = 0;
+
+	read(head, &skb->head);
+	read(network, &skb->network_header);
+	read(transport, &skb->transport_header);
+	read(ports, head + transport);
+	event->rport = bpf_ntohs(ports[0]);
+	event->lport = bpf_ntohs(ports[1]);
+	read(version, head + network);
+	__builtin_memset(event->laddr, 0, sizeof(event->laddr));
+	__builtin_memset(event->raddr, 0, sizeof(event->raddr));
+	if (version >> 4 == 4) {
+		event->family = 4;
+		bpf_probe_read_kernel(event->raddr, 4, head + network + 12);
+		bpf_probe_read_kernel(event->laddr, 4, head + network + 16);
+	} else {
+		event->family = 6;
+		read(event->raddr, head + network + 8);
+		read(event->laddr, head + network + 24);
+	}
+}
+
+static __always_inline u64 copy_datagram(struct dns_scratch *scratch, struct sk_buff *skb,
+					 u64 length)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_call *call;
+	void *data = NULL;
+	u32 elsewhere = 0;
+
+	read(elsewhere, &skb->data_len);
+	if (elsewhere) {
+		call = dns_calls.lookup(&tid);
+		return call && call->sk == (struct sock *)scratch->event.socket ?
+			       copy_buffers(scratch, call, 0, length) :
+			       0;
+	}
+	read(data, &skb->data);
+	if (length > CAPTURED)
+		length = CAPTURED;
+	asm volatile("" : "+r"(length));
+	length &= 2 * CAPTURED - 1;
+	return length && !bpf_probe_read_kernel(scratch->payload, length, data) ? length : 0;
+}
+
+/* skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len); len < 0 for MSG_PEEK. */
+int enter_dns_skb_consume_udp(hook_ctx *ctx)
+{
+	struct sock *sk = ARG1(ctx);
+	struct sk_buff *skb = ARG2(ctx);
+	struct dns_scratch *scratch;
+	u32 which = 0, length = 0;
+
+	if ((int)(u64)ARG3(ctx) <= 0 || !may_ask(sk))
+		return 0;
+	scratch = dns_scratches.lookup(&which);
+	if (!scratch)
+		return 0;
+	start_dns(scratch, sk, 0);
+	fill_ends(&scratch->event.head, skb);
+	read(length, &skb->len);
+	if (keep_dns(&scratch->event.head))
+		report_dns(scratch, copy_datagram(scratch, skb, length), length);
+	return 0;
+}
+
+/* tcp_rcv_space_adjust(struct sock *sk): a piece has been copied to the caller, and taken away
+ * unless it was MSG_PEEK. */
+int on_dns_copied(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	u32 tid = bpf_get_current_pid_tgid(), which = 0, copied_seq = 0;
+	struct dns_call *call = dns_calls.lookup(&tid);
+	struct dns_scratch *scratch;
+	u64 from, length;
+
+	if (!call || call->sk != sk)
+		return 0;
+	read(copied_seq, &((struct tcp_sock *)sk)->copied_seq);
+	from = call->done;
+	length = (u32)(copied_seq - call->copied_seq) - from;
+	if (!length || length > ANY_LENGTH)
+		return 0;
+	call->done = from + length;
+	scratch = dns_scratches.lookup(&which);
+	if (scratch && begin_dns(scratch, sk, 0, 0))
+		report_dns(scratch, copy_buffers(scratch, call, from, length), length);
+	return 0;
+}
+#endif
+
+#ifdef HOOK_TRACEPOINT
+/* The socket behind a descriptor, or NULL where it cannot be a DNS client's. */
+static __always_inline struct sock *dns_sock(s32 fd)
+{
+	struct socket *sock = fd_socket(fd);
+	struct sock *sk = NULL;
+	u16 protocol = 0;
+
+	if (!sock)
+		return NULL;
+	read(sk, &sock->sk);
+	if (!sk || !may_ask(sk))
+		return NULL;
+	read(protocol, &sk->sk_protocol);
+	return protocol == IPPROTO_UDP || protocol == IPPROTO_TCP ? sk : NULL;
+}
+
 /* A message of `length` bytes in one buffer of `size`. */
 static __always_inline void report_buffer(struct sock *sk, u64 base, u64 size, u64 name, u32 length,
 					  u32 flags)
@@ -276,8 +541,6 @@ static __always_inline void report_buffer(struct sock *sk, u64 base, u64 size, u
 		report_dns(scratch, append(scratch, 0, base, size, length), length);
 }
 
-#define ANY_LENGTH 0x7fffffff
-
 /* A message of `length` bytes in segments; the length of one that is sent is theirs. */
 static __always_inline void report_segments(struct sock *sk, u64 segments, u64 count, u64 name,
 					    u32 length, u32 flags)
@@ -288,7 +551,7 @@ static __always_inline void report_segments(struct sock *sk, u64 segments, u64 c
 
 	if (!scratch || !begin_dns(scratch, sk, name, flags))
 		return;
-	size = gather(scratch, segments, count, length);
+	size = gather(scratch, segments, count, 0, length);
 	report_dns(scratch, size, length == ANY_LENGTH ? size : length);
 }
 
@@ -296,7 +559,7 @@ static __always_inline void report_message(struct sock *sk, u64 where, u32 lengt
 {
 	struct dns_msghdr header = {};
 
-	if (!bpf_probe_read_user(&header, sizeof(header), (void *)where))
+	if (!read_caller(&header, sizeof(header), where))
 		report_segments(sk, header.segments, header.segment_count,
 				header.name_length ? header.name : 0, length, flags);
 }
@@ -308,8 +571,7 @@ static __always_inline void report_messages(struct sock *sk, u64 where, u64 numb
 	for (int i = 0; i < MOST_MESSAGES; i++) {
 		if (i >= number)
 			return;
-		if (bpf_probe_read_user(&message, sizeof(message),
-					(void *)where + i * sizeof(message)))
+		if (read_caller(&message, sizeof(message), where + i * sizeof(message)))
 			return;
 		report_segments(sk, message.header.segments, message.header.segment_count,
 				message.header.name_length ? message.header.name : 0,
@@ -467,3 +729,4 @@ int exit_dns_recvmmsg(struct trace_event_raw_sys_exit *ctx)
 		report_messages(call.sk, call.where, ret, 0);
 	return 0;
 }
+#endif

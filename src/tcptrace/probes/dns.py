@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tcptrace.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field
 from tcptrace.events import U32, U64, Clock, Event, Tail
@@ -13,6 +13,7 @@ from tcptrace.kernel.hooks import Hook
 from tcptrace.probes import ALL_FILTERS, Probe, Variant
 
 SENT, TCP = 1, 2
+FUNCTION_HOOKS: tuple[Literal["fentry", "kprobe"], ...] = ("fentry", "kprobe")
 CALLS_TO_RECEIVE = {
     "read": "receive",
     "readv": "receive",
@@ -84,20 +85,22 @@ class Query:
 TIMEOUT, MALFORMED = "timeout", "malformed"
 
 
-def row(message: Message, **values: Any) -> Query:
-    """Return the row of the process that sent or received `message`."""
+def row(asker: Message, message: Message, **values: Any) -> Query:
+    """Return the row of the process that sent or received `asker`, with the ends of `message`.
+
+    A socket that has not yet sent has no port: the answer has it.
+    """
     return Query(
-        **{name: getattr(message, name) for name in _OF_MESSAGE},
+        **{name: getattr(asker, name) for name in _OF_TASK},
+        **{name: getattr(message, name) for name in _OF_ENDS},
         server=message.raddr,
         protocol="tcp" if message.flags & TCP else "udp",
         **values,
     )
 
 
-_OF_MESSAGE = (
-    *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
-    *("netns", "mntns", "cgroup_id"),
-)
+_OF_TASK = ("pid", "tid", "uid", "comm", "netns", "mntns", "cgroup_id")
+_OF_ENDS = ("family", "laddr", "lport", "raddr", "rport")
 
 
 def _answers(event: Any, _clock: Clock) -> str | None:
@@ -141,11 +144,26 @@ def _syscalls(calls_to_send: tuple[str, ...]) -> tuple[Hook, ...]:
     )
 
 
+_CALLED = (
+    *("udp_sendmsg", "udpv6_sendmsg", "tcp_sendmsg"),
+    *("udp_recvmsg", "udpv6_recvmsg", "tcp_recvmsg", "skb_consume_udp"),
+)
+_FUNCTIONS = tuple(
+    Variant(
+        how,
+        (
+            *(Hook(how, name, f"enter_dns_{name}", optional="v6" in name) for name in _CALLED),
+            Hook("raw_tracepoint", "tcp_rcv_space_adjust", "on_dns_copied"),
+        ),
+    )
+    for how in FUNCTION_HOOKS
+)
+
 DNS = Probe(
     name="dns",
     source=Path(__file__).with_name("dns.bpf.c"),
     records=(Message,),
-    variants=(Variant("tracepoint", _syscalls(CALLS_TO_SEND)),),
+    variants=(*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND))),
     filters=ALL_FILTERS,
     columns=(
         TIME_S,
@@ -161,13 +179,16 @@ DNS = Probe(
     ),
     more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol")),
     defaults={"port": "53"},
+    ports="Servers' ports",
+    types=("sk_buff", "msghdr", "iovec", "iter_type"),
     self_test=_ask_once,
 )
 
 ANSWERS = dataclasses.replace(
     DNS,
     variants=tuple(
-        Variant(one, _syscalls(CALLS_TO_SEND_TO), ("ANSWERS_ONLY",)) for one in ("tracepoint",)
+        dataclasses.replace(one, defines=("ANSWERS_ONLY",))
+        for one in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND_TO)))
     ),
     self_test=None,
 )
