@@ -8,20 +8,22 @@ set -eu
 packages() {
     case $1-$2 in
     apt-get-run) echo python3-bpfcc python3-venv ;;
-    apt-get-test) echo bpfcc-tools bpftool busybox-static file iproute2 kmod qemu-system-x86 ;;
+    apt-get-test)
+        echo bpfcc-tools bpftool busybox-static dnsmasq-base file iproute2 kmod musl-tools qemu-system-x86
+        ;;
     dnf-run) echo python3-bcc ;;
-    dnf-test) echo bpftool busybox file iproute iproute-tc kmod qemu-system-x86-core ;;
+    dnf-test) echo bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc qemu-system-x86-core ;;
     pacman-run) echo python-bcc ;;
-    pacman-test) echo bpf busybox file iproute2 kmod qemu-system-x86 ;;
+    pacman-test) echo bpf busybox dnsmasq file iproute2 kmod musl qemu-system-x86 ;;
     zypper-run) echo python3-bcc ;;
-    zypper-test) echo bpftool busybox-static file iproute2 kmod qemu-x86 ;;
+    zypper-test) echo bpftool busybox-static dnsmasq file iproute2 kmod musl-devel qemu-x86 ;;
     apk-run) echo py3-bcc ;;
-    apk-test) echo bpftool busybox-static file iproute2 kmod qemu-system-x86_64 ;;
+    apk-test) echo bpftool busybox-static dnsmasq file gcc iproute2 kmod musl-dev qemu-system-x86_64 ;;
     esac
 }
 
 # Commands of the `test` packages: one that is missing is why they are installed.
-TEST_COMMANDS="bpftool busybox file ip modprobe qemu-system-x86_64"
+TEST_COMMANDS="bpftool busybox dnsmasq file ip modprobe musl-gcc qemu-system-x86_64"
 
 usage() {
     cat <<'END'

@@ -373,6 +373,7 @@ class Exchanges:
             packet = question.packet
             yield row(
                 question.message,
+                question.message,
                 ts_ns=min(due_ns, now_ns),
                 query=packet.query,
                 qtype=packet.qtype,
@@ -382,14 +383,15 @@ class Exchanges:
 
     def _pair(self, message: Message, packet: Packet) -> Iterator[Query]:
         name = packet.query.lower() if packet.query is not None else None
-        key = (message.socket, message.lport, packet.id, name, packet.qtype)
+        key = (message.socket, packet.id, name, packet.qtype)
         sent = message.flags & SENT
         if packet.query is None or (sent and packet.is_malformed):
             yield self._row(message, packet, None)
         elif sent and not packet.is_response:
             again = (message.pid, name, packet.qtype)
-            asked_ns = self._truncated.get(again, 0) + self._timeout_ns
-            retry = bool(message.flags & TCP) and message.ts_ns < asked_ns
+            truncated_ns = self._truncated.get(again, -self._timeout_ns)
+            is_late = message.ts_ns - truncated_ns >= self._timeout_ns
+            retry = bool(message.flags & TCP) and not is_late
             self._waiting.setdefault(key, _Question(message, packet, retry))
         elif packet.is_response and not sent:
             question = self._waiting.pop(key, None)
@@ -403,6 +405,7 @@ class Exchanges:
         asker = question.message if question else message
         return row(
             asker,
+            message,
             ts_ns=message.ts_ns,
             query=packet.query,
             qtype=packet.qtype,

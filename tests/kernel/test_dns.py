@@ -1,0 +1,368 @@
+"""`tcptrace dns` and `tcptrace connect -d` with real DNS servers and clients."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel import resolvers
+from tests.kernel.harness import (
+    Ended,
+    Event,
+    Tracer,
+    Worker,
+    limit,
+    run_in_fork,
+    take_port,
+)
+from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
+from tests.kernel.traffic import namespace_id, task_fields
+
+from tcptrace.probes import Backend
+
+CLIENTS: dict[str, Ask] = {
+    name.removeprefix("ask_"): getattr(resolvers, name)
+    for name in (
+        *("ask_recv", "ask_recvfrom", "ask_recv_unconnected", "ask_recvmsg", "ask_recvmmsg"),
+        *("ask_read", "ask_readv", "ask_peek", "ask_ipv6_server", "ask_ipv4_mapped"),
+        *("ask_dnslib", "ask_dnslib_tcp", "ask_tcp_in_pieces", "ask_glibc", "ask_glibc_ipv6"),
+    )
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers() -> Iterator[None]:
+    """The DNS servers that all tests of this module ask."""
+    with resolvers.dnsmasq(), resolvers.silent():
+        yield
+
+
+@pytest.fixture(scope="module")
+def musl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A client that stands on musl."""
+    return resolvers.build_musl_client(tmp_path_factory.mktemp("musl"))
+
+
+def ended_well(tracer: Tracer) -> Ended:
+    """Stop a tracer that has lost nothing."""
+    ended = tracer.stop()
+    assert (0, 0) == (ended.status, ended.summary[1])
+    return ended
+
+
+@pytest.fixture(scope="module")
+def named(backend: Backend) -> Iterator[Tracer]:
+    """A tracer of attempts to connect, with names."""
+    with Tracer("--json", "-d", "--backend", backend, command="connect") as tracer:
+        yield tracer
+        ended_well(tracer)
+
+
+@pytest.fixture(scope="module")
+def exchanges(backend: Backend) -> Iterator[Tracer]:
+    """A tracer of DNS."""
+    options = ("--json", "--timeout", "1s", "--backend", backend)
+    with Tracer(*options, command="dns") as tracer:
+        yield tracer
+        ended_well(tracer)
+
+
+def attempt(address: str, port: int) -> None:
+    """Try to connect where nobody listens."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as client, pytest.raises(ConnectionRefusedError):
+        client.connect((address, port))
+
+
+def ask_then_connect(ask: Ask, name: str, address: str = WEB) -> tuple[int, int]:
+    """Resolve and connect in a process of its own; return its process id and the port."""
+    port = take_port()
+
+    def work() -> None:
+        ask(name)
+        attempt(address, port)
+
+    worker = Worker(work)
+    worker.run()
+    return worker.pid, port
+
+
+def query_of(tracer: Tracer, port: int) -> str | None:
+    """Return the name that the attempt to connect to a port of ours was shown with."""
+    event = tracer.wait_for(rport=port, netns=namespace_id("net"))[0]
+    assert ("query" in event) == ("query_age_ms" in event)
+    assert event.get("query_age_ms", 0) >= 0
+    query: str | None = event.get("query")
+    return query
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_attempt_has_the_name_that_was_asked_for(named: Tracer, client: str) -> None:
+    """However a process asks, its attempt to connect has the name."""
+    name = f"{client.replace('_', '-')}.web.test"
+    _, port = ask_then_connect(CLIENTS[client], name)
+    assert name == query_of(named, port)
+
+
+def test_musl_client_is_named(named: Tracer, musl: Path) -> None:
+    """A program that stands on musl is named."""
+    port = take_port()
+
+    def work() -> None:
+        resolvers.use_resolver(V4)
+        subprocess.run([musl, "both.test", str(port)], check=True)
+
+    Worker(work).run()
+    assert "both.test" == query_of(named, port)
+
+
+def test_ipv6_address_is_named(named: Tracer) -> None:
+    """An AAAA answer names an attempt over IPv6."""
+
+    def ask(name: str) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.sendto(resolvers.question(name, "AAAA"), (V4, PORT))
+            one.recvfrom(512)
+
+    _, port = ask_then_connect(ask, "a.web6.test", WEB6)
+    assert "a.web6.test" == query_of(named, port)
+
+
+def test_aliases_lead_to_the_name_asked_for(named: Tracer) -> None:
+    """A chain of CNAMEs ends at the name that the process knows."""
+    _, port = ask_then_connect(resolvers.ask_recv, "first.test", "127.0.0.81")
+    assert "first.test" == query_of(named, port)
+
+
+@pytest.mark.parametrize("ask", [resolvers.ask_edns, resolvers.ask_glibc], ids=["edns", "tcp"])
+def test_large_answers_are_read_whole(named: Tracer, ask: Ask) -> None:
+    """The last of 200 addresses is named, over UDP with EDNS or over TCP."""
+    for last in (1, MANY):
+        _, port = ask_then_connect(ask, "many.test", f"127.1.0.{last}")
+        assert "many.test" == query_of(named, port)
+
+
+def test_name_of_another_process_is_the_second_choice(named: Tracer) -> None:
+    """The process's own answer counts more than a later one of somebody else's."""
+    port, other_port = take_port(), take_port()
+
+    def first() -> None:
+        resolvers.ask_recv("own.web.test")
+        Worker(lambda: resolvers.ask_recv("others.web.test")).run()
+        attempt(WEB, port)
+
+    Worker(first).run()
+    Worker(lambda: attempt(WEB, other_port)).run()
+    assert "own.web.test" == query_of(named, port)
+    assert "others.web.test" == query_of(named, other_port)
+
+
+def test_malformed_answers_are_ignored(named: Tracer) -> None:
+    """What cannot be read names nothing and ends nothing."""
+    answers = (
+        b"",
+        b"\x81\x80" + b"\xff" * 40,
+        resolvers.answer("x.test", "x.test A 127.0.9.9")[:-2],
+    )
+
+    def ask(_name: str) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(limit(5))
+            for _ in answers:
+                client.sendto(resolvers.question("x.test"), (FAKE, PORT))
+                client.recvfrom(512)
+
+    with resolvers.fake(*answers):
+        _, port = ask_then_connect(ask, "", "127.0.9.9")
+    assert query_of(named, port) is None
+
+
+def test_answers_of_others_pass_the_filters(backend: Backend) -> None:
+    """Filters are for attempts: an answer that a stub resolver received names them as well."""
+    port = take_port()
+    client = Worker(lambda: attempt("127.0.0.82", port))
+    options = ("--json", "-d", "-p", str(client.pid), "-P", str(port), "--backend", backend)
+    answer = resolvers.answer("stub.test", "stub.test A 127.0.0.82")
+    with resolvers.fake(answer), Tracer(*options, command="connect") as tracer:
+        Worker(lambda: ask_fake("stub.test")).run()
+        client.run()
+        assert "stub.test" == query_of(tracer, port)
+        assert 1 == ended_well(tracer).summary[0]
+
+
+def shows(tracer: Tracer, text: str) -> bool:
+    """Tell whether a tracer has written a text."""
+    return text in tracer.stdout
+
+
+def ask_fake(name: str) -> None:
+    """Ask the fake server."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(limit(5))
+        client.sendto(resolvers.question(name), (FAKE, PORT))
+        client.recvfrom(4096)
+
+
+def test_own_ttl_ends_an_answer(backend: Backend) -> None:
+    """With --dns-ttl an answer of TTL 0 is over at once; without, it is not."""
+    record = resolvers.answer("short.test", "short.test 0 A 127.0.0.83")
+    for options, expected in ((("-d",), "short.test"), (("-d", "--dns-ttl"), None)):
+        with (
+            resolvers.fake(record),
+            Tracer("--json", *options, "--backend", backend, command="connect") as tracer,
+        ):
+            _, port = ask_then_connect(ask_fake, "short.test", "127.0.0.83")
+            assert expected == query_of(tracer, port)
+
+
+def test_text_shows_query(backend: Backend) -> None:
+    """QUERY has the name, localhost, or says that there was no question."""
+    name_port, local_port, none_port = take_port(), take_port(), take_port()
+    options = ("-d", "-P", f"{name_port},{local_port},{none_port}", "--backend", backend)
+
+    def work() -> None:
+        resolvers.ask_recv("t.web.test")
+        attempt(WEB, name_port)
+
+    worker = Worker(work)
+    with Tracer(*options, command="connect") as tracer:
+        worker.run()
+        attempt(V4, local_port)
+        attempt("127.9.9.9", none_port)
+        tracer.wait_until(lambda: tracer.stdout.count("\n") == 4, "four lines")
+        header, *lines = tracer.stdout.splitlines()
+    assert header.endswith("DPORT QUERY")
+    assert ["t.web.test", "localhost", "No DNS Query"] == [
+        line.split(maxsplit=6)[6] for line in lines
+    ]
+
+
+def test_names_and_counts_exclude_each_other() -> None:
+    """-d with -c is a usage error."""
+    ended = run_in_fork("connect", "-d", "-c")
+    assert 2 == ended.status
+    assert "exclude each other" in ended.stderr
+
+
+def ours(tracer: Tracer, name: str, count: int = 1) -> list[Event]:
+    """Return the rows about a name, when there are so many, in this network namespace."""
+    return tracer.wait_for(count, query=name, netns=namespace_id("net"))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_exchange_is_shown_once_and_whole(exchanges: Tracer, client: str) -> None:
+    """However a process asks, there is one row with every field right."""
+    name = f"{client.replace('_', '-')}-row.web.test"
+    kinds = ["A", "AAAA"] if "glibc" in client else ["A"]
+    server = resolvers.V6 if "ipv6" in client else V4
+
+    def work() -> Event:
+        CLIENTS[client](name)
+        return task_fields()
+
+    task = Worker(work).run()
+    events = ours(exchanges, name, len(kinds))
+    Worker(lambda: resolvers.ask_recv(f"end-of-{name}")).run()
+    ours(exchanges, f"end-of-{name}")
+    events = ours(exchanges, name, len(kinds))
+    assert sorted(kinds) == sorted(event["qtype"] for event in events)
+    for event in events:
+        wanted = {"server": server, "rport": PORT, "type": "dns"}
+        wanted |= {"pid": task["pid"], "comm": task["comm"], "uid": task["uid"]}
+        wanted["protocol"] = "tcp" if "tcp" in client else "udp"
+        wanted["family"] = 6 if ":" in server else 4
+        assert wanted == {key: event[key] for key in wanted}
+        assert 0 < event["latency_ms"] < limit(5000)
+    first = next(event for event in events if event["qtype"] == "A")
+    assert ("NOERROR", [WEB]) == (first["rcode"], first["answers"])
+
+
+def test_failures_are_shown(backend: Backend) -> None:
+    """--failed shows NXDOMAIN and a question without an answer, and nothing that succeeded."""
+    options = ("--json", "--failed", "--timeout", "0.3s", "--backend", backend)
+    with Tracer(*options, command="dns") as tracer:
+
+        def work() -> None:
+            resolvers.ask_recv("good.web.test")
+            resolvers.ask_recv("missing.test")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(resolvers.question("nobody.test"), (SILENT, PORT))
+
+        worker = Worker(work)
+        worker.run()
+        tracer.wait_for(2, pid=worker.pid)
+        rows = [(event["query"], event["rcode"]) for event in tracer.where(pid=worker.pid)]
+    assert [("missing.test", "NXDOMAIN"), ("nobody.test", "timeout")] == rows
+
+
+def test_truncation_and_retry_are_shown(exchanges: Tracer) -> None:
+    """An answer that is cut off is shown as such, and so is the retry over TCP."""
+    Worker(lambda: resolvers.ask_glibc("many.test")).run()
+    rows = [one for one in ours(exchanges, "many.test", 2) if one["qtype"] == "A"]
+    assert [("udp", True, None), ("tcp", None, True)] == [
+        (one["protocol"], one.get("truncated"), one.get("retry")) for one in rows[:2]
+    ]
+    assert MANY == len(rows[1]["answers"])
+
+
+def test_malformed_messages_are_shown(exchanges: Tracer) -> None:
+    """What cannot be read is shown as malformed, with the name where that can be."""
+    whole = resolvers.answer("broken.test", "broken.test A 127.0.9.9")
+    with resolvers.fake(b"\x81\x80junk", whole[:-3]):
+
+        def work() -> None:
+            ask_fake("broken.test")
+            ask_fake("broken.test")
+
+        worker = Worker(work)
+        worker.run()
+    rows = exchanges.wait_for(2, pid=worker.pid, rcode="malformed")
+    assert [None, "broken.test"] == [row.get("query") for row in rows]
+
+
+HOSTILE = {
+    "escape": (b"\x1b[31mred", r"\027[31mred"),
+    "newline": (b"two\nlines", r"two\010lines"),
+    "not UTF-8": (b"\xff\xfe", r"\255\254"),
+    "dot": (b"a.b", r"a\.b"),
+}
+
+
+@pytest.mark.parametrize("form", ["text", "json", "csv"])
+def test_hostile_names_are_escaped(backend: Backend, form: str) -> None:
+    """No byte of a name reaches the output raw."""
+    with Tracer("-o", form, "--timeout", "0.1s", "--backend", backend, command="dns") as tracer:
+
+        def work() -> None:
+            head = bytes.fromhex("123401000001000000000000")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                for label, _ in HOSTILE.values():
+                    data = head + bytes([len(label)]) + label + b"\x04test\0\0\x01\0\x01"
+                    client.sendto(data, (SILENT, PORT))
+
+        Worker(work).run()
+        for _, text in HOSTILE.values():
+            shown = text.replace("\\", "\\\\") if form == "json" else text
+            tracer.wait_until(functools.partial(shows, tracer, f"{shown}.test"), shown)
+        assert tracer.stdout.replace("\n", "").replace("\r", "").isprintable()
+
+
+def test_filters_by_name_and_type(backend: Backend) -> None:
+    """--name and --type drop what was not asked about."""
+    options = ("--json", "--name", "*.KEEP.web.test", "--type", "a,mx", "--backend", backend)
+    with Tracer(*options, command="dns") as tracer:
+
+        def work() -> None:
+            for name, kind in (("one.drop", "A"), ("two.keep", "AAAA"), ("three.keep", "A")):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                    client.sendto(resolvers.question(f"{name}.web.test", kind), (V4, PORT))
+                    client.recvfrom(512)
+
+        worker = Worker(work)
+        worker.run()
+        tracer.wait_for(pid=worker.pid, query="three.keep.web.test")
+        assert 1 == len(tracer.where(pid=worker.pid))
