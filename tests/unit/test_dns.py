@@ -7,15 +7,17 @@ import json
 import random
 import struct
 import time
+from importlib.resources import files
 from ipaddress import ip_address
 
 import pytest
 from dnslib import RR, DNSRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from tcptrace.commands.dns import _filter
-from tcptrace.events import Clock, Decoder
+from tcptrace.events import Clock, Decoder, to_json
 from tcptrace.names import Exchanges
 from tcptrace.probes.dns import DNS, SENT, TCP, Query
 from tcptrace.render import make_renderer
@@ -177,6 +179,25 @@ def shown(found: list[Query]) -> None:
         assert text.replace("\n", "").replace("\r", "").isprintable()
         if form == "json":
             assert len(found) == len([json.loads(line) for line in text.splitlines()])
+
+
+def test_rows_are_as_the_schema_says() -> None:
+    """JSON of any row is valid: answered, truncated, retried, timed out, malformed."""
+    schema = json.loads(files("tcptrace").joinpath("schema.json").read_text(encoding="utf-8"))
+    question, answer = pair("a.test", "a.test. IN A 192.0.2.1", tc=1)
+    exchanges = Exchanges(SECOND)
+    found = rows(
+        exchanges,
+        record(question, flags=SENT),
+        record(answer),
+        record(b"junk"),
+        record(framed(question), flags=SENT | TCP),
+    )
+    found += exchanges.timed_out(2 * SECOND)
+    assert ["NOERROR", "malformed", "timeout"] == [row.rcode for row in found]
+    for row in found:
+        event = json.loads(json.dumps(to_json(row, Clock(), "fentry")))  # type: ignore[arg-type]
+        Draft202012Validator(schema).validate(event)
 
 
 def mutated(choice: random.Random) -> bytes:

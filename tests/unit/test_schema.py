@@ -31,7 +31,9 @@ def probes() -> list[Probe]:
     return [one for module in modules for one in vars(module).values() if isinstance(one, Probe)]
 
 
-RECORDS = sorted({record for probe in probes() for record in probe.records}, key=lambda r: r.type)
+ALL_RECORDS = {record for probe in probes() for record in probe.records}
+# What has a tail of bytes is no row: a command makes rows of it.
+RECORDS = sorted((one for one in ALL_RECORDS if not Layout(one).has_tail), key=lambda r: r.type)
 
 
 def as_json(event: Event) -> dict[str, Any]:
