@@ -584,7 +584,7 @@ static __always_inline void report_messages(struct sock *sk, u64 where, u64 numb
 /* What is sent is there when the call begins. */
 
 /* sendto(fd, buffer, size, flags, name, name_length) */
-int enter_dns_sendto(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_sendto(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
@@ -594,7 +594,7 @@ int enter_dns_sendto(struct trace_event_raw_sys_enter *ctx)
 }
 
 /* sendmsg(fd, message, flags) */
-int enter_dns_sendmsg(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_sendmsg(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
@@ -604,7 +604,7 @@ int enter_dns_sendmsg(struct trace_event_raw_sys_enter *ctx)
 }
 
 /* sendmmsg(fd, messages, count, flags) */
-int enter_dns_sendmmsg(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_sendmmsg(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
@@ -615,7 +615,7 @@ int enter_dns_sendmmsg(struct trace_event_raw_sys_enter *ctx)
 
 #ifndef ANSWERS_ONLY
 /* write(fd, buffer, size) */
-int enter_dns_write(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_write(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
@@ -625,7 +625,7 @@ int enter_dns_write(struct trace_event_raw_sys_enter *ctx)
 }
 
 /* writev(fd, segments, count) */
-int enter_dns_writev(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_writev(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
@@ -636,7 +636,7 @@ int enter_dns_writev(struct trace_event_raw_sys_enter *ctx)
 #endif
 
 /* What is received is there when the call ends; its arguments are only here. */
-static __always_inline int enter_receive(struct trace_event_raw_sys_enter *ctx, u64 form, u64 name,
+static __always_inline int enter_receive(syscall_enter *ctx, u64 form, u64 name,
 					 u32 flags)
 {
 	u32 tid = bpf_get_current_pid_tgid();
@@ -654,31 +654,31 @@ static __always_inline int enter_receive(struct trace_event_raw_sys_enter *ctx, 
 }
 
 /* recvfrom(fd, buffer, size, flags, name, name_length) */
-int enter_dns_recvfrom(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_recvfrom(syscall_enter *ctx)
 {
 	return enter_receive(ctx, DNS_BUFFER, ctx->args[4], ctx->args[3]);
 }
 
 /* recvmsg(fd, message, flags) */
-int enter_dns_recvmsg(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_recvmsg(syscall_enter *ctx)
 {
 	return enter_receive(ctx, DNS_MESSAGE, 0, ctx->args[2]);
 }
 
 /* recvmmsg(fd, messages, count, flags, timeout) */
-int enter_dns_recvmmsg(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_recvmmsg(syscall_enter *ctx)
 {
 	return enter_receive(ctx, DNS_MESSAGES, 0, ctx->args[3]);
 }
 
 /* read(fd, buffer, size) */
-int enter_dns_read(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_read(syscall_enter *ctx)
 {
 	return enter_receive(ctx, DNS_BUFFER, 0, 0);
 }
 
 /* readv(fd, segments, count) */
-int enter_dns_readv(struct trace_event_raw_sys_enter *ctx)
+int enter_dns_readv(syscall_enter *ctx)
 {
 	return enter_receive(ctx, DNS_SEGMENTS, 0, 0);
 }
@@ -696,7 +696,7 @@ static __always_inline bool take_call(struct dns_call *call)
 }
 
 /* read and recvfrom, readv */
-int exit_dns_receive(struct trace_event_raw_sys_exit *ctx)
+int exit_dns_receive(syscall_exit *ctx)
 {
 	struct dns_call call;
 	long ret = ctx->ret;
@@ -710,7 +710,7 @@ int exit_dns_receive(struct trace_event_raw_sys_exit *ctx)
 	return 0;
 }
 
-int exit_dns_recvmsg(struct trace_event_raw_sys_exit *ctx)
+int exit_dns_recvmsg(syscall_exit *ctx)
 {
 	struct dns_call call;
 	long ret = ctx->ret;
@@ -720,7 +720,7 @@ int exit_dns_recvmsg(struct trace_event_raw_sys_exit *ctx)
 	return 0;
 }
 
-int exit_dns_recvmmsg(struct trace_event_raw_sys_exit *ctx)
+int exit_dns_recvmmsg(syscall_exit *ctx)
 {
 	struct dns_call call;
 	long ret = ctx->ret;
