@@ -30,6 +30,7 @@ import pytest
 
 import tcptrace.__main__
 from tcptrace.backends.bcc_child import obstacle_to
+from tcptrace.backends.find_bcc import import_bcc
 from tcptrace.kernel.syscalls import die_with_parent
 from tcptrace.probes import BACKENDS, Backend
 from tcptrace.probes.accept import ACCEPT
@@ -39,6 +40,9 @@ Event = dict[str, Any]
 TIME_SCALE = float(os.environ.get("TCPTRACE_TIME_SCALE", "1"))
 REQUIRED = set(filter(None, os.environ.get("TCPTRACE_REQUIRE", "").split(",")))
 TCPTRACE = (sys.executable, "-m", "tcptrace")
+FORK = bool(os.environ.get("TCPTRACE_TEST_FORK"))
+if FORK:
+    import_bcc()
 BANNER = "Tracing "
 SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
 POLL_S = 0.005
@@ -179,6 +183,67 @@ class Ended:
         ]
 
 
+class Forked:
+    """tcptrace as a fork of this process, which has all of it loaded, with bcc.
+
+    In a virtual machine, Python, click and LLVM take ten seconds to start.
+    """
+
+    def __init__(self, arguments: Sequence[str], stdout: int) -> None:
+        """Start it, writing to `stdout`."""
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_tcptrace(arguments, stdout, writing)
+        os.close(writing)
+        self.stderr = os.fdopen(reading, "rb", buffering=0)
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for its end; return its exit status."""
+        deadline = time.monotonic() + timeout_s
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                pytest.fail("tcptrace does not end")
+            time.sleep(POLL_S)
+        return self._status or 0
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _be_tcptrace(arguments: Sequence[str], stdout: int, stderr: int) -> NoReturn:
+    """Be the program: none of pytest's exit handlers may run here."""
+    status = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        os.closerange(3, 1024)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["tcptrace", *arguments]
+        sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115 - for good
+        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
+        status = tcptrace.__main__.run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
 class Tracer:
     """tcptrace as a process, with its probes attached."""
 
@@ -207,14 +272,18 @@ class Tracer:
 
         """
         write_end, self._stdout = stdout or os.pipe()[::-1]
-        self.process = subprocess.Popen(
-            [*prefix, *program, command, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-        )
+        self.process: Forked | subprocess.Popen[bytes]
+        if FORK and not (prefix or cwd or env) and program is TCPTRACE:
+            self.process = Forked([command, *arguments], write_end)
+        else:
+            self.process = subprocess.Popen(
+                [*prefix, *program, command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+            )
         os.close(write_end)
         assert self.process.stderr
         self._stderr = self.process.stderr.fileno()

@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYTHONUNBUFFERED": "1",
     "TCPTRACE_REQUIRE": "fentry,kprobe,tracepoint",
+    "TCPTRACE_TEST_FORK": "1",
 }
 # Emulation is so much slower than a real machine.
 TIME_SCALE = "15"

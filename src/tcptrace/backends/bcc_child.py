@@ -75,7 +75,7 @@ class _Module:
 
     def map_fd(self, name: str) -> int:
         """Return the descriptor of a map."""
-        return int(self._module[name].map_fd)
+        return int(self._module[name.encode()].map_fd)
 
     def load(self, hook: Hook) -> int:
         """Load the program of `hook`; return its descriptor. Raises OSError.

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
@@ -115,6 +116,8 @@ def _child(channel: socket.socket, output: int, plan: Plan) -> NoReturn:
         os.dup2(output, 2)
         _answer(channel, plan)
         status = 0
+    except BaseException:  # noqa: BLE001 - for -v, in place of the interpreter
+        os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
 

@@ -391,6 +391,26 @@ int enter_connect_syscall(syscall_enter *ctx)
 	return 0;
 }
 
+/* Threads that were preempted while they began an attempt, and how many: mostly none, so that the
+ * many switches of others cost one look. */
+BPF_HASH(interrupted, u32, struct sock *, 1024);
+BPF_ARRAY(interruptions, u64, 1);
+
+static __always_inline void count_interrupted(s64 change)
+{
+	u32 zero = 0;
+	u64 *number = interruptions.lookup(&zero);
+
+	if (number)
+		__sync_fetch_and_add(number, change);
+}
+
+static __always_inline void forget_interrupted(u32 tid)
+{
+	if (interrupted.lookup(&tid) && !interrupted.delete(&tid))
+		count_interrupted(-1);
+}
+
 static __always_inline bool is_failure(long ret)
 {
 	return ret < 0 && ret > -ERESTARTSYS && ret != -EINPROGRESS && ret != -EINTR &&
@@ -412,20 +432,37 @@ int exit_connect_syscall(syscall_exit *ctx)
 	else
 		launched(call.sk);
 	calls.delete(&tid);
+	forget_interrupted(tid);
 	return 0;
 }
 
-/* sched_switch: the current task is still the one that is switched out. */
+/* sched_switch(bool preempt, prev, next): the current task is still the one that is switched out.
+ * One that sleeps in its call has sent its SYN; one that is preempted may not even have a port. */
 int on_switch(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 zero = 0;
+	u32 tid = bpf_get_current_pid_tgid(), zero = 0;
+	bool preempted = ctx->args[0];
 	struct beginning *beginning = beginnings.lookup(&zero);
+	struct sock *sk = NULL, **found;
+	u64 *number;
 
-	if (!beginning || !beginning->sk)
-		return 0;
-	if (beginning->tid == (u32)bpf_get_current_pid_tgid())
-		launched(beginning->sk);
-	beginning->sk = NULL;
+	if (beginning && beginning->sk) {
+		if (beginning->tid == tid)
+			sk = beginning->sk;
+		beginning->sk = NULL;
+		if (sk && preempted && !interrupted.update(&tid, &sk))
+			count_interrupted(1);
+	} else if (!preempted) {
+		number = interruptions.lookup(&zero);
+		if (!number || !*number)
+			return 0;
+		found = interrupted.lookup(&tid);
+		if (found)
+			sk = *found;
+		forget_interrupted(tid);
+	}
+	if (sk && !preempted)
+		launched(sk);
 	return 0;
 }
 #endif
