@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import Ended, Event, Tracer, Worker, take_port
+from tests.kernel.harness import TIME_SCALE, Ended, Event, Tracer, Worker, take_port
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,
@@ -34,7 +34,7 @@ from tests.kernel.traffic import (
 from tcptrace.probes import Backend
 
 ASLEEP = 20
-BURST = 10_000
+BURST = int(10_000 / min(TIME_SCALE, 5))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import Ended, Event, Tracer, Worker, limit, plain, take_port
+from tests.kernel.harness import (
+    TIME_SCALE,
+    Ended,
+    Event,
+    Tracer,
+    Worker,
+    limit,
+    plain,
+    take_port,
+)
 from tests.kernel.traffic import (
     DUAL,
     NO_DELAY_AT_CLOSE,
@@ -41,7 +50,7 @@ UNREACHABLE6 = "fd00:8::1"
 MAPPED = "::ffff:"
 # include/uapi/linux/bpf.h
 PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
-BURST = 5_000
+BURST = int(5_000 / min(TIME_SCALE, 5))
 
 
 def ip(arguments: str) -> None:
@@ -260,7 +269,7 @@ def test_blocking_attempt_without_answer_shows_at_once(
     """A blocking connect that nobody answers is shown while it waits, with its port."""
     port = take_port()
     sock = socket.socket()
-    patience = struct.pack("ll", int(limit(1)), 0)
+    patience = struct.pack("ll", int(limit(0.3)) + 1, 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
     waiting = threading.Thread(target=lambda: sock.connect_ex((address, port)))
     waiting.start()

@@ -161,6 +161,7 @@ def test_name_of_another_process_is_the_second_choice(named: Tracer) -> None:
     assert "others.web.test" == query_of(named, other_port)
 
 
+@pytest.mark.anywhere
 def test_malformed_answers_are_ignored(named: Tracer) -> None:
     """What cannot be read names nothing and ends nothing."""
     answers = (
@@ -207,6 +208,7 @@ def ask_fake(name: str) -> None:
         client.recvfrom(4096)
 
 
+@pytest.mark.anywhere
 def test_own_ttl_ends_an_answer(backend: Backend) -> None:
     """With --dns-ttl an answer of TTL 0 is over at once; without, it is not."""
     record = resolvers.answer("short.test", "short.test 0 A 127.0.0.83")
@@ -219,6 +221,7 @@ def test_own_ttl_ends_an_answer(backend: Backend) -> None:
             assert expected == query_of(tracer, port)
 
 
+@pytest.mark.anywhere
 def test_text_shows_query(backend: Backend) -> None:
     """QUERY has the name, localhost, or says that there was no question."""
     name_port, local_port, none_port = take_port(), take_port(), take_port()
@@ -333,6 +336,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("form", ["text", "json", "csv"])
+@pytest.mark.anywhere
 def test_hostile_names_are_escaped(backend: Backend, form: str) -> None:
     """No byte of a name reaches the output raw."""
     with Tracer("-o", form, "--timeout", "0.1s", "--backend", backend, command="dns") as tracer:
@@ -351,6 +355,7 @@ def test_hostile_names_are_escaped(backend: Backend, form: str) -> None:
         assert tracer.stdout.replace("\n", "").replace("\r", "").isprintable()
 
 
+@pytest.mark.anywhere
 def test_filters_by_name_and_type(backend: Backend) -> None:
     """--name and --type drop what was not asked about."""
     options = ("--json", "--name", "*.KEEP.web.test", "--type", "a,mx", "--backend", backend)
