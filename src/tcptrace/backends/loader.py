@@ -41,7 +41,6 @@ class Loader:
 
     def __init__(self, plan: Plan) -> None:
         """Start the child; it works while the parent prepares its output."""
-        self._plan = plan
         self._output = os.memfd_create("tcptrace-loader-output")
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()

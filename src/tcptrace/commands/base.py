@@ -251,7 +251,7 @@ def _turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Ite
             yield one
 
 
-def _check_companions(options: Sequence[click.Parameter], given: dict[str, Any]) -> None:
+def _check_combination(options: Sequence[click.Parameter], given: dict[str, Any]) -> None:
     """Raise UsageError where an option misses one that it needs, or excludes another."""
     flags = {one.name: one.opts[0] for one in options}
     for one in _turned_on(options, given):
@@ -328,7 +328,7 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
         wanted = list(inspect.signature(function).parameters)[1:]
 
         def callback(**given: Any) -> None:
-            _check_companions(options, given)
+            _check_combination(options, given)
             plan = _plan(probe, options, given)
             output = _output(probe, options, given)
             if given["dump_c"]:

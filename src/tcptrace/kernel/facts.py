@@ -71,7 +71,7 @@ def gather_hooks() -> list[Fact]:
 
 def _types() -> Fact:
     if not btf.VMLINUX.exists():
-        advice = "Boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions build it"
+        advice = "Boot a kernel with CONFIG_DEBUG_INFO_BTF=y, or install its headers"
         return Fact("btf", f"{btf.VMLINUX} is missing", good=False, advice=advice)
     return Fact("btf", str(btf.VMLINUX), good=True)
 

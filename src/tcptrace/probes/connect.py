@@ -156,8 +156,6 @@ def _connect_once() -> None:
 
 
 _STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_state")
-
-
 _SECURITY = "security_socket_connect"
 _ENTRIES_AND_RETURNS = {
     "tcp_v4_connect": "v4_connect",
