@@ -60,6 +60,15 @@ def _time(event: Any, clock: Clock) -> str:
     return _local_second(clock.wall_ns(event.ts_ns) // 1_000_000_000)
 
 
+CONTAINER_DIGITS = 12
+"""Of a container's id, as the runtimes themselves list them."""
+
+
+def _container(event: Any, _clock: Clock) -> str | None:
+    container: str | None = event.container
+    return container and container[:CONTAINER_DIGITS]
+
+
 def _seconds(event: Any, clock: Clock) -> str:
     return f"{clock.since_first_ns(event.ts_ns) / 1e9:.3f}"
 
@@ -77,10 +86,15 @@ RADDR = field("raddr", "RADDR", 16, "green", cut=True)
 RPORT = field("rport", "RPORT", 5, "magenta")
 NETNS = field("netns", "NETNS", 10, "dim")
 MNTNS = field("mntns", "MNTNS", 10, "dim")
-CGROUP = field("cgroup", "CGROUP", 8, "dim", name="cgroup_id")
+CGROUP_ID = field("cgroup_id", "CGROUPID", 8, "dim")
+CGROUP = field("cgroup", "CGROUP", 24, "dim", cut=True)
+CONTAINER = Column("container", "CONTAINER", CONTAINER_DIGITS, _container, "dim")
 ERR = field("err", "ERR", 12, "red", name="error", cut=True)
 
-COMMON = (TIME, TIME_S, PID, TID, UID, COMM, IP, RADDR, RPORT, LADDR, LPORT, NETNS, MNTNS, CGROUP)
+OF_TASK = (TIME, TIME_S, PID, TID, UID, COMM)
+OF_SOCKET = (IP, RADDR, RPORT, LADDR, LPORT)
+OF_CONTAINER = (NETNS, MNTNS, CGROUP_ID, CGROUP, CONTAINER)
+COMMON = (*OF_TASK, *OF_SOCKET, *OF_CONTAINER)
 
 
 class Table(NamedTuple):

@@ -20,6 +20,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
+from tcptrace.kernel import cgroups
 
 
 @lru_cache(maxsize=4096)
@@ -75,8 +76,25 @@ Address = Annotated[str, "16s"]
 """Network order; IPv4 takes the first four bytes."""
 
 
+class InCgroup:
+    """A row that knows the id of a cgroup, with what follows from that."""
+
+    __slots__ = ()
+    cgroup_id: int | None
+
+    @property
+    def cgroup(self) -> str | None:
+        """Path from the root of cgroup v2; None where the cgroup is gone."""
+        return cgroups.path_of(self.cgroup_id)
+
+    @property
+    def container(self) -> str | None:
+        """Id of the container, where the cgroup's path has one."""
+        return cgroups.container_of(self.cgroup_id)
+
+
 @dataclasses.dataclass(slots=True, eq=False)
-class Event:
+class Event(InCgroup):
     """What every record begins with: `struct event` in probes/_prelude.bpf.c.
 
     Not frozen: that would triple the time that a record takes to make. A command sets the fields
@@ -112,7 +130,7 @@ class Event:
 
 _LEADING_KEYS = (
     *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
-    *("netns", "mntns", "cgroup_id"),
+    *("netns", "mntns", "cgroup_id", "cgroup", "container"),
 )
 
 
@@ -240,7 +258,7 @@ class Clock:
 @cache
 def _json_keys(record: Any) -> tuple[str, ...]:
     names = [field.name for field in dataclasses.fields(record)]
-    leading = [name for name in _LEADING_KEYS if name in names]
+    leading = [name for name in _LEADING_KEYS if hasattr(record, name)]
     own = [name for name in names if name not in _LEADING_KEYS and name != "ts_ns"]
     return (*leading, *(name for name in own if not name.startswith("_")))
 

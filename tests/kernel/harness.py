@@ -46,7 +46,7 @@ if FORK:
 BANNER = "Tracing "
 SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
 POLL_S = 0.005
-VOLATILE = {"time", "ts_ns"}
+VOLATILE = {"time", "ts_ns", "cgroup"}
 
 
 def limit(seconds: float) -> float:

@@ -106,6 +106,21 @@ def test_json_follows_the_schema(actors: dict[str, Actor]) -> None:
         jsonschema.validate(event, schema)
 
 
+def test_container(cgroup: Path) -> None:
+    """A process's cgroup is named by its path, and a container by the id that its path ends in."""
+    container = "0123456789abcdef" * 4
+    scope = cgroup / f"docker-{container}.scope"
+    scope.mkdir()
+    port = take_port()
+    with Tracer("-P", str(port), "--json") as tracer:
+        for place in (None, scope):
+            Worker(Actor(port=port, cgroup=place).accept).run()
+        outside, inside = tracer.wait_for(2, lport=port)
+    scope.rmdir()
+    assert "container" not in outside
+    assert (f"/{cgroup.name}/{scope.name}", container) == (inside["cgroup"], inside["container"])
+
+
 def test_duration_ends_the_trace_and_verbose_explains() -> None:
     """--duration ends the trace without an event; -v says on stderr which backend was taken."""
     ended = run_tcptrace("accept", "--duration", "0.1s", "-v", "-P", str(take_port()), "--json")

@@ -16,6 +16,7 @@ from tests.unit.records import ABSENT, DECODER, accept_bytes, accepted
 
 from tcptrace.errors import TcptraceError
 from tcptrace.events import U32, Clock, Event, Layout, decode_text, printable, to_json
+from tcptrace.kernel import cgroups
 from tcptrace.probes.accept import Accept
 
 HEAD_BYTES = 96
@@ -193,6 +194,16 @@ def test_json_has_keys_in_order() -> None:
         "backlog backlog_max error backend"
     )
     assert expected.split() == keys
+
+
+def test_json_names_cgroup_and_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from the cgroup's id stands behind it."""
+    monkeypatch.setattr(cgroups, "path_of", {4242: "/docker/x"}.get)
+    monkeypatch.setattr(cgroups, "container_of", {4242: "0123"}.get)
+    result = to_json(accepted(accept_bytes(cgroup_id=4242)), Clock(), "kprobe")
+    at = list(result).index("cgroup_id")
+    following = {"cgroup_id": 4242, "cgroup": "/docker/x", "container": "0123"}
+    assert following == dict(list(result.items())[at : at + 3])
 
 
 def test_json_time_is_utc_with_nanoseconds() -> None:

@@ -116,6 +116,8 @@ VALID = {
     "netns": 1,
     "mntns": 1,
     "cgroup_id": 1,
+    "cgroup": "/system.slice",
+    "container": "0123456789abcdef" * 4,
     "backend": "fentry",
 }
 OTHERS: dict[str, dict[str, Any]] = {
@@ -156,6 +158,8 @@ def test_other_types_are_described(kind: str) -> None:
         {"lport": 65536},
         {"laddr": "nowhere"},
         {"netns": 0},
+        {"cgroup": "system.slice"},
+        {"container": "0123456789ab"},
         {"time": "2026-11-20 14:13:00"},
         {"backend": "guess"},
         {"error": None},

@@ -11,11 +11,10 @@ import os
 from pathlib import Path
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import bpf, btf, privileges, syscalls, tracefs
+from tcptrace.kernel import bpf, btf, cgroups, privileges, syscalls, tracefs
 from tcptrace.kernel.hooks import Hook, obstacle
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
-MOUNTS = Path("/proc/self/mountinfo")
 
 # include/uapi/linux/bpf.h
 MAP_CREATE, MAP_TYPE_RINGBUF = 0, 27
@@ -166,11 +165,10 @@ def _programs() -> Fact:
 
 
 def _cgroup2() -> Fact:
-    for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        if after.startswith("cgroup2 "):
-            return Fact("cgroup2", before.split()[4], good=True)
-    return Fact("cgroup2", "not mounted: --cgroup has nothing to take", None)
+    place = cgroups.mount_point()
+    if place is None:
+        return Fact("cgroup2", "not mounted: --cgroup has nothing to take", None)
+    return Fact("cgroup2", place, good=True)
 
 
 def _hook(hook: Hook) -> Fact:

@@ -52,6 +52,13 @@ def perf_event_open(attributes: bytes) -> int:
     return _checked(result, "perf_event_open")
 
 
+def open_by_handle_at(mount: int, kind: int, handle: int, flags: int) -> int:
+    """Open a file by an 8-byte handle of this kind; `mount` is a descriptor in its file system."""
+    packed = struct.pack("=IiQ", 8, kind, handle)
+    buffer = ctypes.create_string_buffer(packed, len(packed))
+    return _checked(libc.open_by_handle_at(mount, buffer, flags), "open_by_handle_at")
+
+
 def unshare(flags: int) -> None:
     """Leave the namespaces in `flags` for new ones."""
     _checked(libc.unshare(flags), "unshare")

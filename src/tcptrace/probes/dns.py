@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tcptrace.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field
-from tcptrace.events import U32, U64, Clock, Event, Tail
+from tcptrace.events import U32, U64, Clock, Event, InCgroup, Tail
 from tcptrace.kernel.hooks import Hook
 from tcptrace.probes import ALL_FILTERS, Probe, Variant
 
@@ -45,7 +45,7 @@ class Message(Event):
 
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
-class Query:
+class Query(InCgroup):
     """A question and what became of it: one row of `tcptrace dns`."""
 
     type: ClassVar[str] = "dns"
