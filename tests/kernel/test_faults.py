@@ -27,7 +27,8 @@ from tests.kernel.harness import (
 )
 from tests.kernel.traffic import NOBODY, accept_once, burst
 
-from tcptrace.probes import BACKENDS
+from tcptrace.kernel.tracefs import USUAL_PLACES
+from tcptrace.probes import BACKENDS, Backend
 
 # Runs the program after something was changed in its process. All code is read before that: a
 # user without rights may not be able to enter the directory it is in.
@@ -350,3 +351,19 @@ def test_tracefs_is_mounted_for_nobody_else() -> None:
         mounts = Path(f"/proc/{tracer.pid}/mounts").read_text()
         assert [] == [line for line in mounts.splitlines() if line.split()[2] == "tracefs"]
         check_clean_end(tracer.stop())
+
+
+def test_two_capabilities_are_enough(backend: Backend) -> None:
+    """CAP_BPF and CAP_PERFMON suffice, with tracefs mounted for those who may read it."""
+    mounted = (
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        f'mount -t tracefs none {USUAL_PLACES[0]}; exec "$@"',
+        "sh",
+    )
+    only = ("setpriv", "--bounding-set", "-all,+bpf,+perfmon", "--inh-caps", "-all")
+    with Tracer("--json", "--backend", backend, prefix=(*mounted, *only)) as tracer:
+        expected = accept_once()
+        assert backend == tracer.wait_for(lport=expected["lport"])[0]["backend"]
