@@ -125,6 +125,23 @@ def test_bad_input_is_refused(run: Run, arguments: list[str], words: list[str]) 
     assert_refused(run("accept", *arguments), *words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-c", "-d"], ["-d", "-c", "exclude"]),
+        (["-c", "-L"], ["-L", "-c", "exclude"]),
+        (["-c", "-t"], ["-t", "column"]),
+        (["-s"], ["-s needs -c"]),
+        (["--interval", "1"], ["--interval needs -c"]),
+        (["--dns-ttl"], ["--dns-ttl needs -d"]),
+        (["--slower", "0"], ["0"]),
+    ],
+)
+def test_options_that_do_not_go_together(run: Run, arguments: list[str], words: list[str]) -> None:
+    """An option is refused, not ignored, where it would change nothing."""
+    assert_refused(run("connect", *arguments), *words)
+
+
 def test_tracing_without_privileges_says_what_it_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

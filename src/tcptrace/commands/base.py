@@ -269,9 +269,14 @@ def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, A
     form = "json" if given["json"] else given["form"] or "text"
     if form == "json" and given["columns"]:
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
-    adds = [key for one in _turned_on(options, given) for key in one.adds]
-    table = next((one.table for one in _turned_on(options, given) if one.table), None)
+    on = list(_turned_on(options, given))
+    adds = [key for one in on for key in one.adds]
+    table = next((one.table for one in on if one.table), None)
     shown, more = table or (probe.columns, probe.more_columns)
+    known = {column.key for column in (*shown, *more)}
+    for one in on:
+        if not known.issuperset(one.adds):
+            raise click.UsageError(f"{one.opts[0]} adds a column that these rows do not have.")
     try:
         chosen = columns.choose(shown, more, given["columns"], adds)
     except ValueError as error:
