@@ -49,6 +49,12 @@ find_bcc._system_site_directories = list
 sys.path[:] = [one for one in sys.path if not Path(one, "bcc/libbcc.py").exists()]
 """
 
+WITHOUT_IPV6 = """
+from tcptrace.kernel.btf import Btf
+c_types = Btf.c_types
+Btf.c_types = lambda *arguments: c_types(*arguments).replace(b" skc_v6_", b" other_")
+"""
+
 
 def changed(change: str) -> list[str]:
     """Return a command that runs tcptrace after a change in its process."""
@@ -175,6 +181,14 @@ def test_namesake_of_bcc(tmp_path: Path) -> None:
     (tmp_path / "bcc" / "__init__.py").write_text('raise RuntimeError("imported")')
     program = changed(f"{WITHOUT_BCC}\nsys.path.insert(0, {str(tmp_path)!r})")
     check_refusal(run_tcptrace("accept", program=program), 1, str(tmp_path), "pip uninstall bcc")
+
+
+@pytest.mark.parametrize("command", ["accept", "connect", "dns"])
+@pytest.mark.anywhere
+def test_kernel_without_ipv6(command: str) -> None:
+    """The C does without the members that a kernel has for IPv6 only."""
+    with Tracer(command=command, program=changed(WITHOUT_IPV6)) as tracer:
+        check_clean_end(tracer.stop())
 
 
 @pytest.mark.anywhere

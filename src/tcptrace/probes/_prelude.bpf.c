@@ -36,6 +36,9 @@ typedef struct {
 	long id;
 	long ret;
 } syscall_exit;
+#if IS_ENABLED(CONFIG_IPV6)
+#define HAVE_IPV6
+#endif
 #endif
 
 #ifndef SELF_TEST_NETNS
@@ -330,12 +333,15 @@ static __always_inline void fill_sock(struct event *event, struct sock *sk)
 		event->family = 4;
 		bpf_probe_read_kernel(event->laddr, 4, &sk->__sk_common.skc_rcv_saddr);
 		bpf_probe_read_kernel(event->raddr, 4, &sk->__sk_common.skc_daddr);
-	} else {
+	}
+#ifdef HAVE_IPV6
+	if (family == AF_INET6) {
 		event->family = 6;
 		read(event->laddr, &sk->__sk_common.skc_v6_rcv_saddr);
 		read(event->raddr, &sk->__sk_common.skc_v6_daddr);
 		unmap_ipv4(event, sk);
 	}
+#endif
 	read(port, &((struct inet_sock *)sk)->inet_sport);
 	event->lport = bpf_ntohs(port);
 	read(port, &sk->__sk_common.skc_dport);
