@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import os
@@ -32,6 +33,7 @@ from tests.kernel.traffic import (
     V4,
     V6,
     accept_what_is_not_tcp,
+    connect,
     listen,
     namespace_id,
     port_of,
@@ -50,6 +52,7 @@ UNREACHABLE6 = "fd00:8::1"
 MAPPED = "::ffff:"
 # include/uapi/linux/bpf.h
 PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
+MOST_COUNTS = 65536  # the size of the map `counts` in connect.bpf.c
 BURST = int(5_000 / min(TIME_SCALE, 5))
 
 
@@ -418,3 +421,50 @@ def test_counts(backend: Backend) -> None:
     assert [V4, V4, "3"] == [lines[1][0], lines[1][1], lines[1][3]]
     assert {(V6, V6, "1"), ("-", NOWHERE, "1")} == {(one[0], one[1], one[3]) for one in lines[2:]}
     assert 0 == ended.status
+
+
+@pytest.mark.anywhere
+def test_counts_by_source_port_as_csv() -> None:
+    """-s counts by source port, too, with every output format and filter."""
+    port = take_port()
+    with (
+        Tracer("-c", "-s", "-o", "csv", "-P", str(port), command="connect") as tracer,
+        listen(V4, port) as server,
+        connect(server) as one,
+        connect(server) as two,
+    ):
+        ports = [client.getsockname()[1] for client in (one, two)]
+        attempt(V4, take_port())
+        ended = tracer.stop()
+    header, *rows = csv.reader(ended.stdout.splitlines())
+    assert ["laddr", "lport", "raddr", "rport", "connects"] == header
+    assert sorted([V4, str(source), V4, str(port), "1"] for source in ports) == sorted(rows)
+
+
+@pytest.mark.anywhere
+def test_counts_at_intervals() -> None:
+    """--interval prints the counts so far again and again, and --duration the last of them."""
+    port = take_port()
+    options = ("-c", "--interval", "0.2s", "--duration", "1s", "-P", str(port), "--json")
+    with Tracer(*options, command="connect") as tracer, listen(V4, port) as server:
+        with connect(server):
+            tracer.wait_for(rport=port, connects=1)
+        with connect(server):
+            assert 0 == tracer.ended().status
+    counts = [event["connects"] for event in tracer.where(rport=port)]
+    assert {1, 2} == set(counts)
+    assert sorted(counts) == counts
+
+
+@pytest.mark.anywhere
+def test_counts_that_find_no_room_are_said() -> None:
+    """When there are more destinations than the kernel's table holds, the summary has how many."""
+    port, more = take_port(), 100
+    with Tracer("-c", "-P", str(port), "--json", command="connect") as tracer:
+        for number in range(MOST_COUNTS + more):
+            with socket.socket() as sock:
+                address = f"127.{1 + number // 65025}.{number // 255 % 255}.{1 + number % 255}"
+                assert errno.ECONNREFUSED == sock.connect_ex((address, port))
+        ended = tracer.stop()
+    assert f"{more} not tracked" in ended.stderr
+    assert MOST_COUNTS == len(tracer.events)
