@@ -27,6 +27,7 @@ from tests.kernel.harness import (
 )
 from tests.kernel.traffic import NOBODY, accept_once, burst
 
+from tcptrace.kernel.headers import SYMBOLS
 from tcptrace.kernel.tracefs import USUAL_PLACES
 from tcptrace.probes import BACKENDS, Backend
 
@@ -381,3 +382,11 @@ def test_two_capabilities_are_enough(backend: Backend) -> None:
     with Tracer("--json", "--backend", backend, prefix=(*mounted, *only)) as tracer:
         expected = accept_once()
         assert backend == tracer.wait_for(lport=expected["lport"])[0]["backend"]
+
+
+def test_symbols_are_the_kernel_s() -> None:
+    """What bcc is told that the kernel has, it has."""
+    kernel = {tuple(line.split()[1:3]) for line in Path("/proc/kallsyms").read_text().splitlines()}
+    told = [tuple(line.split()[1:]) for line in SYMBOLS.read_text().splitlines()]
+    assert told
+    assert {("T", name) for _, name in told} <= kernel
