@@ -1,8 +1,8 @@
 """The filters: one table from option to C define.
 
-Every filter is applied in the kernel. A value becomes integers in a define, or the octal-escaped
-path of a pinned map: no text of the user's reaches the C source. probes/_prelude.bpf.c has the
-other half, one ``keep_`` predicate per define.
+Every filter is applied in the kernel. A value becomes integers in a define: no text of the user's
+reaches the C source. probes/_prelude.bpf.c has the other half, one ``keep_`` predicate per define;
+the maps that it names are held in their places by backends/bcc_child.py.
 """
 
 from __future__ import annotations
@@ -173,11 +173,6 @@ def _comm_defines(names: Sequence[bytes]) -> Defines:
     return {"KEEP_COMM": " ".join(f"Y({first:#x}ULL,{second:#x}ULL)" for first, second in words)}
 
 
-def c_string(path: str) -> str:
-    """Return `path` as a C string literal in which every byte is an octal escape."""
-    return '"' + "".join(f"\\{byte:03o}" for byte in os.fsencode(path)) + '"'
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filter:
     """One filter: its option, how its values are read, and the C defines that they become."""
@@ -249,7 +244,7 @@ FILTERS = (
         "PATH",
         "Processes whose cgroup id is a key of this pinned BPF map.",
         _parse_path,
-        lambda path: {"CGROUPMAP": c_string(path)},
+        lambda _path: {"CGROUPMAP": "1"},
         multiple=False,
     ),
     Filter(
@@ -258,7 +253,7 @@ FILTERS = (
         "PATH",
         "Processes whose mount namespace is a key of this pinned BPF map.",
         _parse_path,
-        lambda path: {"MNTNSMAP": c_string(path)},
+        lambda _path: {"MNTNSMAP": "1"},
         multiple=False,
     ),
 )

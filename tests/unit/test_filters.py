@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcptrace import filters
-from tcptrace.filters import BY_NAME, U16_MAX, U32_MAX, Ranges, c_string
+from tcptrace.filters import BY_NAME, U16_MAX, U32_MAX, Ranges
 
 MY_NETNS = Path("/proc/self/ns/net")
 RANGE = r" ?X\((\d+)U,(\d+)U\)"
@@ -171,8 +171,8 @@ def test_process_names() -> None:
         ({"netns": (7, 8)}, {"KEEP_NETNS": "X(7U,7U) X(8U,8U)"}),
         ({"cgroup": (1 << 40,)}, {"KEEP_CGROUP": "X(1099511627776ULL,1099511627776ULL)"}),
         ({"family": 6}, {"KEEP_FAMILY": "6"}),
-        ({"cgroupmap": "/a"}, {"CGROUPMAP": r'"\057\141"'}),
-        ({"mntnsmap": "/b"}, {"MNTNSMAP": r'"\057\142"'}),
+        ({"cgroupmap": "/a"}, {"CGROUPMAP": "1"}),
+        ({"mntnsmap": "/b"}, {"MNTNSMAP": "1"}),
         ({}, {}),
     ],
 )
@@ -216,11 +216,3 @@ def test_a_process_name_becomes_two_words(name: str) -> None:
     assert match
     words = struct.pack("=QQ", *(int(word, 16) for word in match.groups()))
     assert os.fsencode(name)[:15].ljust(16, b"\0") == words
-
-
-@given(st.binary(min_size=1))
-def test_a_path_becomes_octal_escapes(path: bytes) -> None:
-    """No byte of a path is itself in the C source."""
-    literal = c_string(os.fsdecode(path))
-    assert re.fullmatch(r'"(\\[0-7]{3})+"', literal)
-    assert path == bytes(int(octal, 8) for octal in literal.strip('"').split("\\")[1:])

@@ -33,8 +33,10 @@ PROGRAM_TYPES = {
     "tracepoint": "TRACEPOINT",
     "raw_tracepoint": "RAW_TRACEPOINT",
 }
-# Key and value sizes in bytes, as bcc's tools declare these maps.
-PINNED_MAPS = {"cgroupmap": (8, 8), "mntnsmap": (8, 4)}
+# The descriptors by which probes/_prelude.bpf.c names these maps, and key and value sizes in bytes,
+# as bcc's tools declare them. A path of the user's is not for the compiler: newer clang (19 does)
+# refuses octal escapes where bcc has it, in the name of a section.
+PINNED_MAPS = {"cgroupmap": (100, 8, 8), "mntnsmap": (101, 8, 4)}
 SELF_TEST = 2  # its place in enum counter of probes/_prelude.bpf.c
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
@@ -123,17 +125,24 @@ def _lift_memory_limit() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
 
 
-def _check_pinned_maps(plan: Plan) -> dict[str, int]:
-    """Return the ids of the pinned maps that the plan's filters name. Raises RefusedError."""
-    return {
-        name: bpf.check_pinned_hash(plan.filters[name], *sizes).id
-        for name, sizes in PINNED_MAPS.items()
-        if name in plan.filters
-    }
+def _hold_pinned_maps(plan: Plan) -> dict[str, int]:
+    """Open the pinned maps that the plan's filters name where the C source finds them.
+
+    Return their ids. Raises RefusedError.
+    """
+    ids = {}
+    for name, (descriptor, *sizes) in PINNED_MAPS.items():
+        if name in plan.filters:
+            path = plan.filters[name]
+            ids[name] = bpf.check_pinned_hash(path, *sizes).id
+            opened = os.open(path, os.O_PATH)
+            os.dup2(opened, descriptor)
+            os.close(opened)
+    return ids
 
 
 def _check_same_maps(module: _Module, pinned: dict[str, int]) -> None:
-    """Raise TcptraceError where bcc has made a map of its own: it does so when one has vanished."""
+    """Raise TcptraceError where a map is not the one that was checked."""
     for name, map_id in pinned.items():
         if bpf.map_info(module.map_fd(name)).id != map_id:
             raise TcptraceError(f"the pinned map for --{name} was replaced meanwhile; run again")
@@ -207,7 +216,7 @@ def attach_best(plan: Plan) -> Attached:
 
     """
     notes: list[str] = []
-    pinned = _check_pinned_maps(plan)
+    pinned = _hold_pinned_maps(plan)
     _lift_memory_limit()
     flags = headers.prepare(plan.headers, plan.types)
     if not flags and "mntnsmap" in plan.filters:

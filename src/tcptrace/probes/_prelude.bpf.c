@@ -214,8 +214,9 @@ static __always_inline bool keep_cgroup(void)
 }
 #endif
 
+/* The descriptors are PINNED_MAPS' of backends/bcc_child.py. */
 #ifdef CGROUPMAP
-BPF_TABLE_PINNED("hash", u64, u64, cgroupmap, 1, CGROUPMAP);
+BPF_TABLE_PINNED("hash", u64, u64, cgroupmap, 1, "/proc/self/fd/100");
 #endif
 
 static __always_inline bool keep_cgroupmap(u64 cgroup_id)
@@ -227,7 +228,7 @@ static __always_inline bool keep_cgroupmap(u64 cgroup_id)
 }
 
 #ifdef MNTNSMAP
-BPF_TABLE_PINNED("hash", u64, u32, mntnsmap, 1, MNTNSMAP);
+BPF_TABLE_PINNED("hash", u64, u32, mntnsmap, 1, "/proc/self/fd/101");
 #endif
 
 static __always_inline bool keep_mntnsmap(u64 mntns)
