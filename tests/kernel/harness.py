@@ -31,6 +31,7 @@ import pytest
 import tcptrace.__main__
 from tcptrace.backends.bcc_child import obstacle_to
 from tcptrace.backends.find_bcc import import_bcc
+from tcptrace.kernel.headers import from_btf
 from tcptrace.kernel.syscalls import die_with_parent
 from tcptrace.probes import BACKENDS, Backend
 from tcptrace.probes.accept import ACCEPT
@@ -43,6 +44,9 @@ TCPTRACE = (sys.executable, "-m", "tcptrace")
 FORK = bool(os.environ.get("TCPTRACE_TEST_FORK"))
 if FORK:
     import_bcc()
+HEADERS = os.environ.get("TCPTRACE_TEST_HEADERS", "")
+FROM_BTF = from_btf(HEADERS or "auto")
+"""Whether tracers have the kernel's own types: headers lack mount namespaces and MPTCP sockets."""
 BANNER = "Tracing "
 SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
 POLL_S = 0.005
@@ -271,6 +275,8 @@ class Tracer:
             command: the subcommand.
 
         """
+        if HEADERS:
+            arguments = ("--headers", HEADERS, *arguments)
         write_end, self._stdout = stdout or os.pipe()[::-1]
         self.process: Forked | subprocess.Popen[bytes]
         if FORK and not (prefix or cwd or env) and program is TCPTRACE:

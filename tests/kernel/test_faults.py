@@ -159,6 +159,14 @@ def test_map_of_another_kind(
     check_refusal(ended, 2, str(other.path), "hash map with 8-byte keys")
 
 
+@pytest.mark.anywhere
+def test_mount_namespaces_need_btf(bpffs: Path) -> None:
+    """Kernel headers do not describe mount namespaces: to filter by them is refused there."""
+    with pinned(bpffs / "mntns-by-headers", 8, 4) as mntns:
+        arguments = ("--headers", "system", "--mntnsmap", str(mntns.path))
+        check_refusal(run_in_fork("accept", *arguments), 2, "--mntnsmap", "BTF")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backend_that_is_not_available(backend: str) -> None:
     """A backend that this kernel lacks is an error that names those it has."""

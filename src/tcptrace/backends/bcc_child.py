@@ -218,9 +218,12 @@ def attach_best(plan: Plan) -> Attached:
     notes: list[str] = []
     pinned = _hold_pinned_maps(plan)
     _lift_memory_limit()
+    if "mntnsmap" in plan.filters and not headers.from_btf(plan.headers):
+        raise RefusedError(
+            "--mntnsmap needs the kernel's BTF: kernel headers do not describe mount namespaces.\n"
+            "Filter by --cgroup or --netns, or boot a kernel with CONFIG_DEBUG_INFO_BTF=y"
+        )
     flags = headers.prepare(plan.headers, plan.types)
-    if not flags and "mntnsmap" in plan.filters:
-        raise RefusedError("--mntnsmap needs BTF: kernel headers do not tell of mount namespaces")
     self_test = plan.probe.self_test
     try:
         flags.append(f"-DSELF_TEST_NETNS={_enter_test_network()}U")

@@ -75,6 +75,16 @@ def _shorten_symbols() -> None:
         mount(str(SYMBOLS), "/proc/kallsyms", "", MS_BIND)
 
 
+def from_btf(choice: str) -> bool:
+    """Tell whether types come from BTF, for one of `CHOICES`."""
+    return choice == "btf" or (choice == "auto" and VMLINUX.exists())
+
+
+def _features(text: bytes) -> list[str]:
+    """Return the names of the `FEATURES` that a kernel's C has."""
+    return [name for name, sign in FEATURES.items() if re.search(sign, text)]
+
+
 def prepare(choice: str = "auto", extra: Iterable[str] = ()) -> list[str]:
     """Make this process ready to compile with bcc; return flags for clang.
 
@@ -88,9 +98,8 @@ def prepare(choice: str = "auto", extra: Iterable[str] = ()) -> list[str]:
     """
     os.chdir(SOURCE)
     _shorten_symbols()
-    if choice == "system" or (choice == "auto" and not VMLINUX.exists()):
-        _check_installed()
-        return []
+    if not from_btf(choice):
+        return [f"-DHAVE_{name}=1" for name in _features(_installed_header("linux/uio.h"))]
     os.environ["BCC_KERNEL_SOURCE"] = str(SOURCE)
     types = os.memfd_create("kernel_types.h")
     with os.fdopen(types, "wb", closefd=False) as file:
@@ -98,15 +107,20 @@ def prepare(choice: str = "auto", extra: Iterable[str] = ()) -> list[str]:
     return ["-DHAVE_BTF=1", f'-DKERNEL_TYPES="/proc/self/fd/{types}"']
 
 
-def _check_installed() -> None:
-    """Raise TcptraceError without headers: bcc would unpack some in /tmp, where all can write."""
+def _installed_header(name: str) -> bytes:
+    """Return one of the installed kernel headers; Debian has them in two directories.
+
+    Raises TcptraceError without headers: bcc would unpack some in /tmp, where all can write.
+    """
     release = os.uname().release
-    if not Path("/lib/modules", release, "build").is_dir():
-        missing = "" if VMLINUX.exists() else f" and no BTF ({VMLINUX})"
-        raise TcptraceError(
-            f"there are no kernel headers for {release} here{missing}.\n"
-            f"Install your distribution's, such as linux-headers-{release}"
-        )
+    for place in ("build", "source"):
+        with contextlib.suppress(FileNotFoundError):
+            return Path("/lib/modules", release, place, "include", name).read_bytes()
+    missing = "" if VMLINUX.exists() else f" and no BTF ({VMLINUX})"
+    raise TcptraceError(
+        f"there are no kernel headers for {release} here{missing}.\n"
+        f"Install your distribution's, such as linux-headers-{release}"
+    )
 
 
 def kernel_types(extra: Iterable[str] = ()) -> bytes:
@@ -121,7 +135,7 @@ def kernel_types(extra: Iterable[str] = ()) -> bytes:
     types = btf.c_types((*STRUCTS, *extra))
     lines = [
         '#line 1 "kernel_types.h"',
-        *(f"#define HAVE_{name} 1" for name, sign in FEATURES.items() if re.search(sign, types)),
+        *(f"#define HAVE_{name} 1" for name in _features(types)),
         *(f"#define HAVE_{name.upper()} 1" for name in OPTIONAL_STRUCTS if btf.has_struct(name)),
         f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}UL",
         "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))",

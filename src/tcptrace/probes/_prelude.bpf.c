@@ -361,9 +361,6 @@ static __always_inline bool keep_sock(struct event *event)
 	return keep_family(event->family) && keep_netns(event->netns);
 }
 
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
-
 /* The socket behind a descriptor of the current process, or NULL. */
 static __always_inline struct socket *fd_socket(s32 fd)
 {

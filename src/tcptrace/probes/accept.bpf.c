@@ -19,16 +19,19 @@ struct accept_event {
 _Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "records.Accept differs");
 
 /* Length and limit of the listener's accept queue. An MPTCP listener's queue is its first
- * subflow's. */
+ * subflow's, which kernel headers do not tell. */
 static __always_inline void fill_backlog(struct accept_event *event, struct sock *listener)
 {
 	u16 protocol = 0;
 
 	read(protocol, &listener->sk_protocol);
+	if (protocol == IPPROTO_MPTCP) {
 #ifdef HAVE_MPTCP_SOCK
-	if (protocol == IPPROTO_MPTCP)
 		read(listener, &((struct mptcp_sock *)listener)->first);
+#else
+		return;
 #endif
+	}
 	read(event->backlog, &listener->sk_ack_backlog);
 	read(event->backlog_max, &listener->sk_max_ack_backlog);
 }

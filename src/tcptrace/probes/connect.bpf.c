@@ -264,10 +264,10 @@ static __always_inline int enter_connect(struct sock *sk, void *to, u16 family)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct call call = { .sk = sk };
-	u16 sk_family = 0;
+	u16 own_family = 0;
 
-	read(sk_family, &sk->__sk_common.skc_family);
-	if (sk_family != family)
+	read(own_family, &sk->__sk_common.skc_family);
+	if (own_family != family)
 		return 0;
 	bpf_probe_read_kernel(&call.to, family == AF_INET ? 16 : sizeof(call.to), to);
 	calls.update(&tid, &call);
@@ -278,13 +278,13 @@ static __always_inline int exit_connect(int result, u16 family)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct call *found = calls.lookup(&tid), call;
-	u16 sk_family = 0;
+	u16 own_family = 0;
 
 	if (!found)
 		return 0;
 	call = *found;
-	read(sk_family, &call.sk->__sk_common.skc_family);
-	if (family != ANY_FAMILY && sk_family != family)
+	read(own_family, &call.sk->__sk_common.skc_family);
+	if (family != ANY_FAMILY && own_family != family)
 		return 0;
 	if (result < 0)
 		failed(&call, result);

@@ -22,6 +22,8 @@
 #define IPPROTO_UDP 17
 #endif
 #define IPPROTO_MPTCP 262
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
 
 /* include/uapi/asm-generic/errno*.h, include/linux/errno.h */
 #define EINTR 4
