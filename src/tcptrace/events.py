@@ -256,7 +256,8 @@ class Clock:
 
 
 @cache
-def _json_keys(record: Any) -> tuple[str, ...]:
+def json_keys(record: Any) -> tuple[str, ...]:
+    """Return the keys of a record class that are not common to all, in JSON's order."""
     names = [field.name for field in dataclasses.fields(record)]
     leading = [name for name in _LEADING_KEYS if hasattr(record, name)]
     own = [name for name in names if name not in _LEADING_KEYS and name != "ts_ns"]
@@ -277,7 +278,7 @@ def to_json(event: Event, clock: Clock, backend: str) -> dict[str, Any]:
         "ts_ns": event.ts_ns,
     }
     record: Any = type(event)
-    for key in _json_keys(record):
+    for key in json_keys(record):
         value = getattr(event, key)
         if value is not None or key in event.nullable:
             result[key] = value

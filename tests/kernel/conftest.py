@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,39 @@ from tcptrace.probes import BACKENDS, Backend
 TIMEOUT_S = 120
 
 
+@pytest.hookimpl(trylast=True)  # pytest sorts by parameters first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow machines more time for each test."""
+    """Give slow machines more time; say what tests are about; judge the fields seen at the end."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S * TIME_SCALE))
+            item.user_properties += subject(item)
+    items.sort(key=lambda item: item.path.name == "test_fields.py")
+
+
+def subject(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    """Yield which command and backend a test is about, for tests/vm/results.py."""
+    marker = item.get_closest_marker("command")
+    if marker and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        yield "command", marker.args[0]
+        yield "backend", str(item.callspec.params["backend"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _release(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """The kernel's release, for tests/vm/results.py."""
+    record_testsuite_property("kernel", os.uname().release)
+
+
+@pytest.fixture(scope="session")
+def whole_run(request: pytest.FixtureRequest) -> bool:
+    """Whether all files of this directory run, and all that is in them."""
+    here = Path(__file__).parent
+    files = {item.path for item in request.session.items}
+    unrestricted = not request.config.option.keyword and all(
+        "::" not in argument for argument in request.config.args
+    )
+    return unrestricted and set(here.glob("test_*.py")) <= files
 
 
 @pytest.fixture(scope="session", autouse=True)

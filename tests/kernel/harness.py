@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ from tcptrace.probes import BACKENDS, Backend
 from tcptrace.probes.accept import ACCEPT
 
 Event = dict[str, Any]
+SEEN: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+"""The JSON keys that any test has seen, by command, event type and backend."""
 
 TIME_SCALE = float(os.environ.get("TCPTRACE_TIME_SCALE", "1"))
 REQUIRED = set(filter(None, os.environ.get("TCPTRACE_REQUIRE", "").split(",")))
@@ -49,6 +52,8 @@ FROM_BTF = from_btf(HEADERS or "auto")
 """Whether tracers have the kernel's own types: headers lack mount namespaces and MPTCP sockets."""
 BANNER = "Tracing "
 SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
+NOT_OFFERED = "not offered"
+"""Begins the reason of a skipped test where the kernel, or a backend, has not what it is about."""
 POLL_S = 0.005
 VOLATILE = {"time", "ts_ns", "cgroup"}
 
@@ -151,6 +156,11 @@ def available() -> list[Backend]:
     return [backend for backend in BACKENDS if obstacles()[backend] is None]
 
 
+def not_offered(reason: str) -> NoReturn:
+    """Skip the test: what it is about is not there."""
+    pytest.skip(f"{NOT_OFFERED}: {reason}")
+
+
 def need_backend(backend: str) -> None:
     """Skip the test, with the reason, where `backend` cannot be used; fail if it is required."""
     reason = obstacles()[backend]
@@ -159,7 +169,7 @@ def need_backend(backend: str) -> None:
     text = f"the backend {backend} is not available: {reason}"
     if backend in REQUIRED:
         pytest.fail(f"{text} (required by TCPTRACE_REQUIRE)")
-    pytest.skip(text)
+    not_offered(text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -298,6 +308,7 @@ class Tracer:
         for descriptor in self._data:
             self._poll.register(descriptor, select.POLLIN)
         self._open = set(self._data)
+        self._command = command
         self._events: list[Event] = []
         self._decoded = 0
         with contextlib.ExitStack() as on_failure:
@@ -375,7 +386,10 @@ class Tracer:
         """The JSON objects that it has written."""
         data = self._data[self._stdout]
         end = data.rfind(b"\n") + 1
-        self._events += map(json.loads, data[self._decoded : end].splitlines())
+        for line in data[self._decoded : end].splitlines():
+            event = json.loads(line)
+            self._events.append(event)
+            SEEN[self._command, event["type"], event["backend"]].update(event)
         self._decoded = end
         return self._events
 

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import TIME_SCALE, Ended, Event, Tracer, Worker, take_port
+from tests.kernel.harness import (
+    TIME_SCALE,
+    Ended,
+    Event,
+    Tracer,
+    Worker,
+    not_offered,
+    take_port,
+)
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,
@@ -32,6 +40,8 @@ from tests.kernel.traffic import (
 )
 
 from tcptrace.probes import Backend
+
+pytestmark = pytest.mark.command("accept")
 
 ASLEEP = 20
 BURST = int(10_000 / min(TIME_SCALE, 5))
@@ -158,7 +168,7 @@ def test_mptcp_is_shown_once_as_tcp(run: Run, client: str, address: str) -> None
             address, port=port, protocol=MPTCP, client_protocol=MPTCP if client == "MPTCP" else 0
         )
     except OSError as error:
-        pytest.skip(f"this kernel has no MPTCP sockets: {error}")
+        not_offered(f"this kernel has no MPTCP sockets: {error}")
     assert [expected] == run.observed(port)
 
 

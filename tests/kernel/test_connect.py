@@ -44,6 +44,8 @@ from tcptrace.kernel import bpf, syscalls
 from tcptrace.kernel.syscalls import pack_attributes
 from tcptrace.probes import Backend
 
+pytestmark = pytest.mark.command("connect")
+
 # On our link: one that does not answer, and one that is not even there.
 OURS, SILENT, ABSENT = "10.9.0.1", "10.9.0.77", "10.9.0.78"
 OURS6, SILENT6 = "fd00:9::1", "fd00:9::77"

@@ -24,6 +24,9 @@ from tests.kernel.traffic import namespace_id, task_fields
 
 from tcptrace.probes import Backend
 
+pytestmark = pytest.mark.command("dns")
+names = pytest.mark.command("connect -d")
+
 CLIENTS: dict[str, Ask] = {
     name.removeprefix("ask_"): getattr(resolvers, name)
     for name in (
@@ -100,6 +103,7 @@ def query_of(tracer: Tracer, port: int) -> str | None:
     return query
 
 
+@names
 @pytest.mark.parametrize("client", CLIENTS)
 def test_attempt_has_the_name_that_was_asked_for(named: Tracer, client: str) -> None:
     """However a process asks, its attempt to connect has the name."""
@@ -108,6 +112,7 @@ def test_attempt_has_the_name_that_was_asked_for(named: Tracer, client: str) -> 
     assert name == query_of(named, port)
 
 
+@names
 def test_musl_client_is_named(named: Tracer, musl: Path) -> None:
     """A program that stands on musl is named."""
     port = take_port()
@@ -120,6 +125,7 @@ def test_musl_client_is_named(named: Tracer, musl: Path) -> None:
     assert "both.test" == query_of(named, port)
 
 
+@names
 def test_ipv6_address_is_named(named: Tracer) -> None:
     """An AAAA answer names an attempt over IPv6."""
 
@@ -132,12 +138,14 @@ def test_ipv6_address_is_named(named: Tracer) -> None:
     assert "a.web6.test" == query_of(named, port)
 
 
+@names
 def test_aliases_lead_to_the_name_asked_for(named: Tracer) -> None:
     """A chain of CNAMEs ends at the name that the process knows."""
     _, port = ask_then_connect(resolvers.ask_recv, "first.test", "127.0.0.81")
     assert "first.test" == query_of(named, port)
 
 
+@names
 @pytest.mark.parametrize("ask", [resolvers.ask_edns, resolvers.ask_glibc], ids=["edns", "tcp"])
 def test_large_answers_are_read_whole(named: Tracer, ask: Ask) -> None:
     """The last of 200 addresses is named, over UDP with EDNS or over TCP."""
@@ -146,6 +154,7 @@ def test_large_answers_are_read_whole(named: Tracer, ask: Ask) -> None:
         assert "many.test" == query_of(named, port)
 
 
+@names
 def test_name_of_another_process_is_the_second_choice(named: Tracer) -> None:
     """The process's own answer counts more than a later one of somebody else's."""
     port, other_port = take_port(), take_port()
@@ -161,6 +170,7 @@ def test_name_of_another_process_is_the_second_choice(named: Tracer) -> None:
     assert "others.web.test" == query_of(named, other_port)
 
 
+@names
 @pytest.mark.anywhere
 def test_malformed_answers_are_ignored(named: Tracer) -> None:
     """What cannot be read names nothing and ends nothing."""
@@ -182,6 +192,7 @@ def test_malformed_answers_are_ignored(named: Tracer) -> None:
     assert query_of(named, port) is None
 
 
+@names
 def test_answers_of_others_pass_the_filters(backend: Backend) -> None:
     """Filters are for attempts: an answer that a stub resolver received names them as well."""
     port = take_port()
@@ -208,6 +219,7 @@ def ask_fake(name: str) -> None:
         client.recvfrom(4096)
 
 
+@names
 @pytest.mark.anywhere
 def test_own_ttl_ends_an_answer(backend: Backend) -> None:
     """With --dns-ttl an answer of TTL 0 is over at once; without, it is not."""
@@ -221,6 +233,7 @@ def test_own_ttl_ends_an_answer(backend: Backend) -> None:
             assert expected == query_of(tracer, port)
 
 
+@names
 @pytest.mark.anywhere
 def test_text_shows_query(backend: Backend) -> None:
     """QUERY has the name, localhost, or says that there was no question."""
@@ -244,6 +257,7 @@ def test_text_shows_query(backend: Backend) -> None:
     ]
 
 
+@names
 def test_names_and_counts_exclude_each_other() -> None:
     """-d with -c is a usage error."""
     ended = run_in_fork("connect", "-d", "-c")

@@ -12,11 +12,14 @@ import pwd
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from tests.kernel.bpfmaps import pinned
 from tests.kernel.harness import FROM_BTF, Tracer, Worker, take_ports
 from tests.kernel.traffic import DUAL, NOBODY, V4, V6, Actor, cast, namespace_id, shown
 
 from tcptrace.probes import Backend
+
+pytestmark = pytest.mark.command("accept")
 
 NAME = b"exactly-fifteen"
 

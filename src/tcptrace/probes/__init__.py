@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tcptrace.columns import COMMON, Column
 from tcptrace.events import Event
@@ -15,6 +15,8 @@ from tcptrace.kernel.hooks import Hook
 Backend = Literal["fentry", "kprobe", "tracepoint"]
 BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
 ALL_FILTERS = frozenset(BY_NAME)
+ALWAYS = "always"
+"""In `Probe.absent`: never given."""
 PRELUDE = Path(__file__).with_name("_prelude.bpf.c")
 
 
@@ -59,8 +61,18 @@ class Probe:
     """By define; a define that needs nothing more is not here."""
     defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What filters are where nothing is said, by name, as the user would write it."""
+    rows: tuple[type[Any], ...] = ()
+    """The classes of what commands make of the records, where they do not show these."""
+    absent: Mapping[Backend, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """What a backend does not give where others do: by JSON key, when it is absent, or `ALWAYS`.
+    docs/backends.md has it as tables, and the kernel tests hold it."""
     types: tuple[str, ...] = ()
     """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
     self_test: Callable[[], None] | None = None
     """Makes the event once; the loader calls it in a network namespace of its own and takes another
     variant when the kernel's hook stays silent."""
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """The classes of what is shown."""
+        return self.rows or self.records

@@ -83,5 +83,8 @@ ACCEPT = Probe(
             )
         )
     },
+    absent={
+        "tracepoint": dict.fromkeys(("backlog", "backlog_max"), "accept began before the trace")
+    },
     self_test=_accept_once,
 )

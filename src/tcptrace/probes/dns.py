@@ -179,6 +179,7 @@ DNS = Probe(
     ),
     more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol")),
     defaults={"port": "53"},
+    rows=(Query,),
     ports="Servers' ports",
     types=("sk_buff", "msghdr", "iovec", "iter_type"),
     self_test=_ask_once,

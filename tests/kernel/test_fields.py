@@ -1,0 +1,35 @@
+"""The fields that the tests before have seen are those that the probes declare."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import pytest
+from tests.kernel.harness import FROM_BTF, SEEN, not_offered
+
+from tcptrace.commands.base import TraceCommand
+from tcptrace.events import json_keys
+from tcptrace.probes import ALWAYS, Backend
+
+COMMANDS = {
+    entry.name: command
+    for entry in entry_points(group="tcptrace.commands")
+    if isinstance(command := entry.load(), TraceCommand)
+}
+OF_ALL = {"type", "time", "ts_ns", "backend"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_fields_are_as_declared(name: str, backend: Backend, whole_run: bool) -> None:  # noqa: FBT001
+    """No field is seen that a backend never gives; when all tests have run, all others are."""
+    probe = COMMANDS[name].probe
+    if backend not in {variant.backend for variant in probe.variants}:
+        not_offered(f"{name} has no backend {backend}")
+    absent = probe.absent.get(backend, {})
+    never = {key for key, when in absent.items() if when == ALWAYS}
+    for row in probe.shown:
+        seen = SEEN[name, row.type, backend] - OF_ALL
+        declared = set(json_keys(row)) - never
+        assert seen <= declared
+        if whole_run and FROM_BTF:
+            assert declared == seen
