@@ -9,7 +9,8 @@ packages() {
     case $1-$2 in
     apt-get-run) echo python3-bpfcc python3-venv ;;
     apt-get-test)
-        echo bpfcc-tools bpftool busybox-static dnsmasq-base file iproute2 kmod musl-tools qemu-system-x86
+        echo bpfcc-tools bpftool busybox-static debootstrap dnsmasq-base file iproute2 kmod \
+            libbpf-tools musl-tools qemu-system-x86
         ;;
     dnf-run) echo python3-bcc ;;
     dnf-test) echo bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc qemu-system-x86-core ;;
@@ -24,6 +25,8 @@ packages() {
 
 # Commands of the `test` packages: one that is missing is why they are installed.
 TEST_COMMANDS="bpftool busybox dnsmasq file ip modprobe musl-gcc qemu-system-x86_64"
+# Those that are wanted besides where apt has them: other tracers, and what makes roots for machines.
+TEST_COMMANDS_OF_APT="debootstrap tcpconnect tcpconnect-bpfcc"
 
 usage() {
     cat <<'END'
@@ -57,7 +60,9 @@ fingerprint() {
 }
 
 has_test_commands() {
-    for command in $TEST_COMMANDS; do
+    wanted=$TEST_COMMANDS
+    [ "$(package_manager)" != apt-get ] || wanted="$wanted $TEST_COMMANDS_OF_APT"
+    for command in $wanted; do
         command -v "$command" >/dev/null || return 1
     done
 }

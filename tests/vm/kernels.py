@@ -62,10 +62,10 @@ def module_directories(root: Path) -> list[Path]:
     return [*root.glob("lib/modules/*"), *root.glob("usr/lib/modules/*")]
 
 
-def cache_directory() -> Path:
-    """Return the directory that keeps the kernels."""
+def cache_directory(kind: str = "kernels") -> Path:
+    """Return the directory that keeps the kernels, or something else for machines."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "tcptrace" / "kernels"
+    return Path(base) / "tcptrace" / kind
 
 
 def output_of(*command: str, cwd: Path | None = None) -> str:

@@ -1,6 +1,6 @@
-"""A virtual machine that boots a kernel over this host's root file system, by virtme-ng.
+"""A virtual machine that boots a kernel over this host's files, or another root's, by virtme-ng.
 
-The guest sees the host's files; what it writes is lost, but for one directory. QEMU emulates the
+The guest sees these files; what it writes is lost, but for one directory. QEMU emulates the
 processor in software: a /dev/kvm may be there and still hang a stock kernel.
 """
 
@@ -22,6 +22,9 @@ from tests.vm.kernels import Kernel, VmError
 
 SHARED = Path("/run/tcptrace-vm")
 """Where the guest finds the directory that it shares with the host."""
+
+HOST = Path("/")
+"""The root file system of this host."""
 
 # What virtme-ng puts under an overlay by itself.
 OVERLAID = tuple(map(Path, ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")))  # noqa: S108
@@ -50,6 +53,7 @@ def run(
     kernel: Kernel,
     command: Sequence[str],
     *,
+    root: Path,
     shared: Path,
     cwd: Path,
     environment: Mapping[str, str],
@@ -60,6 +64,7 @@ def run(
     Args:
         kernel: what to boot.
         command: what to run.
+        root: the machine's root file system.
         shared: the directory that the guest may write to; it is `SHARED` there.
         cwd: where the command runs.
         environment: its variables, beside the few that a guest has.
@@ -77,13 +82,13 @@ def run(
         status=SHARED / "status",
     )
     (shared / "script").write_text(script)
-    boot(vng_command(kernel, shared, cwd), {"TMPDIR": str(shared)}, timeout_s)
+    boot(vng_command(kernel, root, shared, cwd), {"TMPDIR": str(shared)}, timeout_s)
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int((shared / "status").read_text())
     raise VmError("the machine ended before its command")
 
 
-def vng_command(kernel: Kernel, shared: Path, cwd: Path) -> list[str]:
+def vng_command(kernel: Kernel, root: Path, shared: Path, cwd: Path) -> list[str]:
     """Return the virtme-ng command that boots a kernel and runs the script in `shared`.
 
     No --rw: the host stays unharmed, and files are read through overlays, which cache them; 9p
@@ -92,7 +97,7 @@ def vng_command(kernel: Kernel, shared: Path, cwd: Path) -> list[str]:
     kvm = os.environ.get("TCPTRACE_VM_KVM") == "1"
     return [
         *("vng", "--run", str(kernel.image), "--force-9p", *([] if kvm else ["--disable-kvm"])),
-        *("--cpus", "2", "--memory", "4G"),
+        *("--cpus", "2", "--memory", "4G", *(["--root", str(root)] if root != HOST else [])),
         *(f"--overlay-rwdir={path}" for path in uncovered(Path.home(), cwd)),
         f"--rwdir={SHARED}={shared}",
         *("--", f"sh {SHARED}/script"),

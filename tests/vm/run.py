@@ -1,8 +1,8 @@
-"""Runs the kernel tests on other kernels: `python tests/vm/run.py [KERNEL ...] [-- PYTEST'S]`.
+"""Runs the kernel tests on other kernels: `python tests/vm/run.py [JOB ...] [-- PYTEST'S]`.
 
 Each kernel is one of Debian's, downloaded once, booted in a virtual machine over this host's files.
-Tests marked ``anywhere`` do not depend on the kernel and are left out.
-6.1 also compares tcptrace with bcc's tcpaccept, in a boot of its own; ``parity`` does that alone.
+Tests marked ``anywhere`` do not depend on the kernel and are left out. A job is one boot: that of a
+kernel's name runs tests/kernel there, ``parity`` compares tcptrace with other tools.
 TCPTRACE_VM_KVM=1 has the processor's help instead of emulation.
 """
 
@@ -12,31 +12,38 @@ import argparse
 import compileall
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.vm import kernels, machine  # noqa: E402 - found in ROOT
+from tests.kernel.harness import NOT_OFFERED  # noqa: E402 - found in ROOT
+from tests.vm import kernels, machine, results, roots  # noqa: E402
+from tests.vm.results import FAILED, HOST, PASSED, SKIPPED, Result  # noqa: E402
 
-PARITY, PARITY_SERIES = "parity", "6.1"
 ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYTHONUNBUFFERED": "1",
     "TCPTRACE_REQUIRE": "fentry,kprobe,tracepoint",
-    "TCPTRACE_TEST_FORK": "1",
 }
 # Emulation is so much slower than a real machine.
 TIME_SCALE = "15"
 JUNIT = "junit.xml"
 TIMEOUT_S = 1800
+
+
+# The tests whose events have all the fields that there are.
+EVENTS = tuple(f"tests/kernel/test_{name}.py" for name in ("accept", "connect", "dns", "filters"))
+FORK = {"TCPTRACE_TEST_FORK": "1"}
+HEADERS = {"TCPTRACE_TEST_HEADERS": "system"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,55 +52,25 @@ class Job:
 
     name: str
     series: str
-    tests: str
+    tests: tuple[str, ...] = ("tests/kernel",)
+    """What pytest is told to run."""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: FORK)
+    suite: str = ""
+    """The Debian release whose user space it has, if not this host's."""
 
 
-@dataclasses.dataclass(slots=True)
-class Result:
-    """What came of one job."""
-
-    name: str
-    release: str = "-"
-    seconds: float = 0
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    problems: list[str] = dataclasses.field(default_factory=list)
-    """Tests that failed, or why none ran."""
-    figures: list[str] = dataclasses.field(default_factory=list)
-    """What tests measured, by `record_property`."""
-
-    @property
-    def good(self) -> bool:
-        """Whether tests ran, and all of them well."""
-        return self.passed > 0 and not self.failed and not self.problems
-
-
-def jobs(names: Iterable[str]) -> list[Job]:
-    """Return the jobs for some kernels, the parity run behind its kernel's tests."""
-    chosen = list(dict.fromkeys(names)) or list(kernels.SUITES)
-    found = []
-    for name in chosen:
-        if name != PARITY:
-            found.append(Job(name, name, "tests/kernel"))
-        if name == PARITY or (name == PARITY_SERIES and PARITY not in chosen):
-            found.append(Job(PARITY, PARITY_SERIES, "tests/vm/test_parity.py"))
-    return found
-
-
-def read_junit(file: Path, result: Result) -> None:
-    """Add up what pytest wrote."""
-    for case in ET.parse(file).iter("testcase"):  # noqa: S314 - pytest wrote it for us
-        if case.find("failure") is not None or case.find("error") is not None:
-            result.failed += 1
-            result.problems.append(f"{case.get('classname')}::{case.get('name')}")
-        elif case.find("skipped") is not None:
-            result.skipped += 1
-        else:
-            result.passed += 1
-        result.figures += [
-            f"{one.get('name')}: {one.get('value')}" for one in case.iter("property")
-        ]
+JOBS = {
+    job.name: job
+    for job in (
+        *(Job(series, series) for series in kernels.SUITES),
+        # As on a kernel without BTF, which cannot have trampolines.
+        Job("headers", "6.1", (*EVENTS, "-k", "not fentry"), FORK | HEADERS),
+        # With newer versions of bcc, libbpf, LLVM and Python.
+        Job("trixie", "6.12", EVENTS, suite="trixie"),
+        # Without forks: arming times are those of whole processes.
+        Job("parity", "6.1", ("tests/vm",), environment={}),
+    )
+}
 
 
 def pytest_command(job: Job, arguments: Sequence[str]) -> list[str]:
@@ -102,7 +79,8 @@ def pytest_command(job: Job, arguments: Sequence[str]) -> list[str]:
         *("--verbose", "--durations=10", "-p", "no:cacheprovider", "-m", "not anywhere"),
         *(f"--junitxml={machine.SHARED / JUNIT}", "-o", "junit_family=xunit1"),  # has properties
     ]
-    return [sys.executable, "-m", "pytest", *options, job.tests, *arguments]
+    python = str(roots.PYTHON) if job.suite else sys.executable
+    return [python, "-m", "pytest", *options, *job.tests, *arguments]
 
 
 def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
@@ -110,8 +88,9 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
     result = Result(job.name)
     try:
         kernel = kernels.fetch(job.series)
+        root = roots.fetch(job.suite) if job.suite else machine.HOST
         result.release = kernel.release
-        say(f"== {job.name}: {job.tests} on Linux {kernel.release}")
+        say(f"== {job.name}: {' '.join(job.tests)} on Linux {kernel.release}")
         if not kernel.release.startswith(f"{job.series}."):
             say(f"   instead of {job.series}, which the archive no longer has")
         started = time.monotonic()
@@ -120,13 +99,20 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
                 kernel,
                 pytest_command(job, arguments),
                 shared=Path(name),
-                cwd=ROOT,
-                environment={**ENVIRONMENT, "TCPTRACE_TIME_SCALE": time_scale()},
+                root=root,
+                cwd=roots.TREE if job.suite else ROOT,
+                environment={
+                    **ENVIRONMENT,
+                    **job.environment,
+                    "TCPTRACE_TIME_SCALE": time_scale(),
+                },
                 timeout_s=timeout_s,
             )
             result.seconds = time.monotonic() - started
-            if (Path(name) / JUNIT).exists():
-                read_junit(Path(name) / JUNIT, result)
+            if (junit := Path(name) / JUNIT).exists():
+                result.read(junit)
+                if not arguments:
+                    keep(job, junit)
         if status and not result.problems:
             result.problems.append(f"pytest ended with status {status}")
     except kernels.VmError as error:
@@ -144,24 +130,37 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def report(results: Sequence[Result]) -> None:
-    """Print what was measured, what failed, a table, and the line that CI reads."""
-    for result in results:
-        for line in (*result.figures, *(f"FAILED {problem}" for problem in result.problems)):
-            say(f"{result.name}: {line}")
-    form = "{:8} {:28} {:>7} {:>7} {:>7} {:>8}"
-    say(form.format("", "kernel", "passed", "failed", "skipped", "seconds"))
-    for one in results:
-        row = (one.name, one.release, one.passed, failures(one), one.skipped, round(one.seconds))
-        say(form.format(*row))
-    totals = [sum(one.passed for one in results), sum(map(failures, results))]
-    totals.append(sum(one.skipped for one in results))
-    say("{} passed, {} failed, {} skipped".format(*totals))
+def report(done: Sequence[Result]) -> None:
+    """Print what was measured, skipped and failed, tables, and the line that CI reads."""
+    for one in done:
+        lines = [*one.figures, *(f"{number} {reason}" for reason, number in one.skips.items())]
+        for line in (*lines, *(f"FAILED {problem}" for problem in one.problems)):
+            say(f"{one.name}: {line}")
+    say(results.table(done))
+    kinds = (PASSED, FAILED, NOT_OFFERED, SKIPPED)
+    form = "{:8} {:28} {:>7} {:>7} {:>12} {:>8} {:>8}"
+    say(form.format("", "kernel", *kinds, "seconds"))
+    totals: Counter[str] = Counter()
+    for one in done:
+        tally = one.tally | Counter({FAILED: one.failures})
+        totals += tally
+        say(
+            form.format(one.name, one.release, *(tally[kind] for kind in kinds), round(one.seconds))
+        )
+    say(", ".join(f"{totals[kind]} {kind}" for kind in kinds))
 
 
-def failures(result: Result) -> int:
-    """Return how many tests failed; a run that did not come to its end counts as one."""
-    return result.failed or int(not result.good)
+def keep(job: Job, file: Path) -> None:
+    """Keep the junit file of a whole run."""
+    results.KEPT.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, results.KEPT / f"{job.name}.xml")
+
+
+def write_page() -> None:
+    """Write docs/matrix.md from the whole runs that are kept."""
+    page = results.PAGE.read_text(encoding="utf-8")
+    kept = results.kept((*JOBS, HOST))
+    results.PAGE.write_text(results.written(page, kept), encoding="utf-8")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -170,13 +169,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    choices = [*kernels.SUITES, PARITY]
-    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(choices))
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"all, or of {', '.join(JOBS)}")
+    parser.add_argument(
+        "--write-page", action="store_true", help="write docs/matrix.md from all that is kept"
+    )
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS")
     options = parser.parse_args(arguments[:split])
-    for name in options.kernels:
-        if name not in choices:
-            parser.error(f"unknown kernel {name}; choose from {', '.join(choices)}")
+    for name in options.jobs:
+        if name not in JOBS:
+            parser.error(f"there is no job {name}; choose from {', '.join(JOBS)}")
     return options, list(arguments[split + 1 :])
 
 
@@ -187,9 +188,12 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # has depmod
     for directory in ("src", "tests"):  # compiled here in no time, in the guest at every start
         compileall.compile_dir(ROOT / directory, quiet=2)
-    results = [run_job(job, for_pytest, options.timeout) for job in jobs(options.kernels)]
-    report(results)
-    return 0 if all(result.good for result in results) else 1
+    chosen = [JOBS[name] for name in dict.fromkeys(options.jobs or JOBS)]
+    done = [run_job(job, for_pytest, options.timeout) for job in chosen]
+    report(done)
+    if options.write_page:
+        write_page()
+    return 0 if all(result.good for result in done) else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""The user space of another Debian release: a root for machines, made once by debootstrap.
+
+It has that release's bcc and Python, and a virtual environment with the project. What pip installs
+there is downloaded here, with this host's settings: neither the root nor a machine has a network.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import requires
+from pathlib import Path
+
+from tests.vm.kernels import KEYRING, VmError, cache_directory, host_mirrors, output_of
+
+# As setup.sh has them for `test`, without other tracers and QEMU.
+PACKAGES = (
+    *("bpftool", "busybox-static", "dnsmasq-base", "file", "gcc", "iproute2", "kmod"),
+    *("musl-tools", "python3-bpfcc", "python3-venv"),
+)
+ROOT = Path(__file__).resolve().parents[2]
+# Below /opt, which a machine puts an overlay on.
+TREE, VENV, WHEELS = Path("/opt/tcptrace"), Path("/opt/venv"), Path("/opt/wheels")
+PYTHON = VENV / "bin" / "python"
+
+
+def fetch(suite: str) -> Path:
+    """Return the root of a Debian release with this work tree in it. Raises VmError."""
+    root = cache_directory("roots") / suite
+    if not root.exists():
+        make(suite, root)
+    tree = inside(root, TREE)
+    settings = tree / "pyproject.toml"
+    current = settings.exists() and filecmp.cmp(ROOT / settings.name, settings, shallow=False)
+    shutil.rmtree(tree, ignore_errors=True)
+    # Not what begins with a dot: environments and caches.
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    if not current:
+        try:
+            install(root)
+        except VmError:
+            settings.unlink()
+            raise
+    in_root(root, str(PYTHON), "-m", "compileall", "-q", str(TREE))
+    return root
+
+
+def inside(root: Path, path: Path) -> Path:
+    """Return where a path of the root is on this host."""
+    return root / path.relative_to("/")
+
+
+def in_root(root: Path, *command: str) -> str:
+    """Run a program in the root and return its output. Raises VmError."""
+    return output_of("chroot", str(root), *command)
+
+
+def make(suite: str, root: Path) -> None:
+    """Make a root from this host's Debian mirror. Raises VmError."""
+    if os.geteuid() != 0:
+        raise VmError(f"only root can make a root of Debian {suite}; run this with sudo")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    options = ("--variant=minbase", f"--keyring={KEYRING}", f"--include={','.join(PACKAGES)}")
+    with tempfile.TemporaryDirectory(dir=root.parent) as name:
+        work = Path(name) / suite
+        output_of("debootstrap", *options, suite, str(work), host_mirrors()[0])
+        work.rename(root)
+
+
+def install(root: Path) -> None:
+    """Make the virtual environment with the project and what its tests need. Raises VmError."""
+    version = in_root(root, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+    needed = [one.partition(";")[0] for one in requires("tcptrace") or () if "vm" not in one]
+    needed.append("editables")  # hatchling's, for what is editable
+    target = ("--only-binary=:all:", f"--python-version={version.strip()}")
+    wheels = inside(root, WHEELS)
+    shutil.rmtree(wheels, ignore_errors=True)
+    output_of(sys.executable, "-m", "pip", "download", *target, f"--dest={wheels}", *needed)
+    in_root(root, "python3", "-m", "venv", "--clear", "--system-site-packages", str(VENV))
+    pip = (str(PYTHON), "-m", "pip", "install", "--no-index", f"--find-links={WHEELS}")
+    in_root(root, *pip, *needed)
+    in_root(root, *pip, "--no-build-isolation", "--no-deps", f"--editable={TREE}")
