@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zlib
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -29,7 +30,8 @@ PYTHON = VENV / "bin" / "python"
 
 def fetch(suite: str) -> Path:
     """Return the root of a Debian release with this work tree in it. Raises VmError."""
-    root = cache_directory("roots") / suite
+    # A root of other packages is another root.
+    root = cache_directory("roots") / f"{suite}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
     if not root.exists():
         make(suite, root)
     tree = inside(root, TREE)

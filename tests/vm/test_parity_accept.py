@@ -16,7 +16,7 @@ MAPPED = {"family": 6, "laddr": "::ffff:127.0.0.1", "raddr": "::ffff:127.0.0.1"}
 
 @pytest.fixture(scope="module")
 def sleepers() -> Sleepers:
-    """A server that sleeps in accept before any tool has started."""
+    """A server that sleeps in accept before any tool has started, and accepts then."""
     return Sleepers(1)
 
 
@@ -24,6 +24,7 @@ def sleepers() -> Sleepers:
 def beside(sleepers: Sleepers) -> Iterator[Company]:
     """Both tools."""
     with company("accept", bcc("tcpaccept", *KEYS), make=accept_once) as found:
+        sleepers.wake()
         yield found
 
 
@@ -57,7 +58,6 @@ def shown(beside: Company, event: Event) -> list[Row]:
 
 def test_bcc_misses_an_accept_that_slept(beside: Company, sleepers: Sleepers) -> None:
     """A server that slept in accept before the trace is shown by ours alone."""
-    sleepers.wake()
     beside.ours.wait_for(lport=sleepers.port)
     beside.catch_up(accept_once)
     assert [] == beside.peers["bcc"].rows(lport=sleepers.port)
