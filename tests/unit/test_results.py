@@ -44,10 +44,10 @@ def test_junit_is_added_up(result: Result) -> None:
 
 def test_table_has_a_row_for_each_command_and_backend(result: Result) -> None:
     """A run that did not have a subject has a dash."""
-    other = Result("7.2", "7.2.0", subjects=result.subjects.copy())
+    other = Result("7.2", "7.2.0-3-amd64", subjects=result.subjects.copy())
     del other.subjects["dns", "kprobe"]
     assert [
-        "| command | backend | 6.1<br>6.1.0 | 7.2<br>7.2.0 |",
+        "| command | backend | 6.1<br>6.1.0 | 7.2<br>7.2.0-3 |",
         "| --- | --- | --- | --- |",
         "| `dns` | `kprobe` | 1, 1 failed | - |",
         "| `dns` | `ftrace` | not offered | not offered |",

@@ -93,13 +93,19 @@ def cell(tally: Mapping[str, int]) -> str:
     return ", ".join([str(tally[PASSED]), *others])
 
 
+def version(release: str) -> str:
+    """Return a release without what tells no version."""
+    match = re.match(r"[0-9.]+(-[0-9]+)?", release)
+    return match[0] if match else release
+
+
 def table(results: Iterable[Result]) -> str:
     """Return the table command x backend x kernel."""
     results = [one for one in results if one.subjects]
     subjects = list(dict.fromkeys(subject for one in results for subject in one.subjects))
     order = list(dict.fromkeys(command for command, _ in subjects))
     rows = [
-        ["command", "backend", *(f"{one.name}<br>{one.release}" for one in results)],
+        ["command", "backend", *(f"{one.name}<br>{version(one.release)}" for one in results)],
         ["---"] * (2 + len(results)),
         *(
             [f"`{command}`", f"`{backend}`"]

@@ -137,16 +137,15 @@ def report(done: Sequence[Result]) -> None:
         for line in (*lines, *(f"FAILED {problem}" for problem in one.problems)):
             say(f"{one.name}: {line}")
     say(results.table(done))
-    kinds = (PASSED, FAILED, NOT_OFFERED, SKIPPED)
-    form = "{:8} {:28} {:>7} {:>7} {:>12} {:>8} {:>8}"
+    kinds = (PASSED, FAILED, SKIPPED, NOT_OFFERED)
+    form = "{:8} {:28} {:>7} {:>7} {:>7} {:>12} {:>8}"
     say(form.format("", "kernel", *kinds, "seconds"))
     totals: Counter[str] = Counter()
     for one in done:
         tally = one.tally | Counter({FAILED: one.failures})
         totals += tally
-        say(
-            form.format(one.name, one.release, *(tally[kind] for kind in kinds), round(one.seconds))
-        )
+        numbers = [tally[kind] for kind in kinds]
+        say(form.format(one.name, one.release, *numbers, round(one.seconds)))
     say(", ".join(f"{totals[kind]} {kind}" for kind in kinds))
 
 
