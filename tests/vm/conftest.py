@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.kernel.conftest import cgroup, netns  # noqa: F401 - fixtures
 from tests.kernel.harness import TIME_SCALE
@@ -12,4 +14,5 @@ TIMEOUT_S = 120
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give slow machines more time for each test."""
     for item in items:
-        item.add_marker(pytest.mark.timeout(TIMEOUT_S * TIME_SCALE))
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S * TIME_SCALE))
