@@ -35,7 +35,7 @@ class Plan:
     @property
     def probes(self) -> tuple[Probe, ...]:
         """All probes."""
-        return (self.probe, *self.companions)
+        return (self.probe, *self.probe.companions, *self.companions)
 
     @property
     def records(self) -> Sequence[type[Event]]:

@@ -40,6 +40,7 @@ class TraceOption(click.Option):
         section: str = OWN,
         adds: Sequence[str] = (),
         switches: Sequence[str] = (),
+        replaces: Sequence[columns.Column] = (),
         table: columns.Table | None = None,
         needs: Sequence[str] = (),
         excludes: Sequence[str] = (),
@@ -50,6 +51,7 @@ class TraceOption(click.Option):
         self.section = section
         self.adds = adds
         self.switches = switches
+        self.replaces = replaces
         self.table = table
         self.needs = needs
         self.excludes = excludes
@@ -58,13 +60,14 @@ class TraceOption(click.Option):
 
 
 def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunction]:
-    """Give a command an option of its own; below `command`.
+    """Give a command an option of its own, or one in place of a shared one; below `command`.
 
     Args:
         flags: as in `click.option`.
         attributes: as in `click.option`, and ``needs`` and ``excludes``, names of options that must
             be given with it, or must not; ``adds``, keys of columns that the option shows, and
             ``switches``, defines that it sets for the C source, to its value or for a flag to 1,
+            ``replaces``, columns that it shows in place of those with the same keys,
             and ``table``, columns in place of the probe's, for rows that come in tables, each
             behind a `NewTable`; ``probes``, whose events come among the others in the order in
             which they happened, see `tcptrace.backends.source.Plan`. The function receives the
@@ -272,7 +275,11 @@ def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, A
     on = list(_turned_on(options, given))
     adds = [key for one in on for key in one.adds]
     table = next((one.table for one in on if one.table), None)
-    shown, more = table or (probe.columns, probe.more_columns)
+    replaced = {new.key: new for one in on for new in one.replaces}
+    shown, more = (
+        [replaced.get(column.key, column) for column in group]
+        for group in table or (probe.columns, probe.more_columns)
+    )
     known = {column.key for column in (*shown, *more)}
     for one in on:
         if not known.issuperset(one.adds):
@@ -329,7 +336,8 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
 
     def decorate(function: RowFunction) -> click.Command:
         own = list(reversed(getattr(function, "__click_params__", [])))
-        options = [*own, *_shared_options(probe)]
+        taken = {one.name for one in own}
+        options = [*own, *(one for one in _shared_options(probe) if one.name not in taken)]
         wanted = list(inspect.signature(function).parameters)[1:]
 
         def callback(**given: Any) -> None:

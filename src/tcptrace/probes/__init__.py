@@ -66,6 +66,8 @@ class Probe:
     absent: Mapping[Backend, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """What a backend does not give where others do: by JSON key, when it is absent, or `ALWAYS`.
     docs/backends.md has it as tables, and the kernel tests hold it."""
+    companions: tuple[Probe, ...] = ()
+    """Probes whose events come among this one's; see `tcptrace.backends.source.Plan`."""
     types: tuple[str, ...] = ()
     """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
     self_test: Callable[[], None] | None = None

@@ -257,8 +257,8 @@ static __always_inline u32 current_mntns(void)
 	return inum;
 }
 
-/* Fill what concerns the current task; false drops the event. Process context. */
-static __always_inline bool fill_task(struct event *event)
+/* Fill what concerns the current task. Process context. */
+static __always_inline void describe_task(struct event *event)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 
@@ -269,8 +269,20 @@ static __always_inline bool fill_task(struct event *event)
 	event->cgroup_id = bpf_get_current_cgroup_id();
 	event->mntns = current_mntns();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
+}
+
+/* Whether the current task, which the event describes, passes the filters. */
+static __always_inline bool keep_task(struct event *event)
+{
 	return keep_pid(event->pid) && keep_uid(event->uid) && keep_comm(event->comm) &&
 	       keep_cgroup() && keep_cgroupmap(event->cgroup_id) && keep_mntnsmap(event->mntns);
+}
+
+/* Both; false drops the event. */
+static __always_inline bool fill_task(struct event *event)
+{
+	describe_task(event);
+	return keep_task(event);
 }
 
 static __always_inline bool is_ipv4_mapped(const u8 *addr)
@@ -320,6 +332,22 @@ static __always_inline bool is_tcp(struct sock *sk)
 	read(protocol, &sk->sk_protocol);
 	return (family == AF_INET || family == AF_INET6) &&
 	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+/* The TCP socket that has the queues and counters of sk: of an MPTCP connection or listener its
+ * first subflow, which kernel headers do not tell, else sk itself. */
+static __always_inline struct sock *tcp_of(struct sock *sk)
+{
+	struct sock *first = NULL;
+	u16 protocol = 0;
+
+	read(protocol, &sk->sk_protocol);
+	if (protocol != IPPROTO_MPTCP)
+		return sk;
+#ifdef HAVE_MPTCP_SOCK
+	read(first, &((struct mptcp_sock *)sk)->first);
+#endif
+	return first;
 }
 
 /* Fill both ends and the network namespace of a TCP socket. The local port is inet_sport: skc_num

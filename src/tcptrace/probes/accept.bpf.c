@@ -18,23 +18,26 @@ struct accept_event {
 };
 _Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "records.Accept differs");
 
-/* Length and limit of the listener's accept queue. An MPTCP listener's queue is its first
- * subflow's, which kernel headers do not tell. */
+/* Length and limit of the listener's accept queue. */
 static __always_inline void fill_backlog(struct accept_event *event, struct sock *listener)
 {
-	u16 protocol = 0;
-
-	read(protocol, &listener->sk_protocol);
-	if (protocol == IPPROTO_MPTCP) {
-#ifdef HAVE_MPTCP_SOCK
-		read(listener, &((struct mptcp_sock *)listener)->first);
-#else
+	listener = tcp_of(listener);
+	if (!listener)
 		return;
-#endif
-	}
 	read(event->backlog, &listener->sk_ack_backlog);
 	read(event->backlog_max, &listener->sk_max_ack_backlog);
 }
+
+#ifndef TRACER	/* tracer.bpf.c, which then comes before this file, has its own */
+static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
+{
+	return keep_port(head->lport) && fill_task(head);
+}
+
+static __always_inline void after_accept(struct sock *sk)
+{
+}
+#endif
 
 /* One accept that ended, with the connection's socket, or with the listener's and an error. */
 static __always_inline void accepted(struct sock *sk, struct sock *listener, s32 error)
@@ -49,11 +52,14 @@ static __always_inline void accepted(struct sock *sk, struct sock *listener, s32
 	if (!is_tcp(sk))
 		return;
 	fill_sock(&event.head, sk);
-	if (!keep_sock(&event.head) || !keep_port(event.head.lport) || !fill_task(&event.head))
+	if (!keep_sock(&event.head))
 		return;
-	if (listener)
-		fill_backlog(&event, listener);
-	emit(&event, sizeof(event));
+	if (keep_accepted(&event.head, sk)) {
+		if (listener)
+			fill_backlog(&event, listener);
+		emit(&event, sizeof(event));
+	}
+	after_accept(sk);
 }
 
 #ifdef HOOK_INET_ACCEPT

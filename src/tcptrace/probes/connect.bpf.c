@@ -24,12 +24,6 @@ _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "records.Connect di
 /* probes/connect.py: END */
 enum end { NOT_FOLLOWED, ESTABLISHED, CLOSED };
 
-/* include/net/tcp_states.h */
-#define STATE_ESTABLISHED 1
-#define STATE_SYN_SENT 2
-#define STATE_SYN_RECV 3
-#define STATE_CLOSE 7
-
 /* A socket address; sockaddr_in and sockaddr_in6 share the first two fields. */
 struct address {
 	u16 family;
@@ -215,13 +209,13 @@ static __always_inline void end(struct sock *sk, int state)
 	call = calls.lookup(&tid);
 	read(error, &sk->sk_err);
 	/* Closed by the connect call itself: its return tells the error. */
-	if (state == STATE_CLOSE && !error && call && call->sk == sk)
+	if (state == TCP_CLOSE && !error && call && call->sk == sk)
 		return;
 	event = *waiting;
 	attempts.delete(&sk);
 #ifdef OUTCOME
-	event.end = state == STATE_CLOSE ? CLOSED : ESTABLISHED;
-	event.error = state == STATE_CLOSE ? -error : 0;
+	event.end = state == TCP_CLOSE ? CLOSED : ESTABLISHED;
+	event.error = state == TCP_CLOSE ? -error : 0;
 	event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
 	read(event.retransmits, &((struct tcp_sock *)sk)->total_retrans);
 #endif
@@ -239,10 +233,10 @@ int on_state(struct bpf_raw_tracepoint_args *ctx)
 	read(protocol, &sk->sk_protocol);
 	if (protocol != IPPROTO_TCP)
 		return 0;
-	if (to == STATE_SYN_SENT)
+	if (to == TCP_SYN_SENT)
 		begin(sk);
-	else if ((from == STATE_SYN_SENT || from == STATE_SYN_RECV) &&
-		 (to == STATE_ESTABLISHED || to == STATE_CLOSE))
+	else if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
+		 (to == TCP_ESTABLISHED || to == TCP_CLOSE))
 		end(sk, to);
 	return 0;
 }

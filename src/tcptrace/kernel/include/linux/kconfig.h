@@ -28,7 +28,24 @@
 /* include/uapi/asm-generic/errno*.h, include/linux/errno.h */
 #define EINTR 4
 #define EAGAIN 11
+#define EPIPE 32
+#define ECONNRESET 104
 #define EISCONN 106
 #define EALREADY 114
 #define EINPROGRESS 115
 #define ERESTARTSYS 512
+
+/* include/net/tcp_states.h */
+enum {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT,
+	TCP_SYN_RECV,
+	TCP_FIN_WAIT1,
+	TCP_FIN_WAIT2,
+	TCP_TIME_WAIT,
+	TCP_CLOSE,
+	TCP_CLOSE_WAIT,
+	TCP_LAST_ACK,
+	TCP_LISTEN,
+	TCP_CLOSING,
+};

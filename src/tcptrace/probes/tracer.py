@@ -1,0 +1,144 @@
+"""Connections from beginning to end: `TRACER`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from tcptrace.columns import (
+    COMM,
+    COMMON,
+    ERR,
+    IP,
+    LPORT,
+    NETNS,
+    PID,
+    TIME_S,
+    Column,
+)
+from tcptrace.events import U32, U64, Clock, Event, error_name
+from tcptrace.kernel.hooks import Hook
+from tcptrace.probes import ALL_FILTERS, BACKENDS, Probe, Variant
+from tcptrace.probes.accept import ACCEPT
+from tcptrace.probes.connect import DADDR, DPORT, SADDR
+
+ENDED_BY = (None, "local", "remote", "reset")
+BY_OWNER, OLDER, PASSED = 1, 2, 4
+LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
+
+
+def _milliseconds(ns: int) -> float | None:
+    return ns / 1e6 if ns else None
+
+
+def _ended_by(number: int) -> str | None:
+    return ENDED_BY[number] if number < len(ENDED_BY) else None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Connected(Event):
+    """A connection that a process of this host opened; `struct connect_event` in tracer.bpf.c."""
+
+    type = "connect"
+    nullable = frozenset({"error"})
+
+    latency_ms: Annotated[float | None, "Q", _milliseconds]
+    """From SYN_SENT to ESTABLISHED; absent where the trace began between them."""
+    error: None = None
+    outcome: str = "established"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Closed(Event):
+    """A connection that has ended; `struct close_event` in tracer.bpf.c."""
+
+    type = "close"
+
+    duration_ms: Annotated[float | None, "Q", _milliseconds]
+    """Since ESTABLISHED; absent where that was before the trace."""
+    tx_bytes: U64
+    """Payload that was sent, each byte counted once."""
+    rx_bytes: U64
+    """Payload that was received."""
+    retransmits: U32
+    """Segments."""
+    ended_by: Annotated[str | None, "I", _ended_by]
+    error: Annotated[str | None, "i", error_name]
+    """Why the kernel ended it, where it did."""
+    _flags: U32
+    closer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Say where the task is not the one that closed it."""
+        if self._flags & BY_OWNER:
+            self.closer = "owner"
+
+    @property
+    def older(self) -> bool:
+        """Whether the connection was open before the trace began."""
+        return bool(self._flags & OLDER)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the filters let it pass, for what the kernel knew of it."""
+        return bool(self._flags & PASSED)
+
+
+def _letter(event: Any, _clock: Clock) -> str:
+    return LETTERS[event.type]
+
+
+def _type(event: Any, _clock: Clock) -> str:
+    return str(event.type)
+
+
+def _nanoseconds(event: Any, clock: Clock) -> int:
+    return clock.since_first_ns(event.ts_ns)
+
+
+def _of_close(key: str, heading: str, width: int, name: str, style: str = "") -> Column:
+    """Return a column that shows the field `name` of close rows."""
+
+    def value(event: Any, _clock: Clock) -> object:
+        found = getattr(event, name) if event.type == "close" else None
+        return f"{found:.3f}" if isinstance(found, float) else found
+
+    return Column(key, heading, width, value, style)
+
+
+VERBOSE = (
+    Column("type", "TYPE", 7, _type, "yellow"),
+    dataclasses.replace(TIME_S, heading="TIME(ns)", width=14, value=_nanoseconds),
+    NETNS,
+)
+STATS = (
+    _of_close("ms", "MS", 9, "duration_ms", "cyan"),
+    _of_close("tx", "TX", 9, "tx_bytes"),
+    _of_close("rx", "RX", 9, "rx_bytes"),
+    _of_close("retr", "RETR", 4, "retransmits"),
+)
+_STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state")
+
+TRACER = Probe(
+    name="tracer",
+    source=Path(__file__).with_name("tracer.bpf.c"),
+    records=(Connected, Closed),
+    variants=tuple(Variant(backend, (_STATE,), ("TRACER",)) for backend in BACKENDS),
+    filters=ALL_FILTERS,
+    columns=(
+        Column("type", "T", 2, _letter, "yellow"),
+        *(PID, COMM, IP, SADDR, DADDR),
+        dataclasses.replace(LPORT, heading="SPORT"),
+        DPORT,
+    ),
+    more_columns=(
+        *COMMON,
+        *STATS,
+        _of_close("ended", "ENDED", 6, "ended_by", "yellow"),
+        _of_close("closer", "CLOSER", 6, "closer"),
+        ERR,
+    ),
+    companions=(ACCEPT,),
+    self_test=ACCEPT.self_test,
+)
