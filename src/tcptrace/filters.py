@@ -36,6 +36,14 @@ class Ranges:
     keep: tuple[tuple[int, int], ...]
     drop: tuple[tuple[int, int], ...]
 
+    def wants(self, *values: int) -> bool:
+        """Tell whether one of `values` is to be kept and none to be dropped, as the C does."""
+
+        def within(ranges: tuple[tuple[int, int], ...]) -> bool:
+            return any(low <= value <= high for low, high in ranges for value in values)
+
+        return (not self.keep or within(self.keep)) and not within(self.drop)
+
 
 def parse_ranges(specs: Iterable[str], what: str, most: int) -> Ranges:
     """Read ``80,443,8000-8100`` and ``!22`` as inclusive ranges from 0 to `most`.

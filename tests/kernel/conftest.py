@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.harness import TIME_SCALE, need_backend
-from tests.kernel.traffic import cgroup2_mount, enter_netns, raise_loopback
+from tests.kernel.traffic import cgroup2_mount, raise_loopback
 
+from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 from tcptrace.probes import BACKENDS, Backend
 
 TIMEOUT_S = 120
@@ -62,12 +63,12 @@ def netns() -> Iterator[str]:
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
-        enter_netns(inside)
+        setns(inside, CLONE_NEWNET)
         os.close(inside)
         raise_loopback()
         yield name
     finally:
-        enter_netns(before)
+        setns(before, CLONE_NEWNET)
         os.close(before)
         subprocess.run(["ip", "netns", "delete", name], check=True)
 

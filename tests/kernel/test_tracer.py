@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import errno
+import functools
 import json
 import os
+import re
+import resource
+import select
 import signal
 import socket
 import struct
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.bpfmaps import pinned
 from tests.kernel.harness import (
+    TIME_SCALE,
     Ended,
     Event,
     Tracer,
     Worker,
+    eventually,
     limit,
     plain,
     take_port,
+    take_ports,
 )
 from tests.kernel.traffic import (
     BACKLOG,
     DUAL,
     MPTCP,
+    NOBODY,
     V4,
     V6,
+    Actor,
     accept_once,
+    cast,
+    comm,
     connect,
     listen,
     namespace_id,
@@ -38,9 +54,13 @@ from tests.kernel.traffic import (
     task_fields,
 )
 
-from tcptrace.kernel.syscalls import libc
+from tcptrace.kernel.syscalls import CLONE_NEWNET, libc, setns
 from tcptrace.probes import Backend
 
+BURST = int(20_000 / min(TIME_SCALE, 10))
+IDLE = int(2_000 / min(TIME_SCALE, 10))
+NAME = b"exactly-fifteen"
+OURS, THEIRS, THEIR_MAC = "10.8.1.1", "10.8.1.2", "02:00:00:00:00:02"
 MAPPED = "::ffff:"
 TIMES = {"duration_ms", "latency_ms"}
 UNIT = b"u" * 1000
@@ -49,6 +69,11 @@ FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
 FAST_OPEN_AT_ONCE = 0x1 | 0x2 | 0x4 | 0x200
 TCP_FASTOPEN = 23
 SOCKADDR_UNSPEC = struct.pack("16x")
+
+
+def ip(arguments: str) -> None:
+    """Run iproute2's command with these arguments."""
+    subprocess.run(["ip", *arguments.split()], check=True)
 
 
 def unmapped(address: str) -> str:
@@ -448,11 +473,69 @@ def seen(tracer: Tracer, port: int) -> list[Event]:
     return [one for one in tracer.events if port in (one["lport"], one["rport"])]
 
 
+def after_exit(begin: Event, ended_by: str) -> Event:
+    """Return the event of an older connection that is closed at exit: namespaces are gone."""
+    event = closed(begin, ended_by)
+    del event["mntns"]
+    return event
+
+
+class Older:
+    """Connections that are open before the trace begins, and what is to become of them."""
+
+    def __init__(self) -> None:
+        """Connect."""
+        self.orphan = pair(take_port())
+        self.orphan_port = port_of(self.orphan[0])
+        self.orphan[0].close()
+        until_closed(self.orphan[1])
+        self.to_close, self.to_reset, self.to_leave = (pair(take_port()) for _ in range(3))
+        self._leaver = Worker(lambda: {**self.begin(self.to_leave[0]), **task_fields()})
+        self.to_leave[0].close()
+
+    def begin(self, sock: socket.socket) -> Event:
+        """Return what events of this thread's `sock` have in common."""
+        return {**task_fields(), **ends(sock)}
+
+    def end(self) -> list[Event]:
+        """Close them; return the events to expect where nothing is known of their beginning."""
+        left = self._leaver.run()
+        far = self.to_leave[1]
+        events = [after_exit(left, "local"), closed(self.begin(far), "remote")]
+        until_closed(far)
+        far.close()
+        near, far = self.to_close
+        events += [closed(self.begin(near), "local"), closed(self.begin(far), "remote")]
+        near.close()
+        until_closed(far)
+        far.close()
+        near, far = self.to_reset
+        unknown = {"netns": namespace_id("net"), **ends(far), "error": "ECONNRESET"}
+        events += [closed(self.begin(near), "local"), {**closed({}, "reset"), **unknown}]
+        reset(near)
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+        far.close()
+        far = self.orphan[1]
+        events.append(closed(self.begin(far), "remote"))
+        far.close()
+        return events
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One tracer of all connections in the tests' namespace, and connections older than it."""
+
+    tracer: Tracer
+    older: Older
+
+
 @pytest.fixture(scope="module")
-def tracer(backend: Backend, netns: str) -> Iterator[Tracer]:
-    """A tracer of all connections of the tests."""
+def run(backend: Backend, netns: str) -> Iterator[Run]:
+    """Start a tracer when some connections are there already."""
+    older = Older()
     with Tracer("--json", "--backend", backend, "-N", netns, command="tracer") as running:
-        yield running
+        yield Run(running, older)
         ended_well(running)
 
 
@@ -465,12 +548,386 @@ def ended_well(tracer: Tracer) -> Ended:
 
 @pytest.mark.parametrize("case", CASES)
 def test_connection_is_shown_once_from_beginning_to_end(
-    tracer: Tracer, backend: Backend, case: str
+    run: Run, backend: Backend, case: str
 ) -> None:
     """A connection gives one event for each thing that happens to it, and all fields are right."""
     port = take_port()
     expected = CASES[case](port)
-    actual = seen(tracer, port)
+    actual = seen(run.tracer, port)
     assert in_order(expected) == in_order([timeless(event) for event in actual])
     assert {event["backend"] for event in actual} <= {backend}
     assert {event["netns"] for event in actual} <= {namespace_id("net")}
+
+
+def test_older_connections_are_shown_when_they_end(run: Run) -> None:
+    """What was open before the trace gives one X, with its closer where there is one."""
+    expected = run.older.end()
+    ports = {event["lport"] for event in expected}
+    seen(run.tracer, 0)
+    actual = [event for event in run.tracer.events if event["lport"] in ports]
+    assert in_order(expected) == in_order([timeless(event) for event in actual])
+    assert [None] * len(actual) == [event.get("duration_ms") for event in actual]
+    assert [] == run.tracer.where(lport=run.older.orphan_port)
+
+
+def test_times(run: Run) -> None:
+    """A row's time is that of what it tells; latency and duration are between such times."""
+    port = take_port()
+    start = time.monotonic_ns()
+    near, far = pair(port)
+    between = time.monotonic_ns()
+    near.close()
+    until_closed(far)
+    far.close()
+    begin, taken, *ended = seen(run.tracer, port)
+    assert start <= begin["ts_ns"] <= taken["ts_ns"] <= between
+    assert 0 < begin["latency_ms"] * 1e6 <= begin["ts_ns"] - start
+    for event in ended:
+        assert between <= event["ts_ns"]
+        assert 0 < event["duration_ms"] * 1e6 <= event["ts_ns"] - start
+
+
+def segments_sent_again() -> int:
+    """Return this network namespace's count of retransmitted TCP segments."""
+    lines = Path("/proc/self/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(dict(zip(names, values, strict=True))["RetransSegs"])
+
+
+@pytest.fixture
+def other_host() -> Iterator[str]:
+    """A network namespace behind a link, where `THEIRS` is; its name."""
+    name = f"tcptrace-peer-{os.getpid()}"
+    ip(f"netns add {name}")
+    ip(f"link add tr0 type veth peer name tr1 address {THEIR_MAC} netns {name}")
+    ip(f"address add {OURS}/24 dev tr0")
+    ip(f"-n {name} address add {THEIRS}/24 dev tr1")
+    ip("link set tr0 up")
+    ip(f"-n {name} link set tr1 up")
+    ip(f"-n {name} link set lo up")
+    yield name
+    ip("link delete tr0")
+    ip(f"netns delete {name}")
+
+
+def enter(name: str) -> None:
+    """Move this process to a network namespace under /run/netns."""
+    with Path("/run/netns", name).open("rb") as namespace:
+        setns(namespace.fileno(), CLONE_NEWNET)
+
+
+def test_payload_is_counted_once_however_often_it_is_sent(run: Run, other_host: str) -> None:
+    """TX is what was handed over and RETR what the kernel counts, when segments are lost."""
+    port = take_port()
+
+    def serve() -> int:
+        enter(other_host)
+        with listen(THEIRS, port) as listener:
+            os.kill(os.getppid(), signal.SIGUSR1)
+            with listener.accept()[0] as far:
+                far.settimeout(limit(30))
+                return sum(map(len, iter(lambda: far.recv(1 << 16), b"")))
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    worker = Worker(serve)
+    worker.start()
+    signal.sigtimedwait({signal.SIGUSR1}, limit(10))
+    near = socket.create_connection((THEIRS, port), timeout=limit(30))
+    begin = opened(near)
+    near.sendall(UNIT * 2)
+    before = segments_sent_again()
+    ip(f"neighbour replace {THEIRS} lladdr 02:00:00:00:00:99 dev tr0 nud permanent")
+    near.sendall(UNIT * 3)
+    eventually(lambda: segments_sent_again() > before + 1, "segments sent again")
+    ip(f"neighbour replace {THEIRS} lladdr {THEIR_MAC} dev tr0 nud permanent")
+    near.shutdown(socket.SHUT_WR)
+    until_closed(near)
+    near.close()
+    assert 5 * len(UNIT) == worker.result()
+    again = segments_sent_again() - before
+    expected = closed(begin, "local", tx=5 * len(UNIT), retransmits=again)
+    assert [begin, expected] == [timeless(event) for event in seen(run.tracer, port)]
+
+
+def entries_of(name: str) -> int:
+    """Return how many entries the newest BPF map of a name has."""
+    shown = subprocess.run(["bpftool", "-j", "map"], capture_output=True, check=True).stdout
+    number = max(one["id"] for one in json.loads(shown) if one.get("name") == name)
+    dump = ["bpftool", "-j", "map", "dump", "id", str(number)]
+    return len(json.loads(subprocess.run(dump, capture_output=True, check=True).stdout))
+
+
+def many(namespace: str, port: int, count: int) -> None:
+    """Make connections and end them in several ways; each leaves no port in TIME_WAIT."""
+    enter(namespace)
+    with listen(V4, port) as listener:
+        listener.settimeout(limit(10))
+        for number in range(count):
+            near = connect(listener)
+            if number % 4 == 0:  # reset before it is accepted
+                reset(near)
+                listener.accept()[0].close()
+                continue
+            far = listener.accept()[0]
+            if number % 4 == 1:
+                far.close()
+            reset(near)
+            far.close()
+
+
+def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_host: str) -> None:
+    """Of tens of thousands of connections each is shown, and none remains in the map."""
+    port = take_port()
+    arguments = ("--json", "--backend", backend, "-N", other_host, "--buffer-mb", "32")
+    with Tracer(*arguments, command="tracer") as tracer:
+        Worker(lambda: many(other_host, port, BURST)).run()
+        ended = ended_well(tracer)
+        assert 0 == entries_of("connections")
+    kinds = collections.Counter((one["type"], one["lport"] == port) for one in tracer.events)
+    whole = {("connect", False), ("accept", True), ("close", False), ("close", True)}
+    assert dict.fromkeys(whole, BURST) == kinds
+    assert 4 * BURST == ended.summary[0]
+
+
+def test_a_full_table_is_counted_and_said(backend: Backend, netns: str) -> None:
+    """Connections beyond --max-connections are counted, and the summary says how many."""
+    port = take_port()
+    arguments = ("--json", "--backend", backend, "-N", netns, "--max-connections", "16")
+    with Tracer(*arguments, command="tracer") as tracer, listen(V4, port) as listener:
+        clients = [connect(listener) for _ in range(12)]
+        tracer.wait_for(8, type="connect", rport=port)
+        for client in clients:
+            reset(client)
+        seen(tracer, port)
+        ended = tracer.stop()
+    missing = re.search(r"(\d+) not tracked \(table full\)", ended.stderr)
+    assert missing, ended.stderr
+    assert 0 < int(missing[1]) <= 4 * len(clients)
+    known = [event for event in tracer.where(type="connect", rport=port) if "pid" in event]
+    assert 8 == len(known)
+
+
+def stories(tracer: Tracer, workers: dict[str, Worker]) -> dict[str, list[str]]:
+    """Let each worker work; return the types of the events of each that is shown."""
+    for worker in workers.values():
+        worker.run()
+    last = list(workers.values())[-1]
+    tracer.wait_for(2, pid=last.pid, type="close")
+    found: dict[str, list[str]] = {}
+    names = {worker.pid: name for name, worker in workers.items()}
+    for event in tracer.events:
+        if event.get("pid") in names:
+            found.setdefault(names[event["pid"]], []).append(event["type"])
+    return {name: sorted(types) for name, types in found.items()}
+
+
+def whole(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return what `stories` should be: all of those that are named "kept", and nothing else."""
+    every = ["accept", "close", "close", "connect"]
+    return {name: every for name in names if name.startswith("kept")}
+
+
+def test_filters_that_keep(backend: Backend, netns: str) -> None:
+    """-p, -P at either end, -u, --comm, -N and -4 together keep what satisfies all of them."""
+    low, dropped, high, outside = take_ports(4)
+    likewise = functools.partial(Actor, uid=NOBODY, comm=NAME)
+    workers = cast(
+        {
+            "dropped: IPv6": likewise(server=V6, port=low),
+            "dropped: excluded port": likewise(port=dropped),
+            "dropped: other port": likewise(port=outside),
+            "dropped: other process": likewise(port=low),
+            "dropped: other user": likewise(port=low, uid=0),
+            "dropped: other name": likewise(port=low, comm=NAME[:-1]),
+            "dropped: other namespace": likewise(port=low, new_netns=True),
+            "kept": likewise(port=low),
+            "kept: IPv4-mapped": likewise(server=DUAL, client=V4, port=high),
+        }
+    )
+    pids = [worker.pid for name, worker in workers.items() if name != "dropped: other process"]
+    arguments = ["-p", ",".join(map(str, pids)), "-P", f"{low}-{high}", "-P", f"!{dropped}"]
+    arguments += ["-u", str(NOBODY), "--comm", NAME.decode(), "-N", netns, "-4"]
+    with Tracer("--json", "--backend", backend, *arguments, command="tracer") as tracer:
+        assert whole(workers) == stories(tracer, workers)
+
+
+def test_container_filters(backend: Backend, cgroup: Path, bpffs: Path) -> None:
+    """--cgroup, --cgroupmap, --mntnsmap and -6 together; also of a process that just ends."""
+
+    def leave(actor: Actor) -> None:
+        actor.enter()
+        for sock in pair(actor.port, V6):
+            sock.detach()
+
+    with (
+        pinned(bpffs / "tracer-cgroups", 8, 8) as cgroups,
+        pinned(bpffs / "tracer-mntns", 8, 4) as mntns,
+    ):
+        arguments = ["--cgroup", str(cgroup), "--cgroupmap", str(cgroups.path)]
+        arguments += ["--mntnsmap", str(mntns.path), "-6"]
+        with Tracer("--json", "--backend", backend, *arguments, command="tracer") as tracer:
+            not_in_map = cgroup / "not-in-map"
+            not_in_map.mkdir()
+            for place in (cgroup, cgroup.parent):
+                cgroups.add(place.stat().st_ino)
+            mntns.add(namespace_id("mnt"))
+            actors = {
+                "dropped: IPv4": Actor(cgroup=cgroup),
+                "dropped: other cgroup": Actor(V6, cgroup=cgroup.parent),
+                "dropped: cgroup not in the map": Actor(V6, cgroup=not_in_map),
+                "dropped: other mount namespace": Actor(V6, cgroup=cgroup, new_mntns=True),
+            }
+            workers = cast(actors)
+            workers["kept: ends"] = Worker(lambda: leave(Actor(V6, cgroup=cgroup)))
+            workers |= cast({"kept": Actor(V6, cgroup=cgroup)})
+            assert whole(workers) == stories(tracer, workers)
+            ends_ = tracer.where(pid=workers["kept: ends"].pid, type="close")
+            assert [namespace_id("mnt")] * 2 == [event["mntns"] for event in ends_]
+
+
+def test_a_close_follows_the_connection_that_its_owner_opened(backend: Backend, netns: str) -> None:
+    """With -p of the owner, the close by its child is shown, with the child's process id."""
+
+    def owner(port: int) -> int:
+        near, far = pair(port)
+        far.detach()
+        child = Worker(near.close)
+        near.close()
+        child.run()
+        return child.pid
+
+    port = take_port()
+    worker = Worker(lambda: owner(port))
+    arguments = ("--json", "--backend", backend, "-N", netns, "-p", str(worker.pid))
+    with Tracer(*arguments, command="tracer") as tracer:
+        child_pid = worker.run()
+        tracer.wait_for(type="close", rport=port)
+        tracer.wait_for(type="close", lport=port)
+        client = [(one["type"], one["pid"]) for one in tracer.where(rport=port)]
+        assert [("connect", worker.pid), ("close", child_pid)] == client
+
+
+class Holder:
+    """A process that holds both ends of connections, idle ones and ones that it renews."""
+
+    def __init__(self, port: int, idle: int, renewed: int = 0, namespace: str = "") -> None:
+        """Start it, and wait until its connections are open."""
+        self.port = port
+        self._ours, self._theirs = socket.socketpair()
+        self._worker = Worker(lambda: self._work(idle, renewed, namespace))
+        self.pid = self._worker.pid
+        self._worker.start()
+        self._ours.settimeout(limit(30))
+        assert b"open" == self._ours.recv(4)
+
+    def _work(self, idle: int, renewed: int, namespace: str) -> None:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if namespace:
+            enter(namespace)
+        with listen(V4, self.port) as listener:
+
+            def new() -> tuple[socket.socket, socket.socket]:
+                return connect(listener), listener.accept()[0]
+
+            def end(near: socket.socket, far: socket.socket) -> None:
+                reset(near)
+                far.close()
+
+            held = [new() for _ in range(idle)]
+            young = collections.deque(new() for _ in range(renewed))
+            self._theirs.sendall(b"open")
+            while not select.select([self._theirs], [], [], 0 if renewed else None)[0]:
+                young.append(new())
+                end(*young.popleft())
+            for near, far in (*held, *young):
+                end(near, far)
+
+    def end(self) -> None:
+        """Have it close its connections."""
+        self._ours.sendall(b"end")
+        self._worker.result()
+        self._ours.close()
+        self._theirs.close()
+
+
+def test_open_connections_come_first(backend: Backend, other_host: str) -> None:
+    """--existing shows each end of what is open once, in all namespaces, before its X."""
+    ports = take_ports(4)
+    here, there = Holder(ports[0], IDLE), Holder(ports[1], 1, namespace=other_host)
+    mapped = pair(ports[2], DUAL, MAPPED + V4)
+    with listen(V4, ports[3]) as listener, connect(listener) as waiting:
+        arguments = ("--json", "--existing", "--backend", backend, "-P", f"{ports[0]}-{ports[3]}")
+        with Tracer(*arguments, command="tracer") as tracer:
+            count = 2 * IDLE + 2 + 2 + 1  # the last has not been accepted
+            rows = tracer.wait_for(count, type="open")
+            here.end()
+            there.end()
+            tracer.wait_for(count - 3, type="close")
+            begin = {**task_fields(), **ends(mapped[0]), "holders": [os.getpid()], "type": "open"}
+            del begin["tid"]
+            assert [begin] == [
+                {**timeless(event), "cgroup_id": begin["cgroup_id"]}
+                for event in tracer.where(type="open", rport=ports[2])
+            ]
+            expected = [cut_off(begin), closed({**begin, **task_fields()}, "local")]
+            expected = [{key: one[key] for key in one if key != "holders"} for one in expected]
+            reset(mapped[1])
+            with pytest.raises(ConnectionResetError):
+                mapped[0].recv(1)
+            mapped[0].close()
+            taken = listener.accept()[0]
+            reset(taken)
+            with pytest.raises(ConnectionResetError):
+                waiting.recv(1)
+            waiting.close()
+            tracer.wait_for(count, type="close")
+            ended = ended_well(tracer)
+    assert count == len(rows)
+    assert rows == tracer.events[:count]
+    assert {here.pid, there.pid, os.getpid()} == {event["pid"] for event in tracer.events}
+    assert 1 == len(tracer.where(type="accept"))
+    assert 2 * count + 2 == ended.summary[0]
+
+
+def test_no_connection_is_missed_or_shown_twice_at_the_start(
+    backend: Backend, other_host: str
+) -> None:
+    """With --existing, each end has one beginning and one X, also where they change meanwhile."""
+    holder = Holder(take_port(), 10, renewed=10, namespace=other_host)
+    arguments = ("--json", "--existing", "--backend", backend, "-P", str(holder.port))
+    with Tracer(*arguments, command="tracer") as tracer:
+        tracer.wait_for(100, type="close")
+        holder.end()
+        ended_well(tracer)
+    stories: dict[tuple[int, int], list[str]] = {}
+    for event in tracer.events:
+        stories.setdefault((event["lport"], event["rport"]), []).append(event["type"])
+    for (lport, _), story in stories.items():
+        begin = "accept" if lport == holder.port else "connect"
+        assert story[0] in {"open", begin}, story
+        assert [begin] * (len(story) // 2 - 1) == story[2::2], story
+        assert ["close"] * (len(story) // 2) == story[1::2], story
+    known = {event["pid"] for event in tracer.events if "pid" in event}
+    assert {holder.pid} == known
+
+
+def test_filters_of_open_connections(backend: Backend, netns: str) -> None:
+    """With --existing, filters hold for what is open, too; X follows what was shown."""
+    ports = take_ports(3)
+    holders = {
+        name: Holder(port, 1) for name, port in zip(("kept", "port", "pid"), ports, strict=True)
+    }
+    arguments = ["-p", f"{holders['kept'].pid},{holders['port'].pid}", "-P", f"!{ports[1]}"]
+    arguments += ["-4", "-N", netns, "-u", "0", "--comm", comm()]
+    with Tracer(
+        "--json", "--existing", "--backend", backend, *arguments, command="tracer"
+    ) as tracer:
+        tracer.wait_for(2, type="open")
+        for holder in reversed(holders.values()):
+            holder.end()
+        tracer.wait_for(2, type="close")
+        ended_well(tracer)
+    assert [(kind, holders["kept"].pid) for kind in ("open", "open", "close", "close")] == [
+        (event["type"], event["pid"]) for event in tracer.events
+    ]

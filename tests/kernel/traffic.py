@@ -49,12 +49,6 @@ def raise_loopback() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
-def enter_netns(descriptor: int) -> None:
-    """Move this process to another network namespace."""
-    if libc.setns(descriptor, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
 def namespace_id(kind: str) -> int:
     """Return the inode number of this process's namespace of a kind, such as "net"."""
     return Path("/proc/self/ns", kind).stat().st_ino
@@ -354,8 +348,8 @@ class Actor:
     new_mntns: bool = False
     cgroup: Path | None = None
 
-    def accept(self) -> Event:
-        """Accept one connection, in a forked process; return the event to expect."""
+    def enter(self) -> None:
+        """Become the actor, in a forked process."""
         if self.cgroup:
             (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
         if self.new_netns:
@@ -365,6 +359,10 @@ class Actor:
             unshare(CLONE_NEWNS)
         set_comm(self.comm)
         os.setresuid(self.uid, self.uid, 0)
+
+    def accept(self) -> Event:
+        """Accept one connection, in a forked process; return the event to expect."""
+        self.enter()
         return accept_once(self.server, self.client, port=self.port)
 
 

@@ -319,9 +319,9 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
 
     The decorated function gets an iterator of events, and the values of its own options by name; it
     returns an iterable of the events to show. Its docstring is the help text. For work that is not
-    event by event it can have the parameters ``session``, a `Session`, and ``batches``, an iterator
-    over iterators of events that comes round some 30 times a second, to be used in place of the
-    first argument.
+    event by event it can have the parameters ``session``, a `Session`, ``filters``, the parsed
+    values of `tcptrace.filters` by name, and ``batches``, an iterator over iterators of events that
+    comes round some 30 times a second, to be used in place of the first argument.
 
     Args:
         probe: what to trace; its filters become options.
@@ -349,7 +349,8 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
                 return
 
             def rows(session: Session, batches: Iterator[Iterator[Event]]) -> Iterable[Event]:
-                offered = {**given, "session": session, "batches": batches}
+                more = {"session": session, "filters": plan.filters, "batches": batches}
+                offered = {**given, **more}
                 used = {name: offered[name] for name in wanted if name in offered}
                 return function(chain.from_iterable(batches), **used)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import click
 
 from tcptrace.commands.base import TRACING, command, option
 from tcptrace.events import Event
@@ -17,6 +21,19 @@ from tcptrace.probes.tracer import STATS, TRACER, VERBOSE
     help="Add MS, TX, RX, RETR to X rows: duration, payload bytes, segments sent again.",
 )
 @option(
+    "--existing",
+    is_flag=True,
+    switches=("EXISTING",),
+    help="Show the connections that are open at the start first, as O.",
+)
+@option(
+    "--max-connections",
+    metavar="N",
+    type=click.IntRange(1, 1 << 24),
+    switches=("MOST_CONNECTIONS",),
+    help="Follow at most so many at a time. Default: 65536.",
+)
+@option(
     "-v",
     "--verbose",
     is_flag=True,
@@ -25,12 +42,35 @@ from tcptrace.probes.tracer import STATS, TRACER, VERBOSE
     replaces=VERBOSE,
     help="Add NETNS, spell TYPE out, time in ns; and say which backend was taken, and why.",
 )
-def tracer(events: Iterator[Event]) -> Iterable[Event]:
+def tracer(
+    events: Iterator[Event],
+    batches: Iterator[Iterator[Event]],
+    filters: Mapping[str, Any],
+    *,
+    existing: bool,
+) -> Iterable[Event]:
     """Trace connections from connect (C) or accept (A) to close (X).
+
+    Only established ones are shown. An X is shown when the kernel is done with the connection, with
+    the process that closed it.
 
     \b
     Examples:
-      tcptrace tracer                      all that are established
+      tcptrace tracer                      all
       tcptrace tracer -t --stats           with time stamps, durations and bytes
+      tcptrace tracer -P 5432 -u postgres  of one user, with this port at either end
+      tcptrace tracer --existing -p 181    of one process, those it has first (O)
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return events
+    return _with_existing(batches, filters) if existing else events
+
+
+def _with_existing(
+    batches: Iterator[Iterator[Event]], filters: Mapping[str, Any]
+) -> Iterator[Event]:
+    """Yield the open connections before the events; a connection once, in either form."""
+    from tcptrace.existing import Existing  # noqa: PLC0415 - for few runs
+
+    found = Existing(filters)
+    # A task that is in accept(2) can have its socket before its event: one batch more.
+    yield from found.rows(chain.from_iterable(islice(batches, 2)))
+    yield from found.follow(chain.from_iterable(batches))

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,12 @@ def map_info(map_fd: int) -> MapInfo:
     return MapInfo._make(struct.unpack_from("=IIII", info.raw))
 
 
+def open_pinned(path: str) -> int:
+    """Return a descriptor of the BPF object that is pinned at `path`. Raises OSError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return bpf(OBJ_GET, pack_attributes("QII", c_pointer(name), 0, 0))
+
+
 def check_pinned_hash(path: str, key_size: int, value_size: int) -> MapInfo:
     """Return the pinned hash map at `path`, which must have these sizes in bytes.
 
@@ -86,9 +93,8 @@ def check_pinned_hash(path: str, key_size: int, value_size: int) -> MapInfo:
     )
     if not Path(path).exists():
         raise RefusedError(f"{path} does not exist; it must be {want}.\nOne is made by: {make}")
-    name = ctypes.create_string_buffer(os.fsencode(path))
     try:
-        map_fd = bpf(OBJ_GET, pack_attributes("QII", c_pointer(name), 0, 0))
+        map_fd = open_pinned(path)
     except OSError as error:
         raise RefusedError(
             f"{path} is no object in a BPF file system ({error.strerror}); it must be {want}"
@@ -139,3 +145,14 @@ def read_hash(map_fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]
                 )
                 entries[key.raw] = value.raw
     return entries
+
+
+def pinned_keys(path: str) -> set[int]:
+    """Return the keys of the pinned hash map at `path`, as integers. Raises OSError."""
+    map_fd = open_pinned(path)
+    try:
+        info = map_info(map_fd)
+        entries = read_hash(map_fd, info.key_size, info.value_size)
+    finally:
+        os.close(map_fd)
+    return {int.from_bytes(key, sys.byteorder) for key in entries}

@@ -64,6 +64,11 @@ def unshare(flags: int) -> None:
     _checked(libc.unshare(flags), "unshare")
 
 
+def setns(namespace: int, kind: int) -> None:
+    """Enter a namespace by its descriptor; Python has it from 3.12 on."""
+    _checked(libc.setns(namespace, kind), "setns")
+
+
 def mount(source: str, target: str, kind: str, flags: int = 0) -> None:
     """Mount `source` on `target`."""
     _checked(

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from tcptrace.columns import (
     COMM,
     COMMON,
-    ERR,
     IP,
     LPORT,
     NETNS,
@@ -85,6 +84,16 @@ class Closed(Event):
         return bool(self._flags & PASSED)
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class Open(Event):
+    """A connection that was open when the trace began; from `tcptrace.existing`."""
+
+    type = "open"
+
+    holders: list[int] | None = None
+    """Ids of all processes that have it open."""
+
+
 def _letter(event: Any, _clock: Clock) -> str:
     return LETTERS[event.type]
 
@@ -137,7 +146,7 @@ TRACER = Probe(
         *STATS,
         _of_close("ended", "ENDED", 6, "ended_by", "yellow"),
         _of_close("closer", "CLOSER", 6, "closer"),
-        ERR,
+        _of_close("err", "ERR", 12, "error", "red"),
     ),
     companions=(ACCEPT,),
     self_test=ACCEPT.self_test,

@@ -1,0 +1,142 @@
+"""The connections that were open when the trace began: `Existing`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from tcptrace.events import Event, decode_text
+from tcptrace.kernel import bpf, sockets
+from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
+from tcptrace.probes.tracer import Closed, Connected, Open
+
+
+def _ends(event: Event) -> Ends:
+    return Ends(event.netns, event.laddr, event.lport, event.raddr, event.rport)
+
+
+def _family(ends: Ends) -> int:
+    return 6 if ":" in (ends.laddr or "") else 4
+
+
+def _row(connection: Connection, process: Process, holders: list[int]) -> Open:
+    ends = connection.ends
+    known = process is not NOBODY
+    return Open(
+        ts_ns=time.monotonic_ns(),
+        cgroup_id=next(iter(process.cgroups), None),
+        _kind=0,
+        pid=process.pid or None,
+        tid=None,
+        uid=connection.uid if known else None,
+        netns=ends.netns,
+        mntns=process.mntns or None,
+        laddr=ends.laddr,
+        raddr=ends.raddr,
+        lport=ends.lport,
+        rport=ends.rport,
+        family=_family(ends),
+        _padding=0,
+        comm=decode_text(process.comm) if known else None,
+        holders=holders or None,
+    )
+
+
+class _Filter:
+    """The filters as the C applies them, for what comes from elsewhere."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Take parsed values, as in `tcptrace.filters`; read the pinned maps' keys."""
+        maps = values.keys() & {"cgroupmap", "mntnsmap"}
+        keys = {name: bpf.pinned_keys(values[name]) for name in maps}
+        self._values = {**values, **keys}
+
+    def keeps(self, connection: Connection, process: Process) -> bool:
+        """Tell whether a connection that a process has passes all filters."""
+        ends = connection.ends
+        known: dict[str, Callable[[Any], bool]] = {
+            "pid": lambda pids: pids.wants(process.pid),
+            "uid": lambda uids: uids.wants(connection.uid),
+            "comm": lambda comms: process.comm in comms,
+            "port": lambda ports: ports.wants(ends.lport, ends.rport),
+            "netns": lambda inodes: ends.netns in inodes,
+            "family": lambda family: family == _family(ends),
+            "cgroup": lambda ids: not set(process.cgroups).isdisjoint(ids),
+            "cgroupmap": lambda ids: not ids.isdisjoint(process.cgroups[:1]),
+            "mntnsmap": lambda inodes: process.mntns in inodes,
+        }
+        return all(known[name](value) for name, value in self._values.items())
+
+
+class Existing:
+    """Joins the connections that are open with the events since the probes were attached."""
+
+    def __init__(self, filters: Mapping[str, Any]) -> None:
+        """Look which connections are open, now that the probes are attached.
+
+        Args:
+            filters: parsed values, as in `tcptrace.filters`.
+
+        Raises:
+            TcptraceError: the kernel does not tell.
+
+        """
+        keep = _Filter(filters).keeps
+        found = sockets.connections(filters.get("netns"))
+        holders = sockets.holders({one.inode for one in found})
+        pids = {pid for group in holders.values() for pid in group}
+        known = {pid: process for pid in pids if (process := sockets.process(pid))}
+        self._rows: dict[Ends, Open] = {}
+        for one in found:
+            group = holders.get(one.inode, [])
+            processes = [known[pid] for pid in group if pid in known] or [NOBODY]
+            kept = next((process for process in processes if keep(one, process)), None)
+            if kept:
+                self._rows[one.ends] = _row(one, kept, group)
+
+    def rows(self, early: Iterable[Event]) -> Iterator[Event]:
+        """Yield the open connections, then the events that came until they had been found.
+
+        A connection that the events tell of has its beginning there, unless it was connecting
+        before the trace began: then its process is known only here. One that has ended before it
+        could be found was open, too; who had it is not known.
+        """
+        early = list(early)
+        first: dict[Ends, Event] = {}
+        for one in early:  # the same ends can be used again at once
+            first.setdefault(_ends(one), one)
+        for ends, one in first.items():
+            if isinstance(one, Closed):
+                if one.older and one.passed:
+                    self._rows.setdefault(ends, _row(Connection(ends, 0, 0), NOBODY, []))
+            elif one.pid:
+                self._rows.pop(ends, None)
+        unknown = {id(one) for ends, one in first.items() if ends in self._rows}
+        yield from list(self._rows.values())
+        yield from self.follow(
+            one for one in early if not isinstance(one, Connected) or id(one) not in unknown
+        )
+
+    def follow(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Yield events; name the owner where one of the open connections ends.
+
+        The kernel has sent the ends of all connections older than the trace: it does not know which
+        have passed the filters.
+        """
+        for event in events:
+            if isinstance(event, Closed) and event.older:
+                begin = self._rows.pop(_ends(event), None)
+                if begin:
+                    _name_owner(event, begin)
+                elif not event.passed:
+                    continue
+            yield event
+
+
+def _name_owner(event: Closed, begin: Open) -> None:
+    """Fill what the kernel could not know."""
+    if event.pid is None and begin.pid:
+        event.pid, event.uid, event.comm = begin.pid, begin.uid, begin.comm
+        event.cgroup_id, event.closer = begin.cgroup_id, "owner"
+    event.mntns = event.mntns or begin.mntns

@@ -1,0 +1,178 @@
+"""The TCP connections that are open now, and the processes that hold them.
+
+The kernel's sock_diag (sock_diag(7)) tells of one network namespace at a time, so the calling
+thread visits each. Who holds a socket is read from /proc, which needs the right to trace processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
+
+PROC = Path("/proc")
+NAMED = Path("/run/netns")
+MAPPED = "::ffff:"
+# include/net/tcp_states.h: all between the handshake and the end.
+ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 3, 4, 5, 8, 9, 11
+OPEN = (ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING)
+
+
+class Ends(NamedTuple):
+    """What names a connection: its network namespace's inode number, and both ends."""
+
+    netns: int | None
+    laddr: str | None
+    lport: int | None
+    raddr: str | None
+    rport: int | None
+
+
+class Connection(NamedTuple):
+    """An open connection."""
+
+    ends: Ends
+    uid: int
+    """The socket's owner."""
+    inode: int
+    """The socket's inode number."""
+
+
+class Process(NamedTuple):
+    """A process that holds a socket."""
+
+    pid: int
+    comm: bytes
+    mntns: int
+    cgroups: tuple[int, ...]
+    """Ids of its cgroup and of those above that, nearest first; empty where v2 is not mounted."""
+
+
+NOBODY = Process(0, b"", 0, ())
+"""Stands where no process is known to hold a socket, as with the kernel's own."""
+
+
+def _namespaces() -> dict[int, Path]:
+    """Return a path to each network namespace that has a process or a name, by inode number."""
+    found: dict[int, Path] = {}
+    for path in (*PROC.glob("[0-9]*/ns/net"), *NAMED.glob("*")):
+        with contextlib.suppress(OSError):  # the process has ended, or the name is stale
+            found.setdefault(path.stat().st_ino, path)
+    return found
+
+
+@contextlib.contextmanager
+def _inside(namespace: Path) -> Iterator[None]:
+    """Be in another network namespace. Raises OSError."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(there, CLONE_NEWNET)
+        finally:
+            os.close(there)
+        try:
+            yield
+        finally:
+            setns(home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def _dump(netns: int) -> Iterator[Connection]:
+    """Yield the connections of this thread's network namespace that a process can have."""
+    from pyroute2 import DiagSocket, NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+
+    states = sum(1 << state for state in OPEN)
+    for family in (2, 10):
+        try:
+            with DiagSocket() as diag:
+                diag.bind()
+                answers = diag.get_sock_stats(family=family, states=states)
+        except NetlinkError as error:
+            raise TcptraceError(
+                f"the kernel does not tell its TCP sockets ({error}).\n"
+                "--existing needs CONFIG_INET_TCP_DIAG: try modprobe tcp_diag"
+            ) from error
+        for one in answers:
+            if one["idiag_inode"]:  # else it waits to be accepted, or was closed
+                laddr, raddr = (one[key].removeprefix(MAPPED) for key in ("idiag_src", "idiag_dst"))
+                ends = Ends(netns, laddr, one["idiag_sport"], raddr, one["idiag_dport"])
+                yield Connection(ends, one["idiag_uid"], one["idiag_inode"])
+
+
+def connections(wanted: Collection[int] | None = None) -> list[Connection]:
+    """Return the open connections in all network namespaces, or in those of these inode numbers.
+
+    Raises:
+        TcptraceError: the kernel does not tell, or this process may not enter the namespaces.
+
+    """
+    found: list[Connection] = []
+    for netns, path in _namespaces().items():
+        if wanted is None or netns in wanted:
+            try:
+                with _inside(path):
+                    found += _dump(netns)
+            except FileNotFoundError:  # it has ended meanwhile
+                continue
+            except OSError as error:
+                raise TcptraceError(
+                    f"cannot enter the network namespace {netns}: {error.strerror}.\n"
+                    "--existing needs CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+                ) from error
+    return found
+
+
+def holders(inodes: Collection[int]) -> dict[int, list[int]]:
+    """Return the ids of the processes that have each of these sockets open, lowest first."""
+    links = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, list[int]] = {}
+    for pid in sorted(int(path.name) for path in PROC.glob("[0-9]*")):
+        directory = f"/proc/{pid}/fd"
+        with contextlib.suppress(OSError):  # it has ended
+            held = set()
+            for name in os.listdir(directory):  # noqa: PTH208 - ten times as fast as Path
+                with contextlib.suppress(OSError):
+                    held.add(links.get(os.readlink(f"{directory}/{name}")))  # noqa: PTH115 - the same
+            for inode in held - {None}:
+                found.setdefault(inode or 0, []).append(pid)
+    return found
+
+
+@cache
+def _cgroup_mount() -> Path | None:
+    """Return where cgroup v2 is mounted."""
+    for line in (PROC / "self/mounts").read_text(encoding="utf-8").splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place))
+    return None
+
+
+def _cgroups(pid: int) -> tuple[int, ...]:
+    mount = _cgroup_mount()
+    text = (PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), None)
+    if mount is None or path is None:
+        return ()
+    place = mount / path.lstrip("/")
+    above = [place, *place.parents]
+    return tuple(one.stat().st_ino for one in above[: above.index(mount) + 1])
+
+
+def process(pid: int) -> Process | None:
+    """Return what is known of a process; None when it has ended."""
+    place = PROC / str(pid)
+    try:
+        comm = (place / "comm").read_bytes().removesuffix(b"\n")
+        return Process(pid, comm, (place / "ns/mnt").stat().st_ino, _cgroups(pid))
+    except OSError:
+        return None
