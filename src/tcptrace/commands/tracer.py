@@ -20,6 +20,7 @@ from tcptrace.probes.tracer import STATS, TRACER, VERBOSE
     adds=tuple(column.key for column in STATS),
     help="Add MS, TX, RX, RETR to X rows: duration, payload bytes, segments sent again.",
 )
+@option("-U", "--print-uid", is_flag=True, adds=("uid",), help="Add UID.")
 @option(
     "--existing",
     is_flag=True,

@@ -64,3 +64,22 @@ def container_of(cgroup_id: int | None) -> str | None:
     """
     found = _CONTAINER.findall(path_of(cgroup_id) or "")
     return found[-1] if found else None
+
+
+def ids_of(pid: int) -> tuple[int, ...]:
+    """Return the ids of a process's cgroup and of those above it, nearest first.
+
+    Empty without cgroup v2, and where its cgroup was removed. Raises OSError where the process has
+    ended.
+    """
+    text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), None)
+    place = mount_point()
+    if place is None or path is None:
+        return ()
+    mount = Path(place)
+    own = mount / path.lstrip("/")
+    above = (own, *own.parents)
+    if not own.is_dir():
+        return ()
+    return tuple(one.stat().st_ino for one in above[: above.index(mount) + 1])

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Collection, Iterator
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from tcptrace.errors import TcptraceError
+from tcptrace.kernel import cgroups
 from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 
 PROC = Path("/proc")
@@ -147,32 +146,11 @@ def holders(inodes: Collection[int]) -> dict[int, list[int]]:
     return found
 
 
-@cache
-def _cgroup_mount() -> Path | None:
-    """Return where cgroup v2 is mounted."""
-    for line in (PROC / "self/mounts").read_text(encoding="utf-8").splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place))
-    return None
-
-
-def _cgroups(pid: int) -> tuple[int, ...]:
-    mount = _cgroup_mount()
-    text = (PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="surrogateescape")
-    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), None)
-    if mount is None or path is None:
-        return ()
-    place = mount / path.lstrip("/")
-    above = [place, *place.parents]
-    return tuple(one.stat().st_ino for one in above[: above.index(mount) + 1])
-
-
 def process(pid: int) -> Process | None:
     """Return what is known of a process; None when it has ended."""
     place = PROC / str(pid)
     try:
         comm = (place / "comm").read_bytes().removesuffix(b"\n")
-        return Process(pid, comm, (place / "ns/mnt").stat().st_ino, _cgroups(pid))
+        return Process(pid, comm, (place / "ns/mnt").stat().st_ino, cgroups.ids_of(pid))
     except OSError:
         return None
