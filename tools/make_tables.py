@@ -27,11 +27,11 @@ def probes() -> Iterator[Probe]:
         yield found[module.name.upper()]
 
 
-def cell(probe: Probe, backend: Backend, key: str) -> str:
-    """Return what a backend gives of a field."""
+def cell(probe: Probe, backend: Backend, kind: str, key: str) -> str:
+    """Return what a backend gives of a field of the rows of type `kind`."""
     if backend not in {variant.backend for variant in probe.variants}:
         return "not offered"
-    when = probe.absent.get(backend, {}).get(key)
+    when = probe.absence(backend, kind, key)
     if when is None:
         return "yes"
     return "no" if when == ALWAYS else f"not if {when}"
@@ -47,7 +47,7 @@ def table(probe: Probe) -> str:
     fields: dict[tuple[str, ...], list[str]] = {}
     for row in probe.shown:
         for key in json_keys(row):
-            cells = (row.type, *(cell(probe, backend, key) for backend in BACKENDS))
+            cells = (row.type, *(cell(probe, backend, row.type, key) for backend in BACKENDS))
             fields.setdefault(cells, []).append(f"`{key}`")
     head = line("event", "fields", *(f"`{name}`" for name in BACKENDS))
     body = (line(f"`{kind}`", ", ".join(keys), *rest) for (kind, *rest), keys in fields.items())

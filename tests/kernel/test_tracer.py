@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.bpfmaps import pinned
 from tests.kernel.harness import (
+    FROM_BTF,
     TIME_SCALE,
     Ended,
     Event,
@@ -31,6 +32,7 @@ from tests.kernel.harness import (
     Worker,
     eventually,
     limit,
+    not_offered,
     plain,
     take_port,
     take_ports,
@@ -57,9 +59,13 @@ from tests.kernel.traffic import (
 from tcptrace.kernel.syscalls import CLONE_NEWNET, libc, setns
 from tcptrace.probes import Backend
 
+pytestmark = pytest.mark.command("tracer")
+
 BURST = int(20_000 / min(TIME_SCALE, 10))
 IDLE = int(2_000 / min(TIME_SCALE, 10))
 NAME = b"exactly-fifteen"
+CONTAINER = "0123456789abcdef" * 4
+SCOPE = f"docker-{CONTAINER}.scope"
 OURS, THEIRS, THEIR_MAC = "10.8.1.1", "10.8.1.2", "02:00:00:00:00:02"
 MAPPED = "::ffff:"
 TIMES = {"duration_ms", "latency_ms"}
@@ -425,7 +431,9 @@ def on_mptcp(port: int) -> list[Event]:
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP).close()
     except OSError as error:
-        pytest.skip(f"this kernel has no MPTCP sockets: {error}")
+        not_offered(f"this kernel has no MPTCP sockets: {error}")
+    if not FROM_BTF:
+        not_offered("kernel headers do not tell of MPTCP sockets")
     return exchange(protocol=MPTCP)(port)
 
 
@@ -476,7 +484,7 @@ def seen(tracer: Tracer, port: int) -> list[Event]:
 def after_exit(begin: Event, ended_by: str) -> Event:
     """Return the event of an older connection that is closed at exit: namespaces are gone."""
     event = closed(begin, ended_by)
-    del event["mntns"]
+    event.pop("mntns", None)
     return event
 
 
@@ -763,26 +771,31 @@ def test_container_filters(backend: Backend, cgroup: Path, bpffs: Path) -> None:
         pinned(bpffs / "tracer-cgroups", 8, 8) as cgroups,
         pinned(bpffs / "tracer-mntns", 8, 4) as mntns,
     ):
-        arguments = ["--cgroup", str(cgroup), "--cgroupmap", str(cgroups.path)]
-        arguments += ["--mntnsmap", str(mntns.path), "-6"]
+        arguments = ["--cgroup", str(cgroup), "--cgroupmap", str(cgroups.path), "-6"]
+        arguments += ["--mntnsmap", str(mntns.path)] if FROM_BTF else []
         with Tracer("--json", "--backend", backend, *arguments, command="tracer") as tracer:
-            not_in_map = cgroup / "not-in-map"
-            not_in_map.mkdir()
-            for place in (cgroup, cgroup.parent):
+            not_in_map, container = cgroup / "not-in-map", cgroup / SCOPE
+            for place in (not_in_map, container):
+                place.mkdir()
+            for place in (container, cgroup.parent):
                 cgroups.add(place.stat().st_ino)
             mntns.add(namespace_id("mnt"))
             actors = {
-                "dropped: IPv4": Actor(cgroup=cgroup),
+                "dropped: IPv4": Actor(cgroup=container),
                 "dropped: other cgroup": Actor(V6, cgroup=cgroup.parent),
                 "dropped: cgroup not in the map": Actor(V6, cgroup=not_in_map),
-                "dropped: other mount namespace": Actor(V6, cgroup=cgroup, new_mntns=True),
             }
+            if FROM_BTF:
+                outsider = Actor(V6, cgroup=container, new_mntns=True)
+                actors["dropped: other mount namespace"] = outsider
             workers = cast(actors)
-            workers["kept: ends"] = Worker(lambda: leave(Actor(V6, cgroup=cgroup)))
-            workers |= cast({"kept": Actor(V6, cgroup=cgroup)})
+            workers["kept: ends"] = Worker(lambda: leave(Actor(V6, cgroup=container)))
+            workers |= cast({"kept": Actor(V6, cgroup=container)})
             assert whole(workers) == stories(tracer, workers)
             ends_ = tracer.where(pid=workers["kept: ends"].pid, type="close")
-            assert [namespace_id("mnt")] * 2 == [event["mntns"] for event in ends_]
+            if FROM_BTF:
+                assert [namespace_id("mnt")] * 2 == [event["mntns"] for event in ends_]
+            assert {CONTAINER} == {event["container"] for event in tracer.events}
 
 
 def test_a_close_follows_the_connection_that_its_owner_opened(backend: Backend, netns: str) -> None:
@@ -810,8 +823,16 @@ def test_a_close_follows_the_connection_that_its_owner_opened(backend: Backend, 
 class Holder:
     """A process that holds both ends of connections, idle ones and ones that it renews."""
 
-    def __init__(self, port: int, idle: int, renewed: int = 0, namespace: str = "") -> None:
+    def __init__(
+        self,
+        port: int,
+        idle: int,
+        renewed: int = 0,
+        namespace: str = "",
+        cgroup: Path | None = None,
+    ) -> None:
         """Start it, and wait until its connections are open."""
+        self._cgroup = cgroup
         self.port = port
         self._ours, self._theirs = socket.socketpair()
         self._worker = Worker(lambda: self._work(idle, renewed, namespace))
@@ -823,6 +844,8 @@ class Holder:
     def _work(self, idle: int, renewed: int, namespace: str) -> None:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if self._cgroup:
+            (self._cgroup / "cgroup.procs").write_text("0")
         if namespace:
             enter(namespace)
         with listen(V4, self.port) as listener:
@@ -912,22 +935,26 @@ def test_no_connection_is_missed_or_shown_twice_at_the_start(
     assert {holder.pid} == known
 
 
-def test_filters_of_open_connections(backend: Backend, netns: str) -> None:
+def test_filters_of_open_connections(backend: Backend, netns: str, cgroup: Path) -> None:
     """With --existing, filters hold for what is open, too; X follows what was shown."""
-    ports = take_ports(3)
+    container = cgroup / SCOPE
+    container.mkdir()
+    ports = take_ports(4)
+    names = ("kept", "port", "pid", "cgroup")
     holders = {
-        name: Holder(port, 1) for name, port in zip(("kept", "port", "pid"), ports, strict=True)
+        name: Holder(port, 1, cgroup=None if name == "cgroup" else container)
+        for name, port in zip(names, ports, strict=True)
     }
-    arguments = ["-p", f"{holders['kept'].pid},{holders['port'].pid}", "-P", f"!{ports[1]}"]
-    arguments += ["-4", "-N", netns, "-u", "0", "--comm", comm()]
-    with Tracer(
-        "--json", "--existing", "--backend", backend, *arguments, command="tracer"
-    ) as tracer:
+    pids = ",".join(str(holders[name].pid) for name in names if name != "pid")
+    arguments = ["-p", pids, "-P", f"!{ports[1]}", "-4", "-N", netns, "-u", "0", "--comm", comm()]
+    arguments += ["--cgroup", str(cgroup), "--backend", backend]
+    with Tracer("--json", "--existing", *arguments, command="tracer") as tracer:
         tracer.wait_for(2, type="open")
         for holder in reversed(holders.values()):
             holder.end()
         tracer.wait_for(2, type="close")
         ended_well(tracer)
-    assert [(kind, holders["kept"].pid) for kind in ("open", "open", "close", "close")] == [
-        (event["type"], event["pid"]) for event in tracer.events
+    kept = (holders["kept"].pid, CONTAINER)
+    assert [(kind, *kept) for kind in ("open", "open", "close", "close")] == [
+        (event["type"], event["pid"], event["container"]) for event in tracer.events
     ]

@@ -22,7 +22,8 @@ def test_what_is_declared_exists() -> None:
     """A probe declares fields that its rows have, of backends that it offers."""
     for probe in probes():
         offered = {variant.backend for variant in probe.variants}
-        keys = {key for row in probe.shown for key in json_keys(row)}
+        both = [(key, f"{row.type}.{key}") for row in probe.shown for key in json_keys(row)]
+        keys = {key for pair in both for key in pair}
         assert probe.absent.keys() <= offered
         assert all(fields.keys() <= keys for fields in probe.absent.values())
 
@@ -32,6 +33,8 @@ def test_cells() -> None:
     only = tuple(one for one in ACCEPT.variants if one.backend != "kprobe")
     fields = {"uid": ALWAYS, "backlog": "it slept"}
     probe = dataclasses.replace(ACCEPT, variants=only, absent={"tracepoint": fields})
-    cells = [make_tables.cell(probe, "tracepoint", key) for key in ("pid", "uid", "backlog")]
+    cells = [
+        make_tables.cell(probe, "tracepoint", "accept", key) for key in ("pid", "uid", "backlog")
+    ]
     assert ["yes", "no", "not if it slept"] == cells
-    assert "not offered" == make_tables.cell(probe, "kprobe", "pid")
+    assert "not offered" == make_tables.cell(probe, "kprobe", "accept", "pid")

@@ -129,7 +129,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Existing]:
         monkeypatch.setattr(sockets, "connections", lambda _: list(held))
         monkeypatch.setattr(sockets, "holders", lambda inodes: {5: [181, 182]} if inodes else {})
         monkeypatch.setattr(sockets, "process", {181: PROCESS, 182: OTHER}.get)
-        monkeypatch.setattr(bpf, "pinned_keys", lambda path, *_: path)
+        monkeypatch.setattr(bpf, "pinned_keys", lambda path: path)
         return Existing(filters)
 
     return find

@@ -41,7 +41,9 @@ TIMEOUT_S = 1800
 
 
 # The tests whose events have all the fields that there are.
-EVENTS = tuple(f"tests/kernel/test_{name}.py" for name in ("accept", "connect", "dns", "filters"))
+EVENTS = tuple(
+    f"tests/kernel/test_{name}.py" for name in ("accept", "connect", "tracer", "dns", "filters")
+)
 # Of these, for the backends that do not need BTF, those that compare whole events.
 WHOLE_EVENTS = "not (fentry or ftrace) and (once or asked_for or container)"
 FORK = {"TCPTRACE_TEST_FORK": "1"}

@@ -64,8 +64,9 @@ class Probe:
     rows: tuple[type[Any], ...] = ()
     """The classes of what commands make of the records, where they do not show these."""
     absent: Mapping[Backend, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    """What a backend does not give where others do: by JSON key, when it is absent, or `ALWAYS`.
-    docs/backends.md has it as tables, and the kernel tests hold it."""
+    """What a backend does not give where others do: by JSON key, or type and key (``open.tid``),
+    when it is absent, or `ALWAYS`. docs/backends.md has it as tables, and the kernel tests hold
+    it."""
     companions: tuple[Probe, ...] = ()
     """Probes whose events come among this one's; see `tcptrace.backends.source.Plan`."""
     types: tuple[str, ...] = ()
@@ -73,6 +74,11 @@ class Probe:
     self_test: Callable[[], None] | None = None
     """Makes the event once; the loader calls it in a network namespace of its own and takes another
     variant when the kernel's hook stays silent."""
+
+    def absence(self, backend: Backend, kind: str, key: str) -> str | None:
+        """Return when `backend` does not give a field of rows of type `kind`; see `absent`."""
+        known = self.absent.get(backend, {})
+        return known.get(f"{kind}.{key}", known.get(key))
 
     @property
     def shown(self) -> tuple[Any, ...]:

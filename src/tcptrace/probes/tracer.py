@@ -18,8 +18,8 @@ from tcptrace.columns import (
 )
 from tcptrace.events import U32, U64, Clock, Event, error_name
 from tcptrace.kernel.hooks import Hook
-from tcptrace.probes import ALL_FILTERS, BACKENDS, Probe, Variant
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.probes import ALL_FILTERS, ALWAYS, BACKENDS, Probe, Variant
+from tcptrace.probes.accept import ACCEPT, Accept
 from tcptrace.probes.connect import DADDR, DPORT, SADDR
 
 ENDED_BY = (None, "local", "remote", "reset")
@@ -149,5 +149,10 @@ TRACER = Probe(
         _of_close("err", "ERR", 12, "error", "red"),
     ),
     companions=(ACCEPT,),
+    rows=(Connected, Accept, Closed, Open),
+    absent={
+        backend: {**ACCEPT.absent.get(backend, {}), "accept.error": ALWAYS, "open.tid": ALWAYS}
+        for backend in BACKENDS
+    },
     self_test=ACCEPT.self_test,
 )
