@@ -697,6 +697,7 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
     assert 4 * BURST == ended.summary[0]
 
 
+@pytest.mark.anywhere
 def test_a_full_table_is_counted_and_said(backend: Backend, netns: str) -> None:
     """Connections beyond --max-connections are counted, and the summary says how many."""
     port = take_port()
@@ -799,25 +800,35 @@ def test_container_filters(backend: Backend, cgroup: Path, bpffs: Path) -> None:
 
 
 def test_a_close_follows_the_connection_that_its_owner_opened(backend: Backend, netns: str) -> None:
-    """With -p of the owner, the close by its child is shown, with the child's process id."""
+    """With -p and -u of the owner, the close by a child of another user is shown, as the child's.
+
+    Its user is the owner.
+    """
 
     def owner(port: int) -> int:
+        os.setresuid(NOBODY, NOBODY, 0)
         near, far = pair(port)
         far.detach()
-        child = Worker(near.close)
+
+        def close() -> None:
+            os.setresuid(0, 0, 0)
+            near.close()
+
+        child = Worker(close)
         near.close()
         child.run()
         return child.pid
 
     port = take_port()
     worker = Worker(lambda: owner(port))
-    arguments = ("--json", "--backend", backend, "-N", netns, "-p", str(worker.pid))
+    arguments = ["--json", "--backend", backend, "-N", netns]
+    arguments += ["-p", str(worker.pid), "-u", str(NOBODY)]
     with Tracer(*arguments, command="tracer") as tracer:
         child_pid = worker.run()
         tracer.wait_for(type="close", rport=port)
         tracer.wait_for(type="close", lport=port)
-        client = [(one["type"], one["pid"]) for one in tracer.where(rport=port)]
-        assert [("connect", worker.pid), ("close", child_pid)] == client
+        client = [(one["type"], one["pid"], one["uid"]) for one in tracer.where(rport=port)]
+        assert [("connect", worker.pid, NOBODY), ("close", child_pid, NOBODY)] == client
 
 
 class Holder:
@@ -913,6 +924,7 @@ def test_open_connections_come_first(backend: Backend, other_host: str) -> None:
     assert 2 * count + 2 == ended.summary[0]
 
 
+@pytest.mark.anywhere
 def test_no_connection_is_missed_or_shown_twice_at_the_start(
     backend: Backend, other_host: str
 ) -> None:
@@ -935,6 +947,7 @@ def test_no_connection_is_missed_or_shown_twice_at_the_start(
     assert {holder.pid} == known
 
 
+@pytest.mark.anywhere
 def test_filters_of_open_connections(backend: Backend, netns: str, cgroup: Path) -> None:
     """With --existing, filters hold for what is open, too; X follows what was shown."""
     container = cgroup / SCOPE

@@ -178,6 +178,12 @@ static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 	return connection.keep;
 }
 
+static __always_inline bool is_established(int state)
+{
+	return state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 ||
+	       state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING;
+}
+
 /* A connection that was open before the trace began is still unknown when it ends: follow it from
  * now on, if a process has it. */
 static __always_inline void follow_older(struct sock *sk, int from)
@@ -185,7 +191,7 @@ static __always_inline void follow_older(struct sock *sk, int from)
 	struct connection connection = { .stage = OPEN, .older = true };
 	struct socket *socket = NULL;
 
-	if (from == TCP_SYN_SENT || from == TCP_SYN_RECV || connections.lookup(&sk))
+	if (!is_established(from) || connections.lookup(&sk))
 		return;
 	read(socket, &sk->sk_socket);
 	if (!socket || !fill_ends(&connection.head, sk) ||
@@ -242,7 +248,7 @@ static __always_inline void fill_counters(struct close_event *event, struct sock
 	event->tx_bytes -= again;
 	read(event->rx_bytes, &tcp->bytes_received);
 	read(flags, &sk->__sk_common.skc_flags);
-	if (flags & 1 << SOCK_DONE)
+	if (event->rx_bytes && flags & 1 << SOCK_DONE)
 		event->rx_bytes--;
 	read(event->retransmits, &tcp->total_retrans);
 }
