@@ -52,6 +52,11 @@ class Kernel:
         return None
 
     @property
+    def modules(self) -> Path:
+        """The directory of its modules."""
+        return next(one for one in module_directories(self.root) if one.name == self.release)
+
+    @property
     def headers(self) -> list[Path]:
         """The directories of its headers, if they were fetched; they belong in /usr/src."""
         return sorted(self.root.glob("usr/src/linux-headers-*"))

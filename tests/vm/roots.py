@@ -15,7 +15,7 @@ import zlib
 from importlib.metadata import requires
 from pathlib import Path
 
-from tests.vm.kernels import KEYRING, VmError, cache_directory, host_mirrors, output_of
+from tests.vm.kernels import KEYRING, Kernel, VmError, cache_directory, host_mirrors, output_of
 
 # As setup.sh has them for `test`, without other tracers and QEMU.
 PACKAGES = (
@@ -28,12 +28,18 @@ TREE, VENV, WHEELS = Path("/opt/tcptrace"), Path("/opt/venv"), Path("/opt/wheels
 PYTHON = VENV / "bin" / "python"
 
 
-def fetch(suite: str) -> Path:
-    """Return the root of a Debian release with this work tree in it. Raises VmError."""
+def fetch(suite: str, kernel: Kernel) -> Path:
+    """Return the root of a Debian release, with this work tree and a kernel's modules in it.
+
+    Raises VmError.
+    """
     # A root of other packages is another root.
     root = cache_directory("roots") / f"{suite}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
     if not root.exists():
         make(suite, root)
+    modules = root / "usr" / "lib" / "modules" / kernel.release
+    if not modules.exists():
+        shutil.copytree(kernel.modules, modules, symlinks=True, copy_function=os.link)
     tree = inside(root, TREE)
     settings = tree / "pyproject.toml"
     current = settings.exists() and filecmp.cmp(ROOT / settings.name, settings, shallow=False)

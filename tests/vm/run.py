@@ -92,7 +92,7 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
     result = Result(job.name)
     try:
         kernel = kernels.fetch(job.series)
-        root = roots.fetch(job.suite) if job.suite else machine.HOST
+        root = roots.fetch(job.suite, kernel) if job.suite else machine.HOST
         result.release = kernel.release
         say(f"== {job.name}: {' '.join(job.tests)} on Linux {kernel.release}")
         if not kernel.release.startswith(f"{job.series}."):
