@@ -73,10 +73,11 @@ def test_attempt(beside: Company, case: str) -> None:
 
 def test_denied_attempt(beside: Company, cgroup: Path) -> None:
     """An attempt that a cgroup's BPF program denies is shown by ours alone."""
+    port = take_port()
 
     def connect() -> Event:
         (cgroup / "cgroup.procs").write_text("0")
-        return failure(V4, take_port(), "EPERM")
+        return failure(V4, port, "EPERM")
 
     with denying(cgroup):
         check(beside, Worker(connect).run())
