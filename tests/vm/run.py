@@ -174,7 +174,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"all, or of {', '.join(JOBS)}")
     parser.add_argument(
-        "--write-page", action="store_true", help="write docs/matrix.md from all that is kept"
+        "--write-page", action="store_true", help="write docs/matrix.md only, from what is kept"
     )
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS")
     options = parser.parse_args(arguments[:split])
@@ -187,6 +187,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
     options, for_pytest = parse(arguments)
+    if options.write_page:
+        write_page()
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the machine too
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # has depmod
     for directory in ("src", "tests"):  # compiled here in no time, in the guest at every start
@@ -194,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = [JOBS[name] for name in dict.fromkeys(options.jobs or JOBS)]
     done = [run_job(job, for_pytest, options.timeout) for job in chosen]
     report(done)
-    if options.write_page:
+    if not arguments:
         write_page()
     return 0 if all(result.good for result in done) else 1
 
