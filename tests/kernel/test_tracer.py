@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from tests.kernel.bpfmaps import pinned
@@ -62,18 +63,23 @@ from tcptrace.probes import Backend
 pytestmark = pytest.mark.command("tracer")
 
 BURST = int(20_000 / min(TIME_SCALE, 10))
+RENEWAL_S = 0.001
 IDLE = int(2_000 / min(TIME_SCALE, 10))
 NAME = b"exactly-fifteen"
 CONTAINER = "0123456789abcdef" * 4
 SCOPE = f"docker-{CONTAINER}.scope"
-OURS, THEIRS, THEIR_MAC = "10.8.1.1", "10.8.1.2", "02:00:00:00:00:02"
+OURS, THEIRS = "10.8.1.1", "10.8.1.2"
+THEIR_MAC, NO_MAC = "02:00:00:00:00:02", "02:00:00:00:00:99"
+TCP_SYN_RECV = 3  # include/net/tcp_states.h
 MAPPED = "::ffff:"
 TIMES = {"duration_ms", "latency_ms"}
 UNIT = b"u" * 1000
+ANY_BYTES = {"tx_bytes": ANY, "rx_bytes": ANY}
 FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
 # Client and server, data in the first SYN without a cookie: ip-sysctl.rst.
 FAST_OPEN_AT_ONCE = 0x1 | 0x2 | 0x4 | 0x200
-TCP_FASTOPEN = 23
+# Longer than TIME_WAIT: the kernel keeps the whole socket until the FIN comes.
+LINGER2_S = 120
 SOCKADDR_UNSPEC = struct.pack("16x")
 
 
@@ -387,7 +393,7 @@ def fast_open(port: int) -> list[Event]:
     FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
     try:
         with listen(V4, port) as listener, socket.socket() as near:
-            listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 5)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
             near.sendto(UNIT, socket.MSG_FASTOPEN, (V4, port))
             far = listener.accept()[0]
             begin, taken = opened(near), accepted(far)
@@ -399,6 +405,71 @@ def fast_open(port: int) -> list[Event]:
         FAST_OPEN.write_text(before)
     size = len(UNIT)
     return [begin, taken, closed(begin, "local", tx=size), closed(taken, "remote", rx=size)]
+
+
+def reset_after_close(port: int) -> list[Event]:
+    """Reset a connection whose other end was closed and waits for the FIN."""
+    near, far = pair(port)
+    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, LINGER2_S)
+    begin, taken = opened(near), accepted(far)
+    near.close()
+    until_closed(far)
+    reset(far)
+    closes = closed(begin, "local", error="ECONNRESET"), closed(taken, "remote")
+    return [begin, taken, *closes]
+
+
+def reset_while_another_uses_it(port: int) -> list[Event]:
+    """Reset connections while a child holds their locks most of the time, sending on them."""
+    events = []
+    with listen(V4, port) as listener:
+        for _ in range(10):
+            near = connect(listener)
+            far = listener.accept()[0]
+            begin, taken = opened(near), accepted(far)
+            child = Worker(functools.partial(send_until_reset, near, far))
+            child.start()
+            receive(far, 1 << 20)
+            reset(far)
+            child.result()
+            near.close()
+            events += [begin, taken, {**cut_off(begin), **ANY_BYTES}]
+            events += [{**closed(taken, "local"), **ANY_BYTES}]
+    return events
+
+
+def send_until_reset(sock: socket.socket, peer: socket.socket) -> None:
+    """Send as much as goes, from a forked process that has inherited both ends."""
+    peer.close()
+    data = bytes(1 << 20)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            sock.sendall(data)
+
+
+def collected(port: int) -> list[Event]:
+    """Leave a connection in the queue of a socket that is in its own queue, and have it collected.
+
+    The kernel does that in a thread of its own, or in the process that happens to ask for it.
+    """
+    near, far = pair(port)
+    begin, taken = opened(near), accepted(far)
+    one, other = socket.socketpair()
+    socket.send_fds(one, [b"x"], [other.fileno(), near.fileno()])
+    for sock in (near, one, other):
+        sock.close()
+    far.settimeout(0)
+
+    def has_ended() -> bool:
+        for sock in socket.socketpair():  # asks for it
+            sock.close()
+        with contextlib.suppress(BlockingIOError):
+            return far.recv(1) == b""
+        return False
+
+    eventually(has_ended, "the socket collected")
+    far.close()
+    return [begin, taken, closed(begin, "local"), closed(taken, "remote")]
 
 
 def never_accepted(port: int) -> list[Event]:
@@ -426,15 +497,48 @@ def reset_before_accept(port: int) -> list[Event]:
     return [begin, closed(begin, "local"), taken, cut_off(taken)]
 
 
-def on_mptcp(port: int) -> list[Event]:
-    """Exchange data over MPTCP, where the kernel has it."""
+def need_mptcp() -> None:
+    """Skip the test where there is no MPTCP."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP).close()
     except OSError as error:
         not_offered(f"this kernel has no MPTCP sockets: {error}")
     if not FROM_BTF:
         not_offered("kernel headers do not tell of MPTCP sockets")
+
+
+def on_mptcp(port: int) -> list[Event]:
+    """Exchange data over MPTCP."""
+    need_mptcp()
     return exchange(protocol=MPTCP)(port)
+
+
+def on_two_paths(port: int) -> list[Event]:
+    """Exchange data over MPTCP when the kernel adds a second path on its own."""
+    need_mptcp()
+    ip("mptcp limits set subflows 1 add_addr_accepted 1")
+    ip("mptcp endpoint add 127.0.0.2 dev lo subflow")
+    try:
+        with listen(V4, port, MPTCP) as listener, connect(listener, protocol=MPTCP) as near:
+            far = listener.accept()[0]
+            begin, taken = opened(near), accepted(far)
+            for one, other in ((near, far), (far, near)):
+                one.sendall(UNIT)
+                receive(other, len(UNIT))
+            eventually(lambda: "127.0.0.2" in established(port), "the second path")
+            near.close()
+            until_closed(far)
+            far.close()
+    finally:
+        ip("mptcp endpoint flush")
+    closes = closed(begin, "local"), closed(taken, "remote")
+    return [begin, taken, *({**event, **ANY_BYTES} for event in closes)]
+
+
+def established(port: int) -> str:
+    """Return what ss tells of the connections to a port."""
+    command = ["ss", "-Htn", "state", "established", f"( dport = :{port} )"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 CASES: dict[str, Callable[[int], list[Event]]] = {
@@ -459,7 +563,10 @@ CASES: dict[str, Callable[[int], list[Event]]] = {
     "fast open": fast_open,
     "never accepted": never_accepted,
     "reset before the accept": reset_before_accept,
+    "reset after a close": reset_after_close,
+    "reset while another uses it": reset_while_another_uses_it,
     "MPTCP": on_mptcp,
+    "MPTCP on two paths": on_two_paths,
 }
 
 
@@ -495,6 +602,7 @@ class Older:
         """Connect."""
         self.orphan = pair(take_port())
         self.orphan_port = port_of(self.orphan[0])
+        self.orphan[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, LINGER2_S)
         self.orphan[0].close()
         until_closed(self.orphan[1])
         self.to_close, self.to_reset, self.to_leave = (pair(take_port()) for _ in range(3))
@@ -565,6 +673,16 @@ def test_connection_is_shown_once_from_beginning_to_end(
     assert in_order(expected) == in_order([timeless(event) for event in actual])
     assert {event["backend"] for event in actual} <= {backend}
     assert {event["netns"] for event in actual} <= {namespace_id("net")}
+
+
+def test_a_kernel_thread_is_no_closer(run: Run) -> None:
+    """Where the kernel closes a socket that no process can reach, X names the owner."""
+    port = take_port()
+    expected = in_order(collected(port))
+    actual = in_order([timeless(event) for event in seen(run.tracer, port)])
+    for event in actual:
+        assert "owner" == event.pop("closer", "owner")
+    assert expected == actual
 
 
 def test_older_connections_are_shown_when_they_end(run: Run) -> None:
@@ -644,7 +762,7 @@ def test_payload_is_counted_once_however_often_it_is_sent(run: Run, other_host: 
     begin = opened(near)
     near.sendall(UNIT * 2)
     before = segments_sent_again()
-    ip(f"neighbour replace {THEIRS} lladdr 02:00:00:00:00:99 dev tr0 nud permanent")
+    ip(f"neighbour replace {THEIRS} lladdr {NO_MAC} dev tr0 nud permanent")
     near.sendall(UNIT * 3)
     eventually(lambda: segments_sent_again() > before + 1, "segments sent again")
     ip(f"neighbour replace {THEIRS} lladdr {THEIR_MAC} dev tr0 nud permanent")
@@ -689,12 +807,16 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
     arguments = ("--json", "--backend", backend, "-N", other_host, "--buffer-mb", "32")
     with Tracer(*arguments, command="tracer") as tracer:
         Worker(lambda: many(other_host, port, BURST)).run()
-        ended = ended_well(tracer)
+        last = Holder(take_port(), 1, namespace=other_host)
+        assert 2 == entries_of("connections")
+        last.end()
         assert 0 == entries_of("connections")
-    kinds = collections.Counter((one["type"], one["lport"] == port) for one in tracer.events)
+        ended = ended_well(tracer)
+    events = [event for event in tracer.events if port in (event["lport"], event["rport"])]
+    kinds = collections.Counter((one["type"], one["lport"] == port) for one in events)
     whole = {("connect", False), ("accept", True), ("close", False), ("close", True)}
     assert dict.fromkeys(whole, BURST) == kinds
-    assert 4 * BURST == ended.summary[0]
+    assert 4 * (BURST + 1) == ended.summary[0]
 
 
 @pytest.mark.anywhere
@@ -871,7 +993,7 @@ class Holder:
             held = [new() for _ in range(idle)]
             young = collections.deque(new() for _ in range(renewed))
             self._theirs.sendall(b"open")
-            while not select.select([self._theirs], [], [], 0 if renewed else None)[0]:
+            while not select.select([self._theirs], [], [], RENEWAL_S if renewed else None)[0]:
                 young.append(new())
                 end(*young.popleft())
             for near, far in (*held, *young):
@@ -971,3 +1093,41 @@ def test_filters_of_open_connections(backend: Backend, netns: str, cgroup: Path)
     assert [(kind, *kept) for kind in ("open", "open", "close", "close")] == [
         (event["type"], event["pid"], event["container"]) for event in tracer.events
     ]
+
+
+def test_accepted_before_the_handshake_ended(run: Run, other_host: str) -> None:
+    """A server that takes data from the SYN has one A and one X, though ESTABLISHED comes later."""
+    port = take_port()
+
+    def client() -> None:
+        enter(other_host)
+        FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
+        with socket.socket() as near:
+            near.settimeout(limit(20))
+            near.sendto(UNIT, socket.MSG_FASTOPEN, (OURS, port))
+            receive(near, len(UNIT))
+            until_closed(near)
+
+    before = FAST_OPEN.read_text()
+    FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
+    ip(f"neighbour replace {THEIRS} lladdr {NO_MAC} dev tr0 nud permanent")
+    try:
+        with listen(OURS, port) as listener:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+            worker = Worker(client)
+            worker.start()
+            far = listener.accept()[0]
+            taken = accepted(far)
+            receive(far, len(UNIT))
+            state = far.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            ip(f"neighbour replace {THEIRS} lladdr {THEIR_MAC} dev tr0 nud permanent")
+            run.tracer.wait_for(type="accept", lport=port)
+            far.sendall(UNIT)
+            far.close()
+            worker.result()
+    finally:
+        FAST_OPEN.write_text(before)
+    size = len(UNIT)
+    ended = closed(taken, "local", tx=size, rx=size, retransmits=ANY)
+    assert TCP_SYN_RECV == state[0]
+    assert [taken, ended] == [timeless(event) for event in seen(run.tracer, port)]

@@ -69,12 +69,30 @@ static __always_inline bool is_kernel_thread(void)
 	return flags & PF_KTHREAD;
 }
 
+/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow. */
+static __always_inline bool is_added_subflow(struct sock *sk)
+{
+#ifdef HAVE_MPTCP_SOCK
+	struct mptcp_subflow_context *subflow = NULL;
+	struct sock *connection = NULL;
+	bool is_mptcp = false;
+
+	read(is_mptcp, &((struct tcp_sock *)sk)->is_mptcp);
+	if (!is_mptcp)
+		return false;
+	read(subflow, &((struct inet_connection_sock *)sk)->icsk_ulp_data);
+	read(connection, &subflow->conn);
+	return connection && tcp_of(connection) != sk;
+#endif
+	return false;
+}
+
 /* Fill what concerns the socket; false drops the connection. What the loader connects to test the
  * accept hooks is not to be counted as an accept. */
 static __always_inline bool fill_ends(struct event *head, struct sock *sk)
 {
 	fill_sock(head, sk);
-	return head->netns != SELF_TEST_NETNS && keep_sock(head);
+	return head->netns != SELF_TEST_NETNS && keep_sock(head) && !is_added_subflow(sk);
 }
 
 static __always_inline void follow(struct sock *sk, struct connection *connection)
@@ -83,19 +101,11 @@ static __always_inline void follow(struct sock *sk, struct connection *connectio
 		count(COUNT_UNTRACKED);
 }
 
-/* CLOSE -> SYN_SENT. The kernel's own connects that add a subflow to an MPTCP connection are part
- * of that one. The port may not be known yet. */
+/* CLOSE -> SYN_SENT. The port may not be known yet. */
 static __always_inline void connecting(struct sock *sk)
 {
 	struct connection connection = { .stage = CONNECTING };
 
-#ifdef HAVE_IS_MPTCP
-	bool is_mptcp = false;
-
-	read(is_mptcp, &((struct tcp_sock *)sk)->is_mptcp);
-	if (is_mptcp && is_kernel_thread())
-		return;
-#endif
 	if (!fill_ends(&connection.head, sk))
 		return;
 	connection.keep = fill_task(&connection.head);
@@ -211,7 +221,7 @@ static __always_inline void closing(struct connection *connection, struct sock *
 
 	read(owned, &sk->sk_lock.owned);
 	read(error, &sk->sk_err);
-	if (connection->closed || !owned || is_kernel_thread())
+	if (!owned || is_kernel_thread())
 		return;
 	if (to == TCP_CLOSE &&
 	    (error || (from != TCP_ESTABLISHED && from != TCP_CLOSE_WAIT && from != TCP_SYN_RECV)))

@@ -154,5 +154,6 @@ TRACER = Probe(
         backend: {**ACCEPT.absent.get(backend, {}), "accept.error": ALWAYS, "open.tid": ALWAYS}
         for backend in BACKENDS
     },
+    types=("mptcp_subflow_context",),
     self_test=ACCEPT.self_test,
 )
