@@ -74,7 +74,7 @@ TCP_SYN_RECV = 3  # include/net/tcp_states.h
 MAPPED = "::ffff:"
 TIMES = {"duration_ms", "latency_ms"}
 UNIT = b"u" * 1000
-ANY_BYTES = {"tx_bytes": ANY, "rx_bytes": ANY}
+ANY_FIGURES = dict.fromkeys(("tx_bytes", "rx_bytes", "retransmits"), ANY)
 FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
 # Client and server, data in the first SYN without a cookie: ip-sysctl.rst.
 FAST_OPEN_AT_ONCE = 0x1 | 0x2 | 0x4 | 0x200
@@ -420,31 +420,31 @@ def reset_after_close(port: int) -> list[Event]:
 
 
 def reset_while_another_uses_it(port: int) -> list[Event]:
-    """Reset connections while a child holds their locks most of the time, sending on them."""
+    """Reset connections while a child holds their locks most of the time, receiving from them."""
     events = []
     with listen(V4, port) as listener:
         for _ in range(10):
             near = connect(listener)
             far = listener.accept()[0]
             begin, taken = opened(near), accepted(far)
-            child = Worker(functools.partial(send_until_reset, near, far))
+            child = Worker(functools.partial(receive_until_reset, near, far))
             child.start()
-            receive(far, 1 << 20)
+            far.sendall(bytes(1 << 22))
             reset(far)
             child.result()
             near.close()
-            events += [begin, taken, {**cut_off(begin), **ANY_BYTES}]
-            events += [{**closed(taken, "local"), **ANY_BYTES}]
+            events += [begin, taken, {**cut_off(begin), **ANY_FIGURES}]
+            events += [{**closed(taken, "local"), **ANY_FIGURES}]
     return events
 
 
-def send_until_reset(sock: socket.socket, peer: socket.socket) -> None:
-    """Send as much as goes, from a forked process that has inherited both ends."""
+def receive_until_reset(sock: socket.socket, peer: socket.socket) -> None:
+    """Receive all that comes, in a forked process that has inherited both ends."""
     peer.close()
-    data = bytes(1 << 20)
+    buffer = bytearray(1 << 22)
     with contextlib.suppress(ConnectionError):
-        while True:
-            sock.sendall(data)
+        while sock.recv_into(buffer):
+            pass
 
 
 def collected(port: int) -> list[Event]:
@@ -532,7 +532,7 @@ def on_two_paths(port: int) -> list[Event]:
     finally:
         ip("mptcp endpoint flush")
     closes = closed(begin, "local"), closed(taken, "remote")
-    return [begin, taken, *({**event, **ANY_BYTES} for event in closes)]
+    return [begin, taken, *({**event, **ANY_FIGURES} for event in closes)]
 
 
 def established(port: int) -> str:
