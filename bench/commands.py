@@ -31,6 +31,7 @@ COMMANDS = {
     ("connect", "--outcome"): 1,
     ("connect", "-d"): 1,
     ("connect", "-c"): 0,
+    ("tracer",): 4,
 }
 LINGER_RESET = struct.pack("ii", 1, 0)  # close with a reset: no port stays in TIME_WAIT
 

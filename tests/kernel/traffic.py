@@ -100,7 +100,7 @@ def port_of(server: socket.socket) -> int:
 
 def connect(server: socket.socket, address: str = V4, protocol: int = 0) -> socket.socket:
     """Return a client that is connected to `server`, whether or not that has accepted."""
-    family = socket.AF_INET if "." in address else socket.AF_INET6
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     client = socket.socket(family, socket.SOCK_STREAM, protocol)
     client.settimeout(limit(10))
     client.connect((address, port_of(server)))

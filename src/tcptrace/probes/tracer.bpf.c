@@ -138,34 +138,29 @@ static __always_inline void report_connect(struct event *head, u64 now, u64 late
 
 static __always_inline void established(struct sock *sk, int from)
 {
-	struct connection *found = connections.lookup(&sk), fresh = {};
-	u64 now = bpf_ktime_get_ns(), latency_ns;
+	struct connection *found = connections.lookup(&sk), fresh = { .stage = QUEUED };
+	u64 now = bpf_ktime_get_ns(), latency_ns = 0;
 
 	if (found && found->stage == OPEN) {	/* fast open: accepted before the handshake ended */
 		if (!found->since_ns)
 			found->since_ns = now;
+		return;
+	}
+	if (!fill_ends(&fresh.head, sk) ||
+	    !keep_either_port(fresh.head.lport, fresh.head.rport)) {
+		connections.delete(&sk);
 	} else if (found && found->stage == CONNECTING) {
 		latency_ns = now - found->since_ns;
-		fill_sock(&found->head, sk);
-		if (!keep_either_port(found->head.lport, found->head.rport)) {
-			connections.delete(&sk);
-			return;
-		}
 		found->since_ns = now;
 		found->stage = OPEN;
+		found->head.lport = fresh.head.lport;
 		if (found->keep)
 			report_connect(&found->head, now, latency_ns);
+	} else if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
+		fill_owner_uid(&fresh.head, sk);
+		if (keep_without_task(&fresh.head))
+			report_connect(&fresh.head, now, latency_ns);
 	} else {
-		if (!fill_ends(&fresh.head, sk) ||
-		    !keep_either_port(fresh.head.lport, fresh.head.rport))
-			return;
-		if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
-			fill_owner_uid(&fresh.head, sk);
-			if (keep_without_task(&fresh.head))
-				report_connect(&fresh.head, now, 0);
-			return;
-		}
-		fresh.stage = QUEUED;
 		fresh.since_ns = now;
 		follow(sk, &fresh);
 	}
@@ -184,7 +179,8 @@ static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 	found = connections.lookup(&sk);
 	if (found)
 		connection.since_ns = found->since_ns;
-	follow(sk, &connection);
+	if (sk)
+		follow(sk, &connection);
 	return connection.keep;
 }
 
