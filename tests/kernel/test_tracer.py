@@ -1069,7 +1069,6 @@ def test_no_connection_is_missed_or_shown_twice_at_the_start(
     assert {holder.pid} == known
 
 
-@pytest.mark.anywhere
 def test_filters_of_open_connections(backend: Backend, netns: str, cgroup: Path) -> None:
     """With --existing, filters hold for what is open, too; X follows what was shown."""
     container = cgroup / SCOPE
