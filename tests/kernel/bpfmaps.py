@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,18 @@ HASH, ARRAY = 1, 2
 ENTRIES = 128
 
 
+@contextlib.contextmanager
+def unlimited_memory() -> Iterator[None]:
+    """Lift the limit of locked memory: before 5.11, all of a user's BPF objects count."""
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    with contextlib.suppress(ValueError, PermissionError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+
 class PinnedMap:
     """A pinned map whose keys are integers."""
 
@@ -25,9 +38,9 @@ class PinnedMap:
         self.path = path
         self._key_size = key_size
         self._value_size = value_size
-        self._map = bpf(
-            MAP_CREATE, pack_attributes("IIIII", kind, key_size, value_size, ENTRIES, 0)
-        )
+        attributes = pack_attributes("IIIII", kind, key_size, value_size, ENTRIES, 0)
+        with unlimited_memory():
+            self._map = bpf(MAP_CREATE, attributes)
         name = ctypes.create_string_buffer(os.fsencode(path))
         bpf(OBJ_PIN, pack_attributes("QII", c_pointer(name), self._map, 0))
 

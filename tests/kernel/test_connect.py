@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import errno
 import os
-import resource
 import signal
 import socket
 import struct
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.bpfmaps import unlimited_memory
 from tests.kernel.harness import (
     TIME_SCALE,
     Ended,
@@ -215,11 +215,8 @@ CASES: dict[str, Callable[[int], Event]] = {
 @contextlib.contextmanager
 def denying(cgroup: Path) -> Iterator[None]:
     """Deny all IPv4 connects in a cgroup: the attached program returns 0."""
-    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    with contextlib.suppress(ValueError):  # from 5.11 on programs are not counted
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
-    program = bpf.load_empty(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+    with unlimited_memory():
+        program = bpf.load_empty(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT)
     directory = os.open(cgroup, os.O_RDONLY)
     attributes = pack_attributes("IIII", directory, program, CGROUP_INET4_CONNECT, 0)
     syscalls.bpf(PROG_ATTACH, attributes)
