@@ -9,7 +9,7 @@ from typing import Any
 from tcptrace.events import Event, decode_text
 from tcptrace.kernel import bpf, sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
-from tcptrace.probes.tracer import Closed, Connected, Open
+from tcptrace.probes.tracer import Closed, Open
 
 
 def _ends(event: Event) -> Ends:
@@ -73,27 +73,17 @@ class Existing:
     """Joins the connections that are open with the events since the probes were attached."""
 
     def __init__(self, filters: Mapping[str, Any]) -> None:
-        """Look which connections are open, now that the probes are attached.
+        """Begin to look which connections are open, now that the probes are attached.
 
         Args:
             filters: parsed values, as in `tcptrace.filters`.
 
-        Raises:
-            TcptraceError: the kernel does not tell.
-
         """
-        keep = _Filter(filters).keeps
-        found = sockets.connections(filters.get("netns"))
-        holders = sockets.holders({one.inode for one in found})
-        pids = {pid for group in holders.values() for pid in group}
-        known = {pid: process for pid in pids if (process := sockets.process(pid))}
+        self._keeps = _Filter(filters).keeps
+        self._survey = sockets.Survey(filters.get("netns"))
+        self.is_complete = self._survey.is_complete
+        """Tells whether all have been found, without waiting."""
         self._rows: dict[Ends, Open] = {}
-        for one in found:
-            group = holders.get(one.inode, [])
-            processes = [known[pid] for pid in group if pid in known] or [NOBODY]
-            kept = next((process for process in processes if keep(one, process)), None)
-            if kept:
-                self._rows[one.ends] = _row(one, kept, group)
 
     def rows(self, early: Iterable[Event]) -> Iterator[Event]:
         """Yield the open connections, then the events that came until they had been found.
@@ -101,37 +91,53 @@ class Existing:
         A connection that the events tell of has its beginning there, unless it was connecting
         before the trace began: then its process is known only here. One that has ended before it
         could be found was open, too; who had it is not known.
+
+        Raises:
+            TcptraceError: the kernel does not tell what is open.
+
         """
+        found, holders, known = self._survey.result()
         early = list(early)
         first: dict[Ends, Event] = {}
-        for one in early:  # the same ends can be used again at once
-            first.setdefault(_ends(one), one)
-        for ends, one in first.items():
-            if isinstance(one, Closed):
-                if one.older and one.passed:
-                    self._rows.setdefault(ends, _row(Connection(ends, 0, 0), NOBODY, []))
-            elif one.pid:
-                self._rows.pop(ends, None)
-        unknown = {id(one) for ends, one in first.items() if ends in self._rows}
+        for event in early:  # the same ends can be used again at once
+            first.setdefault(_ends(event), event)
+        # Their holders were looked for by the numbers of sockets, which may be others' by then.
+        ended = {_ends(event) for event in early if isinstance(event, Closed)}
+        for one in found:
+            begin = first.get(one.ends)
+            if one.ends not in ended and (begin is None or not begin.pid):
+                self._add(one, holders.get(one.inode, []), known)
+        for ends, event in first.items():
+            if isinstance(event, Closed) and event.older and event.passed:
+                self._rows[ends] = _row(Connection(ends, 0, 0), NOBODY, [])
         yield from list(self._rows.values())
-        yield from self.follow(
-            one for one in early if not isinstance(one, Connected) or id(one) not in unknown
-        )
+        yield from self.follow(early)
+
+    def _add(self, one: Connection, holders: list[int], known: Mapping[int, Process]) -> None:
+        """Add a row for a connection, if there is a process that passes the filters."""
+        processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
+        kept = next((process for process in processes if self._keeps(one, process)), None)
+        if kept:
+            self._rows[one.ends] = _row(one, kept, holders)
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yield events; name the owner where one of the open connections ends.
 
         The kernel has sent the ends of all connections older than the trace: it does not know which
-        have passed the filters.
+        have passed the filters. What is shown as open is not shown to begin: its connect was under
+        way when the trace began, or a task was about to return from accept when it was found.
         """
         for event in events:
-            if isinstance(event, Closed) and event.older:
-                begin = self._rows.pop(_ends(event), None)
-                if begin:
-                    _name_owner(event, begin)
-                elif not event.passed:
-                    continue
-            yield event
+            ends = _ends(event)
+            if not isinstance(event, Closed):
+                if ends not in self._rows:
+                    yield event
+                continue
+            begin = self._rows.pop(ends, None)
+            if event.older and begin:
+                _name_owner(event, begin)
+            if begin or event.passed:
+                yield event
 
 
 def _name_owner(event: Closed, begin: Open) -> None:

@@ -1052,7 +1052,7 @@ def test_no_connection_is_missed_or_shown_twice_at_the_start(
 ) -> None:
     """With --existing, each end has one beginning and one X, also where they change meanwhile."""
     holder = Holder(take_port(), 10, renewed=10, namespace=other_host)
-    arguments = ("--json", "--existing", "--backend", backend, "-P", str(holder.port))
+    arguments = ("--json", "--existing", "--backend", backend, "-N", other_host)
     with Tracer(*arguments, command="tracer") as tracer:
         tracer.wait_for(100, type="close")
         holder.end()

@@ -228,6 +228,20 @@ def test_what_ended_meanwhile_was_open(found: Callable[..., Existing]) -> None:
     assert [("open", None), ("close", 181), ("connect", 181)] == types(rows)
 
 
+def test_a_socket_that_was_closed_meanwhile_has_no_holder(found: Callable[..., Existing]) -> None:
+    """By the time that holders are looked for, the number of its socket may be another's."""
+    rows = list(found(HELD).rows([closed(flags=OLDER | PASSED)]))
+    assert [("open", None), ("close", 181)] == types(rows)
+    assert [] == list(found(HELD).rows([closed(flags=OLDER)]))
+
+
+def test_what_is_shown_as_open_is_not_shown_to_begin(found: Callable[..., Existing]) -> None:
+    """A task can be about to return from accept when its connection is found."""
+    one = found(HELD)
+    events = [*one.rows([]), *one.follow([connected(), closed(), connected()])]
+    assert ["open", "close", "connect"] == [event.type for event in events]
+
+
 def test_the_owner_of_an_open_connection_is_named(found: Callable[..., Existing]) -> None:
     """Where the kernel does not know who had it, the process that was found does."""
     one = found(HELD)

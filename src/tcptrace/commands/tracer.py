@@ -72,6 +72,10 @@ def _with_existing(
     from tcptrace.existing import Existing  # noqa: PLC0415 - for few runs
 
     found = Existing(filters)
-    # A task that is in accept(2) can have its socket before its event: one batch more.
-    yield from found.rows(chain.from_iterable(islice(batches, 2)))
+    early: list[Event] = []
+    for batch in batches:  # the buffer would fill up if nobody read it meanwhile
+        early += batch
+        if found.is_complete():
+            break
+    yield from found.rows(chain(early, *islice(batches, 1)))
     yield from found.follow(chain.from_iterable(batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,28 +13,53 @@ from tcptrace.errors import TcptraceError
 from tcptrace.kernel.syscalls import die_with_parent
 
 
+class Question:
+    """A question that a forked child works on; the answer comes back as JSON."""
+
+    def __init__(self, question: Callable[[], Any]) -> None:
+        """Start the child."""
+        self._pipe, writing = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._pipe)
+            _child(question, writing)
+        os.close(writing)
+        os.set_blocking(self._pipe, False)
+        self._text = bytearray()
+
+    def is_answered(self) -> bool:
+        """Tell whether the answer is there, without waiting for it."""
+        while True:
+            try:
+                part = os.read(self._pipe, 1 << 16)
+            except BlockingIOError:
+                return False
+            if not part:
+                return True
+            self._text += part
+
+    def answer(self) -> Any:
+        """Wait for the answer and return it; call it once.
+
+        Raises:
+            TcptraceError: the question raised it, or the child died.
+
+        """
+        while not self.is_answered():
+            select.select([self._pipe], [], [])
+        os.close(self._pipe)
+        _, status = os.waitpid(self._pid, 0)
+        if not self._text:
+            raise TcptraceError(_death(status))
+        answer = json.loads(self._text)
+        if "error" in answer:
+            raise TcptraceError(answer["error"])
+        return answer["answer"]
+
+
 def ask(question: Callable[[], Any]) -> Any:
-    """Return what `question` answers in a forked child, through JSON.
-
-    Raises:
-        TcptraceError: `question` raised it, or the child died.
-
-    """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        _child(question, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    if not text:
-        raise TcptraceError(_death(status))
-    answer = json.loads(text)
-    if "error" in answer:
-        raise TcptraceError(answer["error"])
-    return answer["answer"]
+    """Return what `question` answers in a child. Raises TcptraceError as `Question.answer` does."""
+    return Question(question).answer()
 
 
 def _death(status: int) -> str:
@@ -54,7 +80,8 @@ def _child(question: Callable[[], Any], writing: int) -> NoReturn:
             answer = {"answer": question()}
         except TcptraceError as error:
             answer = {"error": str(error)}
-        os.write(writing, json.dumps(answer).encode())
+        with os.fdopen(writing, "w", encoding="ascii") as pipe:
+            json.dump(answer, pipe)
         status = 0
     finally:
         os._exit(status)

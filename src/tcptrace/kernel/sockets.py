@@ -1,7 +1,7 @@
 """The TCP connections that are open now, and the processes that hold them.
 
-The kernel's sock_diag (sock_diag(7)) tells of one network namespace at a time, so the calling
-thread visits each. Who holds a socket is read from /proc, which needs the right to trace processes.
+The kernel's sock_diag (sock_diag(7)) tells of one network namespace at a time, so a child process
+visits each. Who holds a socket is read from /proc, which needs the right to trace processes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups
+from tcptrace.kernel import cgroups, confined
 from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 
 PROC = Path("/proc")
@@ -67,22 +67,13 @@ def _namespaces() -> dict[int, Path]:
     return found
 
 
-@contextlib.contextmanager
-def _inside(namespace: Path) -> Iterator[None]:
-    """Be in another network namespace. Raises OSError."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+def _enter(namespace: Path) -> None:
+    """Go to another network namespace, for good. Raises OSError."""
+    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(there, CLONE_NEWNET)
-        finally:
-            os.close(there)
-        try:
-            yield
-        finally:
-            setns(home, CLONE_NEWNET)
+        setns(there, CLONE_NEWNET)
     finally:
-        os.close(home)
+        os.close(there)
 
 
 def _dump(netns: int) -> Iterator[Connection]:
@@ -110,6 +101,8 @@ def _dump(netns: int) -> Iterator[Connection]:
 def connections(wanted: Collection[int] | None = None) -> list[Connection]:
     """Return the open connections in all network namespaces, or in those of these inode numbers.
 
+    The process is in one of them afterwards.
+
     Raises:
         TcptraceError: the kernel does not tell, or this process may not enter the namespaces.
 
@@ -118,8 +111,8 @@ def connections(wanted: Collection[int] | None = None) -> list[Connection]:
     for netns, path in _namespaces().items():
         if wanted is None or netns in wanted:
             try:
-                with _inside(path):
-                    found += _dump(netns)
+                _enter(path)
+                found += _dump(netns)
             except FileNotFoundError:  # it has ended meanwhile
                 continue
             except OSError as error:
@@ -154,3 +147,36 @@ def process(pid: int) -> Process | None:
         return Process(pid, comm, (place / "ns/mnt").stat().st_ino, cgroups.ids_of(pid))
     except OSError:
         return None
+
+
+class Survey:
+    """The open connections, those who hold them and what is known of these, by a child process."""
+
+    def __init__(self, wanted: Collection[int] | None = None) -> None:
+        """Begin; `wanted` is as in `connections`."""
+        self._question = confined.Question(lambda: _survey(wanted))
+        self.is_complete = self._question.is_answered
+
+    def result(self) -> tuple[list[Connection], dict[int, list[int]], dict[int, Process]]:
+        """Wait for the end; return connections, holders by inode and processes by id.
+
+        Raises TcptraceError as `connections` does.
+        """
+        found, held, known = self._question.answer()
+        return (
+            [Connection(Ends(*ends), *rest) for ends, *rest in found],
+            dict(held),
+            {
+                pid: Process(pid, bytes.fromhex(comm), mntns, tuple(cgroup_ids))
+                for pid, comm, mntns, cgroup_ids in known
+            },
+        )
+
+
+def _survey(wanted: Collection[int] | None) -> list[Any]:
+    """Return what `Survey.result` does, in JSON's types."""
+    found = connections(wanted)
+    held = holders({one.inode for one in found})
+    pids = sorted({pid for group in held.values() for pid in group})
+    known = [(pid, one.comm.hex(), one.mntns, one.cgroups) for pid in pids if (one := process(pid))]
+    return [found, list(held.items()), known]
