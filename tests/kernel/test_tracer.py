@@ -601,7 +601,7 @@ class Older:
     def __init__(self) -> None:
         """Connect."""
         self.orphan = pair(take_port())
-        self.orphan_port = port_of(self.orphan[0])
+        self.orphan_port, self.orphan_peer = map(port_of, self.orphan)
         self.orphan[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, LINGER2_S)
         self.orphan[0].close()
         until_closed(self.orphan[1])
@@ -688,12 +688,12 @@ def test_a_kernel_thread_is_no_closer(run: Run) -> None:
 def test_older_connections_are_shown_when_they_end(run: Run) -> None:
     """What was open before the trace gives one X, with its closer where there is one."""
     expected = run.older.end()
-    ports = {event["lport"] for event in expected}
+    ports = {(event["lport"], event["rport"]) for event in expected}
     seen(run.tracer, 0)
-    actual = [event for event in run.tracer.events if event["lport"] in ports]
+    actual = [one for one in run.tracer.events if (one["lport"], one["rport"]) in ports]
     assert in_order(expected) == in_order([timeless(event) for event in actual])
     assert [None] * len(actual) == [event.get("duration_ms") for event in actual]
-    assert [] == run.tracer.where(lport=run.older.orphan_port)
+    assert [] == run.tracer.where(lport=run.older.orphan_port, rport=run.older.orphan_peer)
 
 
 def test_times(run: Run) -> None:
