@@ -18,6 +18,10 @@ _NUMBERS = {
     "s390x": (351, 331),
 }
 
+# The same on all of these machines.
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+FSCONFIG_CMD_CREATE = 6
+
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
@@ -75,6 +79,18 @@ def mount(source: str, target: str, kind: str, flags: int = 0) -> None:
         libc.mount(source.encode(), os.fsencode(target), kind.encode() or None, flags, None),
         "mount",
     )
+
+
+def detached_mount(kind: str) -> int:
+    """Mount a file system nowhere; return the descriptor of its root, with which it goes."""
+    cloexec = 1
+    context = _checked(libc.syscall(_FSOPEN, kind.encode(), cloexec), "fsopen")
+    try:
+        made = libc.syscall(_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        _checked(made, "fsconfig")
+        return _checked(libc.syscall(_FSMOUNT, context, cloexec, 0), "fsmount")
+    finally:
+        os.close(context)
 
 
 def die_with_parent() -> None:

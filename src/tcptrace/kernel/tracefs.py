@@ -1,13 +1,26 @@
-"""tracefs: where it is mounted, and what it says of tracepoints."""
+"""tracefs: where it is mounted, what it says of tracepoints, and instances of its ring buffer."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from math import inf
 from pathlib import Path
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel.syscalls import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
+from tcptrace.kernel import trace_buffer
+from tcptrace.kernel.syscalls import detached_mount
+from tcptrace.kernel.trace_buffer import Record
 
 USUAL_PLACES = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+MOST_PAGES = 256
+"""So many of a CPU's pages are read before the next CPU's turn."""
+_OWN = re.compile(r"tcptrace_(\d+)_(\d+)")
 
 
 def find() -> Path | None:
@@ -21,32 +34,229 @@ def find() -> Path | None:
     return None
 
 
+@cache
+def _mounted() -> Path:
+    """Mount it where nobody else sees it: it goes with the descriptor."""
+    return Path(f"/proc/self/fd/{detached_mount('tracefs')}")
+
+
 def find_or_mount() -> Path:
     """Return where tracefs is; mount it for this process alone where it is not.
-
-    The mount is made in a mount namespace of this process's own, so that nothing changes for the
-    rest of the system. Call it only in a process that may change its namespaces.
 
     Raises:
         TcptraceError: it is not mounted and cannot be.
 
     """
-    place = find()
-    if place:
-        return place
     try:
-        unshare(CLONE_NEWNS)
-        mount("none", "/", "", MS_REC | MS_PRIVATE)
-        mount("tracefs", str(USUAL_PLACES[0]), "tracefs")
+        return find() or _mounted()
     except OSError as error:
         raise TcptraceError(
             f"tracefs is not readable and cannot be mounted privately ({error.strerror}).\n"
             f"As root: mount -t tracefs tracefs {USUAL_PLACES[0]}"
         ) from None
-    return USUAL_PLACES[0]
 
 
 def tracepoint_id(name: str) -> int:
     """Return the id of the tracepoint ``category:event``. Raises OSError or TcptraceError."""
     category, _, event = name.partition(":")
     return int((find_or_mount() / "events" / category / event / "id").read_text())
+
+
+def append(path: Path, text: str) -> None:
+    """Write without truncating first, which would remove what others have put into some files."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(descriptor, os.fsencode(text))
+    finally:
+        os.close(descriptor)
+
+
+def _start_time(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since boot; None where it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def own_name() -> str:
+    """Return the name of what this process makes in tracefs: with its id and when it began.
+
+    The id alone would be another process's one day.
+    """
+    return f"tcptrace_{os.getpid()}_{_start_time(os.getpid())}"
+
+
+def is_stale(name: str) -> bool:
+    """Tell whether this was made in tracefs by a tcptrace process that has ended."""
+    match = _OWN.fullmatch(name)
+    return match is not None and _start_time(int(match[1])) != int(match[2])
+
+
+def remove_stale(root: Path) -> None:
+    """Remove what tcptrace processes that were killed have left; nothing of those that live.
+
+    The kernel itself would not let go of what is in use.
+    """
+    with contextlib.suppress(OSError):
+        for path in (root / "instances").glob("tcptrace_*"):
+            if is_stale(path.name):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+        for event in _probes(root):
+            if is_stale(event.partition("/")[0]):
+                with contextlib.suppress(OSError):
+                    append(root / "kprobe_events", f"-:{event}")
+
+
+def _probes(root: Path) -> set[str]:
+    """Return the probes that are defined, as ``group/name``."""
+    text = (root / "kprobe_events").read_text(encoding="utf-8", errors="replace")
+    return set(re.findall(r"^\w+:(\S+)", text, re.MULTILINE))
+
+
+def obstacle() -> str | None:
+    """Return why no probe can be defined in tracefs, or None; one is, for a moment."""
+    try:
+        instance = Instance(buffer_kb=0)
+        with contextlib.closing(instance):
+            instance.define("try", "p", "inet_csk_accept", ())
+    except TcptraceError as error:
+        return str(error)
+    except FileNotFoundError:
+        return "the kernel has no kprobes in tracefs"
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+class Instance:
+    """A ring buffer of this process's own, with probes of its own; others' are never touched.
+
+    All CPUs' records come in one stream, by CLOCK_MONOTONIC.
+    """
+
+    def __init__(self, buffer_kb: int) -> None:
+        """Remember how large the buffer of each CPU is to be; nothing is made yet."""
+        self._buffer_kb = buffer_kb
+        self._root = find_or_mount()
+        remove_stale(self._root)
+        self.name = own_name()
+        self._path = self._root / "instances" / self.name
+        self._cleanup = contextlib.ExitStack()
+        self.probes: dict[str, str] = {}
+        """The full names of those that are defined, by name."""
+        self._pipes: list[int] = []
+        self._stats: list[int] = []
+        self._pending: list[Record] = []
+        header = (self._root / "events/header_page").read_text(encoding="ascii")
+        self._page = trace_buffer.Page(header)
+
+    def define(self, event: str, kind: str, function: str, arguments: Sequence[str]) -> None:
+        """Define a probe before `open`, or add a function to one. Raises OSError.
+
+        Args:
+            event: its name.
+            kind: ``p`` for the function's entry, ``r`` for its return.
+            function: the kernel's function.
+            arguments: what is fetched, as in `kernel.fetch`.
+
+        """
+        # The kernel counts missed hits by name alone, so that must be ours as well.
+        own = f"{self.name}/{event}_{self.name}"
+        text = " ".join((f"{kind}:{own}", function, *arguments))
+        append(self._root / "kprobe_events", text)
+        if event not in self.probes:
+            self.probes[event] = own
+            self._cleanup.callback(append, self._root / "kprobe_events", f"-:{own}")
+
+    def open(self) -> None:
+        """Make the buffer. Raises OSError."""
+        self._path.mkdir()
+        self._cleanup.callback(self._path.rmdir)
+        self.write("trace_clock", "mono")
+        self.write("options/overwrite", "0")
+        self.write("buffer_size_kb", str(self._buffer_kb))
+        for cpu in sorted(glob.glob(f"{self._path}/per_cpu/cpu*")):  # noqa: PTH207 - a str is wanted
+            self._pipes.append(self._opened(f"{cpu}/trace_pipe_raw"))
+            self._stats.append(self._opened(f"{cpu}/stats"))
+        self._cleanup.callback(self.write, "events/enable", "0")
+
+    def _opened(self, path: str) -> int:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._cleanup.callback(os.close, descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        """Remove all of it."""
+        self._cleanup.close()
+
+    def write(self, file: str, text: str) -> None:
+        """Write to a file of the instance, behind what it has. Raises OSError."""
+        append(self._path / file, text)
+
+    def place(self, event: str) -> str:
+        """Return the directory of an event: of a probe by its name, or of ``system/event``."""
+        return f"events/{self.probes.get(event, event)}"
+
+    def format(self, event: str) -> str:
+        """Return an event's format file. Raises OSError."""
+        return (self._path / self.place(event) / "format").read_text(encoding="ascii")
+
+    def enable(self, event: str, condition: str = "") -> None:
+        """Let an event be recorded where `condition` holds. Raises OSError."""
+        self.write(f"{self.place(event)}/filter", condition or "0")
+        self.write(f"{self.place(event)}/enable", "1")
+
+    def stop(self) -> None:
+        """Record no more; what is in the buffer can still be read."""
+        self.write("tracing_on", "0")
+
+    def records(self, before_ns: float = inf) -> Iterator[Record]:
+        """Yield what was recorded before a time, or all that is there, the oldest first.
+
+        Before a time, a CPU that writes faster than it is read leaves some for the next call.
+        """
+        most = sys.maxsize if before_ns == inf else MOST_PAGES
+        for pipe in self._pipes:
+            before_ns = min(before_ns, self._read(pipe, most))
+        self._pending.sort(key=lambda record: record.ts_ns)
+        due, self._pending = self._pending, []
+        for number, record in enumerate(due):
+            if record.ts_ns >= before_ns:
+                self._pending = due[number:]
+                return
+            yield record
+
+    def _read(self, pipe: int, most: int) -> float:
+        """Read `most` of a CPU's pages; return up to when all are read."""
+        last_ns = inf
+        for _ in range(most):
+            try:
+                page = os.read(pipe, 1 << 16)
+            except BlockingIOError:
+                return inf
+            if not page:
+                return inf
+            for record in self._page.records(page):
+                self._pending.append(record)
+                last_ns = record.ts_ns
+        return last_ns
+
+    def lost(self) -> int:
+        """Return how many records found no room, and how many hits of probes were missed."""
+        return sum(map(_dropped, self._stats)) + (self._missed() if self.probes else 0)
+
+    def _missed(self) -> int:
+        own = {name.partition("/")[2] for name in self.probes.values()}
+        profile = (self._root / "kprobe_profile").read_text(encoding="utf-8", errors="replace")
+        lines = map(str.split, profile.splitlines())
+        return sum(int(misses) for name, _, misses in lines if name in own)
+
+
+def _dropped(stats: int) -> int:
+    lines = os.pread(stats, 1 << 12, 0).decode("ascii").splitlines()
+    figures = dict(line.split(": ") for line in lines)
+    return int(figures["overrun"]) + int(figures["dropped events"])
