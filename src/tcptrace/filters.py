@@ -1,8 +1,10 @@
-"""The filters: one table from option to C define.
+"""The filters: one table from option to C define, and to filter expression in tracefs.
 
 Every filter is applied in the kernel. A value becomes integers in a define: no text of the user's
 reaches the C source. probes/_prelude.bpf.c has the other half, one ``keep_`` predicate per define;
 the maps that it names are held in their places by backends/bcc_child.py.
+
+Without BPF, tracefs filters by expressions over an event's fields (Documentation/trace/events.rst).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import fcntl
 import os
 import pwd
 import re
+import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +23,8 @@ from typing import Any
 from tcptrace.kernel.syscalls import CLONE_NEWNET
 
 Defines = dict[str, str]
+Expression = Callable[[Any, Sequence[str]], str]
+Between = Callable[[str, int, int], str]
 
 U16_MAX = 0xFFFF
 U32_MAX = 0xFFFFFFFF
@@ -181,6 +186,53 @@ def _comm_defines(names: Sequence[bytes]) -> Defines:
     return {"KEEP_COMM": " ".join(f"Y({first:#x}ULL,{second:#x}ULL)" for first, second in words)}
 
 
+def _either(conditions: Iterable[str]) -> str:
+    return f"({' || '.join(conditions)})"
+
+
+def _expression(ranges: Ranges, fields: Sequence[str], between: Between) -> str:
+    """Return what holds where a field is in a range to keep, and none in one to drop."""
+    parts = [
+        _either(between(field, low, high) for field in fields for low, high in pairs)
+        for pairs in (ranges.keep, ranges.drop)
+        if pairs
+    ]
+    if ranges.drop:
+        parts[-1] = f"!{parts[-1]}"
+    return " && ".join(parts)
+
+
+def _between(field: str, low: int, high: int) -> str:
+    return f"({field} >= {low} && {field} <= {high})" if low < high else f"{field} == {low}"
+
+
+def _port_between(field: str, low: int, high: int) -> str:
+    """Compare a port byte for byte: it is in network order."""
+    first, second = f"{field}_0", f"{field}_1"
+    if low == high:
+        return f"({first} == {low >> 8} && {second} == {low & 0xFF})"
+    return (
+        f"(({first} > {low >> 8} || ({first} == {low >> 8} && {second} >= {low & 0xFF}))"
+        f" && ({first} < {high >> 8} || ({first} == {high >> 8} && {second} <= {high & 0xFF})))"
+    )
+
+
+def _comm_expression(names: Sequence[bytes], _ports: Sequence[str]) -> str:
+    """Compare names as strings; these have no escapes, so that one with both quotes cannot be."""
+    texts = [os.fsdecode(name) for name in names]
+    if any('"' in text and "'" in text for text in texts):
+        return ""
+    quoted = (f'"{text}"' if '"' not in text else f"'{text}'" for text in texts)
+    return _either(f"comm == {text}" for text in quoted)
+
+
+def _family_expression(family: int, _ports: Sequence[str]) -> str:
+    mapped = socket.htonl(0xFFFF)
+    words = f"raddr6_0 == 0 && raddr6_1 == 0 && raddr6_2 == {mapped}"
+    ipv4 = f"(family == {socket.AF_INET:d} || (family == {socket.AF_INET6:d} && {words}))"
+    return ipv4 if family == 4 else f"!{ipv4}"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filter:
     """One filter: its option, how its values are read, and the C defines that they become."""
@@ -193,6 +245,9 @@ class Filter:
     parse: Callable[[Any], Any]
     """From the option's texts to a value; raises ValueError with a message for the user."""
     defines: Callable[[Any], Defines]
+    expression: Expression | None
+    """From a value, and the fields that hold ports, to tracefs's filter expression; None where
+    tracefs cannot tell."""
     multiple: bool = True
     """Whether the option can be repeated; then `parse` takes a sequence."""
 
@@ -205,6 +260,7 @@ FILTERS = (
         "These processes (thread group ids): a list, ranges, exclusions (!181).",
         lambda specs: parse_ranges(specs, "process id", U32_MAX),
         _range_defines("PID"),
+        lambda _ranges, _ports: "",  # events have thread ids
     ),
     Filter(
         "port",
@@ -213,6 +269,7 @@ FILTERS = (
         "{ports}: a list, ranges, exclusions (80,443,8000-8100 or !22).",
         lambda specs: parse_ranges(specs, "port", U16_MAX),
         _range_defines("PORT"),
+        lambda ranges, ports: _expression(ranges, ports, _port_between),
     ),
     Filter(
         "uid",
@@ -221,6 +278,7 @@ FILTERS = (
         "These users, by name or id.",
         _parse_user_ids,
         _range_defines("UID"),
+        lambda ranges, _ports: _expression(ranges, ("uid",), _between),
     ),
     Filter(
         "comm",
@@ -229,6 +287,7 @@ FILTERS = (
         "Threads of this name (at most 15 bytes); repeatable.",
         _parse_comms,
         _comm_defines,
+        _comm_expression,
     ),
     Filter(
         "netns",
@@ -237,6 +296,7 @@ FILTERS = (
         "A network namespace: inode number, name under /run/netns, or path.",
         _parse_netns,
         _list_defines("KEEP_NETNS", "U"),
+        lambda inodes, _ports: _either(f"netns == {inode}" for inode in inodes),
     ),
     Filter(
         "cgroup",
@@ -245,6 +305,7 @@ FILTERS = (
         "Processes in this cgroup v2 directory or below it.",
         _parse_cgroups,
         _list_defines("KEEP_CGROUP", "ULL"),
+        None,
     ),
     Filter(
         "cgroupmap",
@@ -253,6 +314,7 @@ FILTERS = (
         "Processes whose cgroup id is a key of this pinned BPF map.",
         _parse_path,
         lambda _path: {"CGROUPMAP": "1"},
+        None,
         multiple=False,
     ),
     Filter(
@@ -262,6 +324,7 @@ FILTERS = (
         "Processes whose mount namespace is a key of this pinned BPF map.",
         _parse_path,
         lambda _path: {"MNTNSMAP": "1"},
+        None,
         multiple=False,
     ),
 )
@@ -272,6 +335,7 @@ FAMILY = Filter(
     "IPv4 or IPv6 only; an IPv4-mapped IPv6 address is IPv4.",
     int,
     lambda family: {"KEEP_FAMILY": str(family)},
+    _family_expression,
     multiple=False,
 )
 BY_NAME = {one.name: one for one in (*FILTERS, FAMILY)}
@@ -283,3 +347,14 @@ def defines(values: dict[str, Any]) -> Defines:
     for name, value in values.items():
         result |= BY_NAME[name].defines(value)
     return result
+
+
+def expression(values: dict[str, Any], ports: Sequence[str]) -> str:
+    """Return parsed filter values as a filter expression in tracefs; `ports` are fields.
+
+    It keeps all that is wanted, but may keep more: backends/ftrace.py filters by task once more.
+    """
+    conditions = (
+        one.expression(values[name], ports) for name in values if (one := BY_NAME[name]).expression
+    )
+    return " && ".join(filter(None, conditions))

@@ -1,10 +1,11 @@
-"""The filters: from the user's text to values, and from values to C defines."""
+"""The filters: from the user's text to values, to C defines, and to expressions for tracefs."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import re
+import socket
 import struct
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,70 @@ def test_a_process_name_becomes_two_words(name: str) -> None:
     assert match
     words = struct.pack("=QQ", *(int(word, 16) for word in match.groups()))
     assert os.fsencode(name)[:15].ljust(16, b"\0") == words
+
+
+NUMBERS = st.lists(st.integers(0, U16_MAX), min_size=2, max_size=2).map(sorted).map(tuple)
+RANGES = st.builds(Ranges, *[st.lists(NUMBERS, max_size=3).map(tuple)] * 2)
+
+
+def holds(text: str, **fields: object) -> bool:
+    """Tell whether a filter expression holds, as the kernel would; without one all is kept."""
+    python = text.replace("&&", " and ").replace("||", " or ").replace("!(", " not (")
+    return bool(eval(python or "True", {}, fields))  # noqa: S307 - our own expression
+
+
+def port(name: str, value: int) -> dict[str, int]:
+    """Return a port as it is fetched."""
+    return {f"{name}_0": value >> 8, f"{name}_1": value & 0xFF}
+
+
+@given(RANGES, st.integers(0, U16_MAX))
+def test_port_expression_is_what_ranges_keep(ranges: Ranges, value: int) -> None:
+    """A port that is compared byte for byte is kept where the ranges keep it."""
+    text = filters.expression({"port": ranges}, ["lport"])
+    assert ranges.wants(value) == holds(text, **port("lport", value))
+
+
+@given(RANGES, st.integers(0, U16_MAX), st.integers(0, U16_MAX))
+def test_either_port_expression(ranges: Ranges, lport: int, rport: int) -> None:
+    """With two ports, one has to be in what is kept, and none in what is dropped."""
+    text = filters.expression({"port": ranges}, ["lport", "rport"])
+    fields = {**port("lport", lport), **port("rport", rport)}
+    assert ranges.wants(lport, rport) == holds(text, **fields)
+
+
+@given(RANGES, st.integers(0, U16_MAX))
+def test_uid_expression_is_what_ranges_keep(ranges: Ranges, value: int) -> None:
+    """Users are compared as numbers."""
+    text = filters.expression({"uid": ranges}, [])
+    assert ranges.wants(value) == holds(text, uid=value)
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "version"),
+    [
+        (socket.AF_INET, "::", 4),
+        (socket.AF_INET6, "::ffff:127.0.0.1", 4),
+        (socket.AF_INET6, "::1", 6),
+        (socket.AF_INET6, "::fffe:127.0.0.1", 6),
+        (socket.AF_INET6, "1::ffff:127.0.0.1", 6),
+    ],
+)
+def test_family_expression(family: int, address: str, version: int) -> None:
+    """An IPv4-mapped address is IPv4."""
+    raw = memoryview(socket.inet_pton(socket.AF_INET6, address)).cast("I")
+    fields = {"family": family, **{f"raddr6_{n}": word for n, word in enumerate(raw)}}
+    kept = [asked for asked in (4, 6) if holds(filters.expression({"family": asked}, []), **fields)]
+    assert [version] == kept
+
+
+def test_netns_and_comm_expressions() -> None:
+    """Values of one filter are alternatives, filters go together."""
+    values = {"comm": (b"nginx", b'say "hi"'), "netns": (1, 2), "pid": Ranges(((1, 1),), ())}
+    expected = """(comm == "nginx" || comm == 'say "hi"') && (netns == 1 || netns == 2)"""
+    assert expected == filters.expression(values, [])
+
+
+def test_a_name_that_no_quotes_can_hold_is_not_compared() -> None:
+    """The kernel's expressions have no escapes; tcptrace itself compares the name."""
+    assert not filters.expression({"comm": (b"\"'", b"nginx")}, [])
