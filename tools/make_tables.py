@@ -29,7 +29,7 @@ def probes() -> Iterator[Probe]:
 
 def cell(probe: Probe, backend: Backend, kind: str, key: str) -> str:
     """Return what a backend gives of a field of the rows of type `kind`."""
-    if backend not in {variant.backend for variant in probe.variants}:
+    if backend not in probe.backends:
         return "not offered"
     when = probe.absence(backend, kind, key)
     if when is None:

@@ -32,9 +32,11 @@ import pytest
 import tcptrace.__main__
 from tcptrace.backends.bcc_child import obstacle_to
 from tcptrace.backends.find_bcc import import_bcc
+from tcptrace.filters import BY_NAME
+from tcptrace.kernel import tracefs
 from tcptrace.kernel.headers import from_btf
 from tcptrace.kernel.syscalls import die_with_parent
-from tcptrace.probes import BACKENDS, Backend
+from tcptrace.probes import BACKENDS, Backend, Probe
 from tcptrace.probes.accept import ACCEPT
 
 Event = dict[str, Any]
@@ -145,6 +147,7 @@ def obstacles() -> dict[str, str | None]:
             variants = [one for one in ACCEPT.variants if one.backend == backend]
             found = [obstacle_to(variant) for variant in variants]
             reasons[backend] = None if None in found else "; ".join(filter(None, found))
+        reasons["ftrace"] = tracefs.obstacle()
         return reasons
 
     answer: dict[str, str | None] = Worker(ask).run()
@@ -159,6 +162,19 @@ def available() -> list[Backend]:
 def not_offered(reason: str) -> NoReturn:
     """Skip the test: what it is about is not there."""
     pytest.skip(f"{NOT_OFFERED}: {reason}")
+
+
+def need(
+    backend: Backend, probe: Probe, *, switches: Sequence[str] = (), filters: Sequence[str] = ()
+) -> None:
+    """Skip the test where `backend` does not offer these; test_ftrace.py has the refusals."""
+    missing = {f"--{name}" for name in filters if not BY_NAME[name].expression}
+    known = [variant.options for variant in probe.trace_variants]
+    missing |= {name for name in switches if not any(name in options for options in known)}
+    if backend not in probe.backends:
+        not_offered(f"{probe.name} has no backend {backend}")
+    if backend == "ftrace" and missing:
+        not_offered(f"{probe.name} has no {', '.join(sorted(missing))} with {backend}")
 
 
 def need_backend(backend: str) -> None:

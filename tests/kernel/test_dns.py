@@ -16,6 +16,7 @@ from tests.kernel.harness import (
     Tracer,
     Worker,
     limit,
+    need,
     run_in_fork,
     take_port,
 )
@@ -23,9 +24,18 @@ from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
 from tests.kernel.traffic import namespace_id, task_fields
 
 from tcptrace.probes import Backend
+from tcptrace.probes.dns import DNS
 
 pytestmark = pytest.mark.command("dns")
 names = pytest.mark.command("connect -d")
+
+
+@pytest.fixture(scope="module")
+def backend(backend: Backend) -> Backend:
+    """Each backend that reads DNS messages."""
+    need(backend, DNS)
+    return backend
+
 
 CLIENTS: dict[str, Ask] = {
     name.removeprefix("ask_"): getattr(resolvers, name)

@@ -29,7 +29,7 @@ from tests.kernel.traffic import NOBODY, accept_once, burst
 
 from tcptrace.kernel.headers import SYMBOLS
 from tcptrace.kernel.tracefs import USUAL_PLACES
-from tcptrace.probes import BACKENDS, Backend
+from tcptrace.probes import BACKENDS, BPF_BACKENDS, Backend
 
 # Runs the program after something was changed in its process. All code is read before that: a
 # user without rights may not be able to enter the directory it is in.
@@ -310,7 +310,7 @@ def kprobe_events() -> str:
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BPF_BACKENDS)
 def test_killed_tracer_leaves_nothing(backend: str, tmp_path: Path) -> None:
     """After SIGKILL, nothing stays attached: the maps that the programs use are gone."""
     need_backend(backend)

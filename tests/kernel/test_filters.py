@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.bpfmaps import pinned
-from tests.kernel.harness import FROM_BTF, Tracer, Worker, take_ports
+from tests.kernel.harness import FROM_BTF, Tracer, Worker, need, take_ports
 from tests.kernel.traffic import DUAL, NOBODY, V4, V6, Actor, cast, namespace_id, shown
 
 from tcptrace.probes import Backend
+from tcptrace.probes.accept import ACCEPT
 
 pytestmark = pytest.mark.command("accept")
 
@@ -93,6 +94,7 @@ def test_container_filters(backend: Backend, cgroup: Path, bpffs: Path) -> None:
 
     The cgroups below and the maps' keys are made while tracing.
     """
+    need(backend, ACCEPT, filters=["cgroup", "cgroupmap", "mntnsmap"])
     with (
         pinned(bpffs / 'with "quote\\', 8, 8) as cgroups,
         pinned(bpffs / "mntns", 8, 4) as mntns,

@@ -30,7 +30,11 @@ from tests.kernel.harness import (
     take_port,
 )
 
+from tcptrace.kernel.btf import KIND_FUNC, running_kernel
 from tcptrace.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, libc, unshare
+from tcptrace.probes import ALWAYS, Backend, Probe
+from tcptrace.probes.accept import ACCEPT, NO_LISTENER
+from tcptrace.probes.connect import CONNECT
 
 BACKLOG = 16
 NOBODY = 65534
@@ -119,6 +123,16 @@ def task_fields() -> Event:
         **mntns,
         "cgroup_id": cgroup_id(),
     }
+
+
+def known(event: Event, backend: Backend, probe: Probe | None = None) -> Event:
+    """Return what `backend` gives of an event here, as its probe declares."""
+    kind = event["type"]
+    probe = probe or {"accept": ACCEPT, "connect": CONNECT}[kind]
+    reasons = {ALWAYS}
+    if not running_kernel().id_of("__inet_accept", KIND_FUNC):
+        reasons.add(NO_LISTENER)
+    return {key: event[key] for key in event if probe.absence(backend, kind, key) not in reasons}
 
 
 def expected(client: socket.socket, address: str = V4, **changes: object) -> Event:

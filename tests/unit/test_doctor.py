@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tcptrace.backends.loader import Answer
 from tcptrace.cli import cli
 from tcptrace.commands import doctor
 from tcptrace.errors import TcptraceError
@@ -29,19 +28,29 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NOTES = ("fentry refused: fentry:f: not permitted (EPERM)", "accept: kprobe, kprobe:f")
 
 
-class FakeLoader:
-    """Stands for a loader that attached, or could not."""
+class FakeSession:
+    """Stands for what is attached."""
+
+    backend = "kprobe"
+    notes = NOTES
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class FakeAttaching:
+    """Stands for what attaches, or cannot."""
 
     error: TcptraceError | None = None
 
     def __init__(self, _plan: object) -> None:
         """Take a plan."""
 
-    def attached(self, _stopped: object) -> Answer:
-        """Answer, or fail."""
+    def session(self, _stopped: object) -> FakeSession:
+        """Attach, or fail."""
         if self.error:
             raise self.error
-        return Answer("kprobe", NOTES, {"events": os.open(os.devnull, os.O_RDONLY)}, [])
+        return FakeSession()
 
     def close(self) -> None:
         """Close nothing."""
@@ -50,7 +59,7 @@ class FakeLoader:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Return a host on which all is well."""
-    monkeypatch.setattr(doctor, "Loader", FakeLoader)
+    monkeypatch.setattr(doctor, "Attaching", FakeAttaching)
     monkeypatch.setattr(doctor, "may_trace", lambda: True)
     monkeypatch.setattr(facts, "gather", lambda: [Fact("release", "6.1", None)])
     monkeypatch.setattr(facts, "gather_hooks", lambda: [Fact("kprobe", "yes", good=True)])
@@ -89,7 +98,7 @@ def test_json(host: pytest.MonkeyPatch) -> None:
 
 def test_a_command_that_cannot_run(host: pytest.MonkeyPatch) -> None:
     """Exit status 1, with the reason and what to do."""
-    host.setattr(FakeLoader, "error", TcptraceError("no way.\nTry this", details=NOTES[0]))
+    host.setattr(FakeAttaching, "error", TcptraceError("no way.\nTry this", details=NOTES[0]))
     result = examined()
     assert 1 == result.exit_code
     assert re.search(r"no accept +no way\.\n +fentry refused", result.stdout)
@@ -98,7 +107,7 @@ def test_a_command_that_cannot_run(host: pytest.MonkeyPatch) -> None:
 
 def test_advice_is_what_is_wrong(host: pytest.MonkeyPatch) -> None:
     """What is known to be wrong is advised on, rather than what followed from it."""
-    host.setattr(FakeLoader, "error", TcptraceError("no way"))
+    host.setattr(FakeAttaching, "error", TcptraceError("no way"))
     bad = [Fact("lockdown", "confidentiality", good=False, advice="Boot without lockdown")]
     host.setattr(facts, "gather", lambda: bad)
     assert ["Boot without lockdown"] == as_json()["advice"]
@@ -111,7 +120,7 @@ def test_without_bcc(host: pytest.MonkeyPatch) -> None:
         raise TcptraceError("bcc is not installed.\nInstall it: apt install python3-bpfcc")
 
     host.setattr("tcptrace.backends.find_bcc.describe", describe)
-    host.setattr(FakeLoader, "error", TcptraceError("bcc is not installed"))
+    host.setattr(FakeAttaching, "error", TcptraceError("bcc is not installed"))
     answer = as_json()
     assert {"value": "bcc is not installed", "good": False} == answer["software"]["bcc"]
     assert ["Install it: apt install python3-bpfcc"] == answer["advice"]

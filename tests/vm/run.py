@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYTHONUNBUFFERED": "1",
-    "TCPTRACE_REQUIRE": "fentry,kprobe,tracepoint",
+    "TCPTRACE_REQUIRE": "fentry,kprobe,tracepoint,ftrace",
 }
 # Emulation is so much slower than a real machine.
 TIME_SCALE = "15"

@@ -9,20 +9,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import os
 import resource
-import socket
-import struct
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from tcptrace.backends.find_bcc import import_bcc
 from tcptrace.backends.source import Plan, c_source, cflags
 from tcptrace.errors import RefusedError, TcptraceError
-from tcptrace.kernel import bpf, headers
+from tcptrace.kernel import bpf, headers, tracefs
+from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.hooks import Hook, attach, obstacle
-from tcptrace.kernel.syscalls import CLONE_NEWNET, unshare
 from tcptrace.probes import BACKENDS, Variant
 
 PROGRAM_TYPES = {
@@ -38,7 +34,6 @@ PROGRAM_TYPES = {
 # refuses octal escapes where bcc has it, in the name of a section.
 PINNED_MAPS = {"cgroupmap": (100, 8, 8), "mntnsmap": (101, 8, 4)}
 SELF_TEST = 2  # its place in enum counter of probes/_prelude.bpf.c
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 @dataclasses.dataclass(slots=True)
@@ -187,17 +182,6 @@ def _attach(module: _Module, plan: Plan, variant: Variant, notes: list[str]) -> 
     return attached
 
 
-def _enter_test_network() -> int:
-    """Move this process to a network namespace with a loopback; return its inode number.
-
-    Raises OSError.
-    """
-    unshare(CLONE_NEWNET)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
-    return Path("/proc/self/ns/net").stat().st_ino
-
-
 def _fires(self_test: Callable[[], None], attached: Attached) -> bool:
     """Tell whether the hooks see the event that `self_test` makes.
 
@@ -226,7 +210,7 @@ def attach_best(plan: Plan) -> Attached:
     flags = headers.prepare(plan.headers, plan.types)
     self_test = plan.probe.self_test
     try:
-        flags.append(f"-DSELF_TEST_NETNS={_enter_test_network()}U")
+        flags.append(f"-DSELF_TEST_NETNS={enter_test_network()}U")
     except OSError as error:
         self_test = None
         notes.append(f"whether hooks fire was not tried: {error}")
@@ -247,18 +231,21 @@ def attach_best(plan: Plan) -> Attached:
             return attached
         notes.append(f"{variant.backend} refused: {variant.hooks[-1]} stays silent")
         attached.detach()
-    raise TcptraceError(_no_backend(plan), details="\n".join(notes))
+    raise TcptraceError(no_backend(plan), details="\n".join(notes))
 
 
-def _no_backend(plan: Plan) -> str:
+def no_backend(plan: Plan) -> str:
+    """Return an error that says what there is in place of what was asked for."""
     if plan.backend == "auto":
         return (
             f"this kernel permits no way to trace {plan.probe.name}.\n`tcptrace doctor` tells why"
         )
     free = dataclasses.replace(plan, backend="auto")
     usable = {variant.backend for variant in usable_variants(free, lambda _: None)}
+    if plan.probe.trace_variants and not tracefs.obstacle():
+        usable.add("ftrace")
     names = ", ".join(name for name in BACKENDS if name in usable) or "none"
-    if plan.backend in usable:
+    if plan.backend in usable and plan.backend != "ftrace":
         return (
             f"this kernel refused the {plan.backend} programs of {plan.probe.name}.\n"
             "Run again with -v for its words, and please report them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import mmap
 import os
 import select
@@ -16,15 +17,65 @@ from tcptrace.events import Decoder, Event
 from tcptrace.kernel import bpf
 
 POLL_MS = 30
-"""How often the ring buffer is looked at; rows are to be out within 100 ms of their event."""
+"""How often the buffer is looked at; rows are to be out within 100 ms of their event."""
 
 
-class Session:
-    """Holds the descriptors of what is attached; closing it, or dying, detaches."""
+class Session(abc.ABC):
+    """What is attached; closing it detaches."""
+
+    backend: str
+    notes: list[str]
+    """How the backend was chosen."""
+    warning: str = ""
+    """Why it can do less than the user may expect."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Detach."""
+
+    @abc.abstractmethod
+    def lost(self) -> int:
+        """Return how many events found no room in the buffer, or were missed, since the start."""
+
+    def untracked(self) -> int:
+        """Return how often a probe's own map was full."""
+        return 0
+
+    def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return what one of the probe's hash maps holds now; sizes in bytes."""
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def _read(self, *, last: bool) -> Iterator[Event]:
+        """Yield the events that have come, in order; all of them if no more are to be read."""
+
+    def batches(
+        self, stopped: Callable[[], bool], before_wait: Callable[[], None]
+    ) -> Iterator[Iterator[Event]]:
+        """Yield what has come, in order, some 30 times a second until `stopped`.
+
+        Each batch is to be used up before the next is asked for; it may be empty. What was in the
+        buffer when `stopped` became true still comes. `before_wait` is called after each batch.
+        """
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)  # tells when the reader of our pipe is gone
+        while True:
+            last = stopped()
+            yield self._read(last=last)
+            before_wait()
+            if last:
+                return
+            if poller.poll(POLL_MS):
+                raise BrokenPipeError
+
+
+class BpfSession(Session):
+    """Holds the descriptors of what the loader attached; dying detaches, too."""
 
     def __init__(self, plan: Plan, answer: Answer) -> None:
         """Take over the descriptors of the loader's answer."""
         self.backend = answer.backend
+        self.notes = list(answer.notes)
         self._maps = answer.maps
         self._links = answer.links
         self._decoder = Decoder(plan.records)
@@ -52,22 +103,5 @@ class Session:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""
         return bpf.read_hash(self._maps[name], key_size, value_size)
 
-    def batches(
-        self, stopped: Callable[[], bool], before_wait: Callable[[], None]
-    ) -> Iterator[Iterator[Event]]:
-        """Yield what has come, in order, some 30 times a second until `stopped`.
-
-        Each batch is to be used up before the next is asked for; it may be empty. What was in the
-        buffer when `stopped` became true still comes. `before_wait` is called after each batch.
-        """
-        decode = self._decoder.decode
-        poller = select.poll()
-        poller.register(sys.stdout.fileno(), 0)  # tells when the reader of our pipe is gone
-        while True:
-            last = stopped()
-            yield map(decode, self._ring.read())
-            before_wait()
-            if last:
-                return
-            if poller.poll(POLL_MS):
-                raise BrokenPipeError
+    def _read(self, *, last: bool) -> Iterator[Event]:
+        return map(self._decoder.decode, self._ring.read())

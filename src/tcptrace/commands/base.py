@@ -13,15 +13,16 @@ import click
 
 from tcptrace import columns
 from tcptrace.backends.bcc_child import usable_variants
+from tcptrace.backends.ftrace import BACKEND
 from tcptrace.backends.session import Session
 from tcptrace.backends.source import Plan, listing
 from tcptrace.commands.run import Output, run
-from tcptrace.errors import PluginError, TcptraceError
+from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.events import Event
-from tcptrace.filters import FILTERS, Filter
+from tcptrace.filters import BY_NAME, FILTERS, Filter
 from tcptrace.kernel.headers import CHOICES
 from tcptrace.kernel.privileges import require_tracing
-from tcptrace.probes import BACKENDS, Probe
+from tcptrace.probes import Probe
 from tcptrace.render import FORMATS
 
 API_VERSION = 1
@@ -150,8 +151,6 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
     flag: dict[str, Any] = {"is_flag": True}
     out: dict[str, Any] = {"section": OUTPUT}
     trace: dict[str, Any] = {"section": TRACING}
-    offered = {variant.backend for variant in probe.variants}
-    backends = [name for name in BACKENDS if name in offered]
     keys = ", ".join(dict.fromkeys(one.key for one in (*probe.columns, *probe.more_columns)))
     return [
         *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
@@ -180,7 +179,7 @@ def _shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--backend"],
             **trace,
-            type=click.Choice(("auto", *backends)),
+            type=click.Choice(("auto", *probe.backends)),
             default="auto",
             help="How the kernel is asked; see `tcptrace doctor`.",
         ),
@@ -245,7 +244,17 @@ def _plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any
         int(given["buffer_mb"]),
         given["headers"],
         companions=tuple(two for one in _turned_on(options, given) for two in one.probes),
+        not_in_ftrace=tuple(_not_in_ftrace(probe, values, list(_turned_on(options, given)))),
     )
+
+
+def _not_in_ftrace(
+    probe: Probe, filters: Iterable[str], options: Iterable[TraceOption]
+) -> Iterator[str]:
+    """Yield the options that the backend ftrace cannot honour."""
+    yield from (BY_NAME[name].flags[0] for name in filters if not BY_NAME[name].expression)
+    known = frozenset().union(*(variant.options for variant in probe.trace_variants))
+    yield from (one.opts[0] for one in options if one.probes or not known.issuperset(one.switches))
 
 
 def _turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:
@@ -301,6 +310,8 @@ def _output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, A
 
 def _dump(plan: Plan) -> None:
     """Print the C of the first variant that the kernel permits, or of the one that was named."""
+    if plan.backend == BACKEND:
+        raise RefusedError("the backend ftrace compiles no C; -v names its probes")
     if plan.backend == "auto":
         require_tracing()
         variant = next(usable_variants(plan, lambda _: None), None)

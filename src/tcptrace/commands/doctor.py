@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -15,7 +14,7 @@ import click
 
 import tcptrace.commands
 from tcptrace.backends import find_bcc
-from tcptrace.backends.loader import Loader
+from tcptrace.backends.attach import Attaching
 from tcptrace.backends.source import Plan
 from tcptrace.commands.base import TraceCommand
 from tcptrace.errors import TcptraceError
@@ -92,15 +91,14 @@ def _try(name: str, command: TraceCommand) -> Trial:
     if not may_trace():
         return Trial(name, built_in, None, (), NOT_ASKED)
     try:
-        with closing(Loader(Plan(probe, {}))) as loader:
-            answer = loader.attached(lambda: False)
+        with closing(Attaching(Plan(probe, {}))) as attaching:
+            session = attaching.session(lambda: False)
     except TcptraceError as error:
         return Trial(name, built_in, None, _refusals(error.details.splitlines()), str(error))
-    if answer is None:
+    if session is None:
         return Trial(name, built_in, None, (), "the loader did not answer")
-    for descriptor in (*answer.maps.values(), *answer.links):
-        os.close(descriptor)
-    return Trial(name, built_in, answer.backend, _refusals(answer.notes))
+    session.close()
+    return Trial(name, built_in, session.backend, _refusals(session.notes))
 
 
 def _refusals(notes: Iterable[str]) -> tuple[str, ...]:

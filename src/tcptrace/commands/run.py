@@ -12,13 +12,12 @@ from typing import Any
 
 import click
 
-from tcptrace.backends.loader import Loader
+from tcptrace.backends.attach import Attaching
 from tcptrace.backends.session import Session
 from tcptrace.backends.source import Plan
 from tcptrace.columns import Column
 from tcptrace.errors import LossError
 from tcptrace.events import Event, NewTable
-from tcptrace.kernel.privileges import require_tracing
 from tcptrace.render import Renderer, make_renderer
 
 LOSS_REPORT_S = 1.0
@@ -105,20 +104,21 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
         BrokenPipeError: the reader of standard output is gone.
 
     """
-    require_tracing()
     started = time.monotonic()
     stop = Stop()
-    with closing(Loader(plan)) as loader:
+    with closing(Attaching(plan)) as attaching:
         renderer = make_renderer(output.form, output.columns, sys.stdout)
-        answer = loader.attached(stop)
-        if answer is None:
-            stop.end_line()
-            say("stopped before the probes were attached")
-            return
-        notes = [*answer.notes, *loader.output().splitlines()]
-    with closing(Session(plan, answer)) as session:
+        attached = attaching.session(stop)
+    if attached is None:
+        stop.end_line()
+        say("stopped before the probes were attached")
+        return
+    with closing(attached) as session:
+        if session.warning:
+            say(session.warning)
         if output.verbose:
-            for note in (*notes, f"attached {time.monotonic() - started:.3f} s after the start"):
+            session.notes.append(f"attached {time.monotonic() - started:.3f} s after the start")
+            for note in session.notes:
                 say(note)
         if output.duration_s is not None:
             stop.after(output.duration_s)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import signal
+import socket
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel.syscalls import die_with_parent
+from tcptrace.kernel.syscalls import CLONE_NEWNET, die_with_parent, unshare
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 class Question:
@@ -85,3 +91,14 @@ def _child(question: Callable[[], Any], writing: int) -> NoReturn:
         status = 0
     finally:
         os._exit(status)
+
+
+def enter_test_network() -> int:
+    """Move this process to a network namespace with a loopback; return its inode number.
+
+    Raises OSError.
+    """
+    unshare(CLONE_NEWNET)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    return Path("/proc/self/ns/net").stat().st_ino

@@ -65,7 +65,7 @@ def gather() -> list[Fact]:
 
 def gather_hooks() -> list[Fact]:
     """Return for each type of hook whether the kernel permits it, by attaching to one."""
-    return [_hook(hook) for hook in HOOKS]
+    return [*map(_hook, HOOKS), _ftrace()]
 
 
 def _types() -> Fact:
@@ -169,6 +169,14 @@ def _cgroup2() -> Fact:
     if place is None:
         return Fact("cgroup2", "not mounted: --cgroup has nothing to take", None)
     return Fact("cgroup2", place, good=True)
+
+
+def _ftrace() -> Fact:
+    """Return whether tracefs alone will do, for the backend ftrace."""
+    if not privileges.may_trace() and not tracefs.find():
+        return Fact("ftrace", NOT_ASKED, None)
+    reason = tracefs.obstacle()
+    return Fact("ftrace", reason.splitlines()[0] if reason else "yes", good=not reason)
 
 
 def _hook(hook: Hook) -> Fact:

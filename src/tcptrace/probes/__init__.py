@@ -11,9 +11,11 @@ from tcptrace.columns import COMMON, Column
 from tcptrace.events import Event
 from tcptrace.filters import BY_NAME
 from tcptrace.kernel.hooks import Hook
+from tcptrace.samples import TraceVariant
 
-Backend = Literal["fentry", "kprobe", "tracepoint"]
-BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
+Backend = Literal["fentry", "kprobe", "tracepoint", "ftrace"]
+BPF_BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
+BACKENDS: tuple[Backend, ...] = (*BPF_BACKENDS, "ftrace")
 ALL_FILTERS = frozenset(BY_NAME)
 ALWAYS = "always"
 """In `Probe.absent`: never given."""
@@ -57,6 +59,8 @@ class Probe:
     """Which ports ``-P`` is about."""
     more_columns: tuple[Column, ...] = COMMON
     """What ``--columns`` can add."""
+    trace_variants: tuple[TraceVariant, ...] = ()
+    """The same for the backend ftrace, which needs no BPF; the first that works is taken."""
     switches: Mapping[str, Switch] = dataclasses.field(default_factory=dict)
     """By define; a define that needs nothing more is not here."""
     defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -84,3 +88,11 @@ class Probe:
     def shown(self) -> tuple[Any, ...]:
         """The classes of what is shown."""
         return self.rows or self.records
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends that it has a variant for, the best first."""
+        offered: set[Backend] = {variant.backend for variant in self.variants}
+        if self.trace_variants:
+            offered.add("ftrace")
+        return tuple(name for name in BACKENDS if name in offered)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from tcptrace.columns import COMM, COMMON, ERR, IP, LADDR, LPORT, PID, RADDR, RPORT, Column
 from tcptrace.events import U32, Clock, Event, OptionalU32, error_name
 from tcptrace.kernel.hooks import Hook
-from tcptrace.probes import ALL_FILTERS, Probe, Switch, Variant
+from tcptrace.probes import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
+from tcptrace.samples import (
+    IPPROTO_MPTCP,
+    IPV6_FIELDS,
+    IS_TCP,
+    WITHOUT_TASK,
+    Point,
+    Sample,
+    TraceEvent,
+    TraceVariant,
+    head,
+    sock_fields,
+)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -44,6 +57,37 @@ _SYSCALLS = tuple(
     for way in ("enter", "exit")
     for call in ("accept", "accept4")
 )
+
+NO_LISTENER = "the kernel has no `__inet_accept`"
+# The inode of a new socket has the user who accepts.
+_USER = "((struct socket_alloc *){})->vfs_inode.i_uid.val"
+_FIRST_SUBFLOW = "((struct mptcp_sock *)sock->sk)->first"
+
+
+def accepted(sample: Sample) -> Iterator[Accept]:
+    """Yield the accept that a sample is of; nothing for a subflow of MPTCP."""
+    fields = sample.fields
+    if fields.get("parent_sk", fields["sk"]) != fields["sk"]:
+        return  # its parent's own socket is another
+    queue = "first" if fields.get("listener_protocol") == IPPROTO_MPTCP else "listener"
+    yield Accept(
+        **head(sample),
+        backlog=fields.get(f"{queue}_backlog"),
+        backlog_max=fields.get(f"{queue}_backlog_max"),
+        error=None,
+        _padding2=0,
+    )
+
+
+def _trace_variant(point: Point) -> TraceVariant:
+    return TraceVariant(
+        point.function,
+        (TraceEvent("accept", (point,), condition=IS_TCP),),
+        follow=lambda *_: accepted,
+        ports=("lport",),
+        may_lack={**IPV6_FIELDS, "first_backlog": 1, "first_backlog_max": 1},
+    )
+
 
 ACCEPT = Probe(
     name="accept",
@@ -84,7 +128,40 @@ ACCEPT = Probe(
         )
     },
     absent={
-        "tracepoint": dict.fromkeys(("backlog", "backlog_max"), "accept began before the trace")
+        "tracepoint": dict.fromkeys(("backlog", "backlog_max"), "accept began before the trace"),
+        "ftrace": {
+            **dict.fromkeys((*WITHOUT_TASK, "error"), ALWAYS),
+            **dict.fromkeys(("backlog", "backlog_max"), NO_LISTENER),
+        },
     },
     self_test=_accept_once,
+    trace_variants=tuple(
+        map(
+            _trace_variant,
+            (
+                Point(
+                    "__inet_accept",
+                    {
+                        **sock_fields("newsk"),
+                        "sk": "newsk",
+                        "uid": _USER.format("newsock"),
+                        "listener_protocol": "sock->sk->sk_protocol",
+                        "listener_backlog": "sock->sk->sk_ack_backlog",
+                        "listener_backlog_max": "sock->sk->sk_max_ack_backlog",
+                        "first_backlog": f"{_FIRST_SUBFLOW}->sk_ack_backlog",
+                        "first_backlog_max": f"{_FIRST_SUBFLOW}->sk_max_ack_backlog",
+                    },
+                ),
+                Point(
+                    "security_sock_graft",
+                    {
+                        **sock_fields("sk"),
+                        "sk": "sk",
+                        "uid": _USER.format("parent"),
+                        "parent_sk": "parent->sk",
+                    },
+                ),
+            ),
+        )
+    ),
 )

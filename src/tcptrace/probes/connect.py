@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -27,8 +27,22 @@ from tcptrace.columns import (
     field,
 )
 from tcptrace.events import U32, Clock, Event, address_text, error_name
+from tcptrace.kernel.fetch import RETURN_VALUE
 from tcptrace.kernel.hooks import Hook, How
-from tcptrace.probes import ALL_FILTERS, Probe, Switch, Variant
+from tcptrace.probes import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
+from tcptrace.samples import (
+    AF_INET,
+    AF_INET6,
+    IS_TCP,
+    WITHOUT_TASK,
+    Point,
+    Sample,
+    TraceEvent,
+    TraceVariant,
+    Wants,
+    head,
+    sock_fields,
+)
 
 ENDS = (None, "established", "closed")
 OUTCOMES = {
@@ -175,6 +189,122 @@ def _around(enter: How, leave: How, functions: Iterable[str]) -> tuple[Hook, ...
     )
 
 
+class _Attempts:
+    """Makes one record of the samples of one attempt.
+
+    A thread passes several points until the call returns; the latest has the most of the tuple.
+    Where the first data are to open the connection (TCP_FASTOPEN_CONNECT), the call returns before
+    there is a port: such a socket is waited for at tcp_connect.
+    """
+
+    def __init__(self, *_: Wants) -> None:
+        self._requests: dict[int, Sample] = {}
+        self._calls: dict[int, Sample] = {}
+        self._deferred: set[int] = set()
+
+    def __call__(self, sample: Sample) -> Iterator[Connect]:
+        """Yield what the next sample completes."""
+        calls = self._requests if sample.name in {"request", "answer"} else self._calls
+        if "result" in sample.fields:
+            call = calls.pop(sample.tid, None)
+            if call:
+                yield from self._returned(call, sample)
+            return
+        sk = sample.fields["sk"]
+        if sk in self._deferred and any(sample.fields["lport"]):
+            self._deferred.discard(sk)
+            yield _attempt(sample)
+        else:
+            calls[sample.tid] = sample
+
+    def _returned(self, call: Sample, sample: Sample) -> Iterator[Connect]:
+        result = sample.fields["result"]
+        if result or any(call.fields["lport"]):
+            if result or sample.name != "answer":
+                yield _attempt(call, result)
+        elif sample.name != "answer":
+            self._deferred.add(call.fields["sk"])
+
+
+def _attempt(sample: Sample, result: int = 0) -> Connect:
+    return Connect(
+        **head(sample),
+        latency_ms=None,
+        error=error_name(result),
+        _end=None,
+        retransmits=None,
+        _padding2=0,
+    )
+
+
+def _to(sk: str, address: str) -> dict[str, str]:
+    """Return what is fetched where the remote end is a `struct sockaddr *`."""
+    ipv6 = f"((struct sockaddr_in6 *){address})"
+    return {
+        **sock_fields(sk),
+        "family": f"{address}->sa_family",
+        "raddr": f"((struct sockaddr_in *){address})->sin_addr.s_addr",
+        "raddr6": f"{ipv6}->sin6_addr.in6_u.u6_addr32",
+        "rport": f"{ipv6}->sin6_port",
+        "sk": sk,
+    }
+
+
+def _returns(name: str, *functions: str, condition: str = "") -> TraceEvent:
+    return TraceEvent(
+        name,
+        tuple(
+            Point(
+                function, {"result": RETURN_VALUE}, at_return=True, optional=_is_optional(function)
+            )
+            for function in functions
+        ),
+        condition,
+        is_filtered=False,
+    )
+
+
+def _is_optional(function: str) -> bool:
+    """Tell whether a kernel can be without it: one without IPv6, or security modules."""
+    return function not in {"tcp_v4_connect", "inet_hash_connect", "tcp_connect"}
+
+
+_CONNECT = ("tcp_v4_connect", "tcp_v6_connect")
+_PRE_CONNECT = ("tcp_v4_pre_connect", "tcp_v6_pre_connect")
+_IS_TCP_ADDRESS = f"(family == {AF_INET} || family == {AF_INET6}) && {IS_TCP}"
+_BY_TRACEFS = TraceVariant(
+    "tcp_connect",
+    (
+        TraceEvent(
+            "request",
+            (Point(_SECURITY, _to("sock->sk", "address"), optional=True),),
+            _IS_TCP_ADDRESS,
+        ),
+        _returns("answer", _SECURITY),
+        TraceEvent(
+            "attempt",
+            (
+                *(
+                    Point(function, _to("sk", "uaddr"), optional=_is_optional(function))
+                    for function in (*_PRE_CONNECT, *_CONNECT)
+                ),
+                *(
+                    Point(
+                        function, sock_fields("sk") | {"sk": "sk"}, optional=_is_optional(function)
+                    )
+                    for function in ("inet_hash_connect", "inet6_hash_connect", "tcp_connect")
+                ),
+            ),
+            _IS_TCP_ADDRESS,
+        ),
+        _returns("denied", *_PRE_CONNECT, condition="result < 0"),
+        _returns("result", *_CONNECT),
+    ),
+    follow=_Attempts,
+    ports=("rport",),
+)
+
+
 COUNT_TABLE = Table(
     shown=(LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8, "cyan")),
     more=(TIME, IP, LPORT_AFTER_SADDR),
@@ -220,4 +350,14 @@ CONNECT = Probe(
     ),
     switches={"COUNTS": Switch(maps=("counts",))},
     self_test=_connect_once,
+    trace_variants=(_BY_TRACEFS,),
+    absent={
+        "ftrace": dict.fromkeys(
+            (
+                *WITHOUT_TASK,
+                *("latency_ms", "retransmits", "outcome", "query", "query_age_ms"),
+            ),
+            ALWAYS,
+        )
+    },
 )

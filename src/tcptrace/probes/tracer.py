@@ -18,7 +18,7 @@ from tcptrace.columns import (
 )
 from tcptrace.events import U32, U64, Clock, Event, error_name
 from tcptrace.kernel.hooks import Hook
-from tcptrace.probes import ALL_FILTERS, ALWAYS, BACKENDS, Probe, Variant
+from tcptrace.probes import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
 from tcptrace.probes.accept import ACCEPT, Accept
 from tcptrace.probes.connect import DADDR, DPORT, SADDR
 
@@ -133,7 +133,7 @@ TRACER = Probe(
     name="tracer",
     source=Path(__file__).with_name("tracer.bpf.c"),
     records=(Connected, Closed),
-    variants=tuple(Variant(backend, (_STATE,), ("TRACER",)) for backend in BACKENDS),
+    variants=tuple(Variant(backend, (_STATE,), ("TRACER",)) for backend in BPF_BACKENDS),
     filters=ALL_FILTERS,
     columns=(
         Column("type", "T", 2, _letter, "yellow"),
@@ -152,7 +152,7 @@ TRACER = Probe(
     rows=(Connected, Accept, Closed, Open),
     absent={
         backend: {**ACCEPT.absent.get(backend, {}), "accept.error": ALWAYS, "open.tid": ALWAYS}
-        for backend in BACKENDS
+        for backend in BPF_BACKENDS
     },
     types=("mptcp_subflow_context",),
     self_test=ACCEPT.self_test,

@@ -1,0 +1,233 @@
+"""The backend ftrace without a kernel: threads, attempts, names, falling back to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.test_trace_buffer import HEADER_PAGE
+
+from tcptrace import filters
+from tcptrace.backends import attach, ftrace
+from tcptrace.backends.source import Plan
+from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.kernel import tracefs
+from tcptrace.probes.accept import ACCEPT
+from tcptrace.probes.connect import CONNECT
+from tcptrace.samples import Follow, Sample
+
+
+def test_more_than_a_page_of_filters_is_refused() -> None:
+    """The kernel would refuse it without saying why."""
+    ports = filters.BY_NAME["port"].parse([",".join(map(str, range(1, 999, 2)))])
+    with pytest.raises(RefusedError, match="so many filters"):
+        ftrace.check(Plan(ACCEPT, {"port": ports}))
+
+
+def test_threads_belong_to_their_creator_s_process() -> None:
+    """A thread of a thread is of the same process; a new process takes a used id for its own."""
+    threads = ftrace.Threads()
+    threads.born(100, 101, is_thread=True)
+    threads.born(101, 102, is_thread=True)
+    threads.born(102, 200, is_thread=False)
+    assert [100, 100, 100, 200] == [threads.group(tid) for tid in (100, 101, 102, 200)]
+    threads.born(1, 102, is_thread=False)
+    assert 102 == threads.group(102)
+
+
+def test_threads_that_were_there_are_known() -> None:
+    """A scan finds the threads of all processes, as of this one."""
+    threads = ftrace.Threads()
+    threads.scan()
+    assert {os.getpid()} == {threads.group(tid) for tid in ftrace.threads_of(os.getpid())}
+
+
+def sample(name: str, *, tid: int = 7, result: int | None = None, lport: int = 0) -> Sample:
+    """Return a sample of an attempt, from a point of its way or at a return."""
+    fields: dict[str, Any] = {"result": result}
+    if result is None:
+        fields = {
+            "sk": 0xFFFF,
+            "family": socket.AF_INET,
+            "netns": 1,
+            "uid": 0,
+            "comm": "curl",
+            "laddr": 1,
+            "raddr": 2,
+            "laddr6": bytes(16),
+            "raddr6": bytes(16),
+            "lport": lport.to_bytes(2, "big"),
+            "rport": (443).to_bytes(2, "big"),
+        }
+    return Sample(name, 1, 7, tid, fields)
+
+
+def rows(samples: Iterable[Sample]) -> list[tuple[int | None, str | None]]:
+    """Return local port and error of the attempts that samples make."""
+    follow: Follow = CONNECT.trace_variants[0].follow(lambda _: True, lambda _: True)
+    events: list[Any] = [event for sample in samples for event in follow(sample)]
+    return [(event.lport, event.error) for event in events]
+
+
+REQUEST, ATTEMPT = sample("request"), sample("attempt")
+LAUNCHED = sample("attempt", lport=40000)
+ALLOWED, DENIED = sample("answer", result=0), sample("answer", result=-13)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([REQUEST, ALLOWED, ATTEMPT, LAUNCHED, sample("result", result=0)], [(40000, None)]),
+        ([ATTEMPT, sample("result", result=-101)], [(None, "ENETUNREACH")]),
+        ([REQUEST, DENIED], [(None, "EACCES")]),
+        ([ATTEMPT, sample("denied", result=-1)], [(None, "EPERM")]),
+        ([LAUNCHED, sample("result", result=0), sample("result", result=0)], [(40000, None)]),
+        ([REQUEST, ALLOWED, sample("result", result=-101)], []),
+        ([REQUEST, ALLOWED, DENIED], []),
+        ([LAUNCHED, sample("result", result=0, tid=8)], []),
+        ([ATTEMPT, sample("result", result=0)], []),
+        ([ATTEMPT, sample("result", result=0), LAUNCHED], [(40000, None)]),
+    ],
+    ids=[
+        "launched",
+        "failed in the host",
+        "denied by a security module",
+        "denied by a cgroup's program",
+        "IPv4-mapped, which returns twice",
+        "a result without an attempt",
+        "an answer without a request",
+        "another thread's result",
+        "deferred until there are data",
+        "deferred, then sent",
+    ],
+)
+def test_one_row_for_each_attempt(
+    samples: list[Sample], expected: list[tuple[int | None, str | None]]
+) -> None:
+    """The points of a call make one row, when the call returns."""
+    assert expected == rows(samples)
+
+
+def test_own_name_is_of_this_process() -> None:
+    """A process's own things are not stale; those of another start of its id are."""
+    name = tracefs.own_name()
+    assert re.fullmatch(rf"tcptrace_{os.getpid()}_\d+", name)
+    assert not tracefs.is_stale(name)
+    assert tracefs.is_stale(f"tcptrace_{os.getpid()}_1")
+
+
+@pytest.mark.parametrize("name", ["tcptrace", "tcptrace_1_2_3", "my_tcptrace_1_2", "tcptrace_x_1"])
+def test_other_names_are_never_stale(name: str) -> None:
+    """What was not made by tcptrace is left alone."""
+    assert not tracefs.is_stale(name)
+
+
+PROFILE = """\
+  accept_{name}                          5               2
+  accept_{name}                          5               3
+  accept_tcptrace_1_2                    9               7
+"""
+STATS = """\
+entries: 0
+overrun: 10
+commit overrun: 0
+bytes: 0
+oldest event ts:     0.000000
+now ts:    19.036542
+dropped events: 100
+read events: 9
+"""
+
+
+def test_losses_are_the_kernel_s_own_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records without room, of all CPUs, and missed hits of the process's own probes."""
+    monkeypatch.setattr(tracefs, "find_or_mount", lambda: tmp_path)
+    name = tracefs.own_name()
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events/header_page").write_text(HEADER_PAGE)
+    (tmp_path / "kprobe_events").touch()
+    (tmp_path / "kprobe_profile").write_text(PROFILE.format(name=name))
+    (tmp_path / "instances").mkdir()
+    instance = tracefs.Instance(64)
+    instance.define("accept", "p", "inet_accept", ["sk=$arg1:u64"])
+    defined = (tmp_path / "kprobe_events").read_text()
+    assert f"p:{name}/accept_{name} inet_accept sk=$arg1:u64" == defined
+    stats = [tmp_path / f"stats{cpu}" for cpu in range(2)]
+    for path in stats:
+        path.write_text(STATS)
+    with stats[0].open() as one, stats[1].open() as two:
+        instance._stats[:] = [one.fileno(), two.fileno()]
+        assert 2 * 110 + 2 + 3 == instance.lost()
+
+
+class FakeSession:
+    """Stands for a session on tracefs."""
+
+    warning = ""
+
+    def __init__(self, plan: Plan) -> None:
+        """Refuse what the real one refuses."""
+        ftrace.check(plan)
+        self.notes = ["accept: ftrace"]
+
+
+class FakeLoader:
+    """Stands for a loader without bcc."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Fail."""
+        raise TcptraceError("bcc is not installed.\nInstall it", details="refused: all")
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+@pytest.fixture
+def without_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without bcc, with tracefs."""
+    monkeypatch.setattr(attach, "require_tracing", lambda: None)
+    monkeypatch.setattr(attach, "Loader", FakeLoader)
+    monkeypatch.setattr(attach, "FtraceSession", FakeSession)
+    monkeypatch.setattr(ftrace, "PID_NS_INIT_INO", Path("/proc/self/ns/pid").stat().st_ino)
+
+
+def attached(plan: Plan) -> Any:
+    """Attach as planned."""
+    return attach.Attaching(plan).session(lambda: False)
+
+
+def test_auto_falls_back_and_says_so(without_bcc: None) -> None:
+    """Without bcc, auto takes ftrace; the warning says why, the notes all of it."""
+    session = attached(Plan(ACCEPT, {}))
+    assert session.warning.startswith("bcc is not installed; ")
+    assert ["refused: all", "accept: ftrace"] == session.notes
+
+
+def test_a_named_backend_does_not_fall_back(without_bcc: None) -> None:
+    """Who asks for kprobe gets kprobe, or the reason."""
+    with pytest.raises(TcptraceError, match=r"^bcc is not installed"):
+        attached(Plan(ACCEPT, {}, backend="kprobe"))
+
+
+def test_auto_does_not_fall_back_to_less_than_was_asked(without_bcc: None) -> None:
+    """An option that ftrace cannot honour is named beside the reason."""
+    with pytest.raises(TcptraceError) as caught:
+        attached(Plan(ACCEPT, {}, not_in_ftrace=("--cgroup",)))
+    message = "bcc is not installed; and the backend ftrace cannot honour --cgroup.\nInstall it"
+    assert (1, message) == (caught.value.exit_status, str(caught.value))
+
+
+def test_outside_of_the_initial_pid_namespace(
+    without_bcc: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the kernel's process ids would be taken for others."""
+    monkeypatch.setattr(ftrace, "PID_NS_INIT_INO", 1)
+    with pytest.raises(TcptraceError, match="initial PID namespace"):
+        attached(Plan(ACCEPT, {}, backend="ftrace"))
