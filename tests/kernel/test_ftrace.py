@@ -301,6 +301,8 @@ REFUSED = {
     "connect --slower 5": "--slower",
     "connect -c": "-c",
     "connect -d": "-d",
+    "tracer --existing": "--existing",
+    "tracer --max-connections 5": "--max-connections",
 }
 
 

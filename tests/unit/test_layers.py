@@ -18,7 +18,7 @@ LAYERS = (
     ("__main__", "cli"),
     ("commands",),
     ("render", "backends"),
-    ("probes", "samples", "filters", "events", "columns", "names", "existing"),
+    ("probes", "samples", "filters", "events", "columns", "names", "existing", "connections"),
     ("kernel", "errors"),
 )
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}

@@ -16,11 +16,20 @@ from tcptrace.columns import (
     TIME_S,
     Column,
 )
-from tcptrace.events import U32, U64, Clock, Event, error_name
+from tcptrace.events import U32, U64, Clock, Event, error_name, json_keys
 from tcptrace.kernel.hooks import Hook
 from tcptrace.probes import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
 from tcptrace.probes.accept import ACCEPT, Accept
 from tcptrace.probes.connect import DADDR, DPORT, SADDR
+from tcptrace.samples import (
+    IS_TCP,
+    Follow,
+    Point,
+    TraceEvent,
+    TraceVariant,
+    Wants,
+    sock_fields,
+)
 
 ENDED_BY = (None, "local", "remote", "reset")
 BY_OWNER, OLDER, PASSED = 1, 2, 4
@@ -129,6 +138,79 @@ STATS = (
 )
 _STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state")
 
+
+def _state_fields(sk: str) -> dict[str, str]:
+    """Return what is fetched to follow a `struct sock *`; see tracer.bpf.c."""
+    tcp = f"((struct tcp_sock *){sk})"
+    return {
+        "from": f"{sk}->__sk_common.skc_state",
+        "socket": f"{sk}->sk_socket",
+        "owned": f"{sk}->sk_lock.owned",
+        "error": f"{sk}->sk_err",
+        "flags": f"{sk}->__sk_common.skc_flags",
+        **{
+            name: f"{tcp}->{name}"
+            for name in ("bytes_sent", "bytes_retrans", "bytes_received", "total_retrans")
+        },
+        "is_mptcp": f"{tcp}->is_mptcp",
+        "first_sk": f"((struct mptcp_sock *){sk})->first",
+    }
+
+
+_STATES = TraceEvent(
+    "state",
+    (
+        Point(
+            "tcp_set_state",
+            {**sock_fields("sk"), "sk": "sk", "to": "state", **_state_fields("sk")},
+        ),
+    ),
+    f"{IS_TCP} && from != 10 && (to == 1 || to == 2 || to == 4 || to == 7 || to == 9)",
+    any_port="from == 2 || to == 2",
+)
+
+
+# The kernel closes the subflows of an MPTCP connection itself, in a worker.
+_CLOSES = TraceEvent(
+    "close",
+    (
+        Point(
+            "mptcp_close",
+            {**sock_fields("sk"), "sk": "((struct mptcp_sock *)sk)->first"},
+            optional=True,
+        ),
+    ),
+)
+
+
+def _follow(wants: Wants, wants_ports: Wants) -> Follow:
+    from tcptrace.connections import Connections  # noqa: PLC0415 - it makes this probe's records
+
+    return Connections(wants, wants_ports)
+
+
+def _followed(variant: TraceVariant) -> TraceVariant:
+    """Return a way to see accepts as one to follow connections."""
+    (accept,) = variant.events
+    (point,) = accept.points
+    fetch = {**point.fetch, **_state_fields(point.fetch["sk"])}
+    accept = dataclasses.replace(accept, points=(dataclasses.replace(point, fetch=fetch),))
+    return dataclasses.replace(
+        variant,
+        events=(accept, _STATES, _CLOSES),
+        follow=_follow,
+        ports=("lport", "rport"),
+        may_lack={**variant.may_lack, "is_mptcp": 1, "first_sk": 1},
+        in_softirq=True,
+    )
+
+
+_NOT_BY_TRACEFS = {
+    **{key: when for key, when in ACCEPT.absent["ftrace"].items() if key != "error"},
+    "accept.error": ALWAYS,
+    **{f"open.{key}": ALWAYS for key in json_keys(Open)},
+}
+
 TRACER = Probe(
     name="tracer",
     source=Path(__file__).with_name("tracer.bpf.c"),
@@ -153,7 +235,9 @@ TRACER = Probe(
     absent={
         backend: {**ACCEPT.absent.get(backend, {}), "accept.error": ALWAYS, "open.tid": ALWAYS}
         for backend in BPF_BACKENDS
-    },
+    }
+    | {"ftrace": _NOT_BY_TRACEFS},
+    trace_variants=tuple(map(_followed, ACCEPT.trace_variants)),
     types=("mptcp_subflow_context",),
     self_test=ACCEPT.self_test,
 )
