@@ -76,8 +76,7 @@ def ended_well(tracer: Tracer) -> Ended:
 @pytest.fixture(scope="module")
 def run(backend: Backend) -> Iterator[Run]:
     """A tracer of all accepts."""
-    sleepers = Sleepers(ASLEEP)
-    with Tracer("--json", "--backend", backend) as tracer:
+    with Sleepers(ASLEEP) as sleepers, Tracer("--json", "--backend", backend) as tracer:
         yield Run(tracer, backend, sleepers)
         ended_well(tracer)
 
@@ -86,8 +85,8 @@ def run(backend: Backend) -> Iterator[Run]:
 def run_failed(backend: Backend) -> Iterator[Run]:
     """A tracer of all accepts and of those that fail."""
     need(backend, ACCEPT, switches=["FAILED"])
-    sleepers = Sleepers(1)
-    with Tracer("--json", "--failed", "--backend", backend) as tracer:
+    options = ("--json", "--failed", "--backend", backend)
+    with Sleepers(1) as sleepers, Tracer(*options) as tracer:
         yield Run(tracer, backend, sleepers)
         ended_well(tracer)
 

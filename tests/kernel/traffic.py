@@ -311,6 +311,15 @@ class Sleepers:
         self._worker.start()
         eventually(self.asleep, "all threads asleep in accept")
 
+    def __enter__(self) -> Sleepers:  # noqa: PYI034 - Self is in typing from Python 3.11 on
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Shut them down if no test has woken them."""
+        if self._server.fileno() >= 0:
+            self.shut_down()
+
     def _serve(self) -> list[int]:
         tids: list[int] = []
 

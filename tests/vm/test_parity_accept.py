@@ -15,9 +15,10 @@ MAPPED = {"family": 6, "laddr": "::ffff:127.0.0.1", "raddr": "::ffff:127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
-def sleepers() -> Sleepers:
+def sleepers() -> Iterator[Sleepers]:
     """A server that sleeps in accept before any tool has started, and accepts then."""
-    return Sleepers(1)
+    with Sleepers(1) as sleepers:
+        yield sleepers
 
 
 @pytest.fixture(scope="module")

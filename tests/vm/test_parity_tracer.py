@@ -18,9 +18,10 @@ Story = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def sleepers() -> Sleepers:
+def sleepers() -> Iterator[Sleepers]:
     """A server that sleeps in accept before any tool has started."""
-    return Sleepers(1)
+    with Sleepers(1) as sleepers:
+        yield sleepers
 
 
 def make() -> Event:
