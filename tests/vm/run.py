@@ -37,7 +37,7 @@ ENVIRONMENT = {
 # Emulation is so much slower than a real machine.
 TIME_SCALE = "15"
 JUNIT = "junit.xml"
-TIMEOUT_S = 1800
+TIMEOUT_S = 2700
 
 
 # The tests whose events have all the fields that there are.
