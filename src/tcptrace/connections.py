@@ -79,6 +79,8 @@ class Connections:
                 self._closed_by(self._followed[sk], sample)
             return
         to = sample.fields["to"]
+        if _is_added_subflow(sample):
+            return
         if to in ENDING:
             self._follow_older(sk, sample)
             found = self._followed.get(sk)
@@ -87,10 +89,9 @@ class Connections:
                 if to == State.CLOSE:
                     yield from self._closed(sk, found, sample, sample.fields["from"])
         elif to == State.SYN_SENT:
-            if not (sample.fields["is_mptcp"] and sample.is_kernel):
-                self._followed[sk] = _Connection(
-                    head(sample), _Stage.CONNECTING, sample.ts_ns, self._wants(sample)
-                )
+            self._followed[sk] = _Connection(
+                head(sample), _Stage.CONNECTING, sample.ts_ns, self._wants(sample)
+            )
         else:
             yield from self._established(sk, sample)
 
@@ -179,6 +180,14 @@ class Connections:
             error=error_name(-fields["error"]),
             _flags=flags,
         )
+
+
+def _is_added_subflow(sample: Sample) -> bool:
+    """Tell whether the kernel has added it to an MPTCP connection, which has another first one."""
+    fields = sample.fields
+    if not fields["is_mptcp"] or not fields["mptcp_sk"]:
+        return False
+    return bool(fields["path_sk"] != fields["sk"])
 
 
 def _of_nobody(sample: Sample) -> Sample:

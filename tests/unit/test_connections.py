@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import socket
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ def sample(name: str = "state", *, pid: int = OWNER, at_ms: int = 0, **changes: 
         "laddr6": bytes(16),
         "raddr6": bytes(16),
         "is_mptcp": 0,
+        "mptcp_sk": 0,
+        "path_sk": 0,
         "lport": b"\x9c\x40",
         "rport": b"\x01\xbb",
         "bytes_sent": 70,
@@ -134,3 +137,10 @@ def test_a_process_closes_an_mptcp_connection() -> None:
     close = sample("close", pid=CLOSER)
     (_, end) = told([CONNECTING, OPENED, close, CLOSED])
     assert (CLOSER, None) == (end.pid, end.closer)
+
+
+def test_a_path_that_the_kernel_adds_is_no_connection() -> None:
+    """A second subflow is of the MPTCP connection that its first stands for."""
+    added = {"is_mptcp": 1, "mptcp_sk": 0xF000, "path_sk": 0xEEEE}
+    samples = (CONNECTING, OPENED, FINISHED, CLOSED)
+    assert not told(dataclasses.replace(one, fields={**one.fields, **added}) for one in samples)

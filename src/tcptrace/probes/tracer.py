@@ -139,6 +139,12 @@ STATS = (
 _STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state")
 
 
+# The MPTCP connection that a socket is a subflow of.
+_SUBFLOW = (
+    "((struct mptcp_subflow_context *)((struct inet_connection_sock *){})->icsk_ulp_data)->conn"
+)
+
+
 def _state_fields(sk: str) -> dict[str, str]:
     """Return what is fetched to follow a `struct sock *`; see tracer.bpf.c."""
     tcp = f"((struct tcp_sock *){sk})"
@@ -153,6 +159,8 @@ def _state_fields(sk: str) -> dict[str, str]:
             for name in ("bytes_sent", "bytes_retrans", "bytes_received", "total_retrans")
         },
         "is_mptcp": f"{tcp}->is_mptcp",
+        "mptcp_sk": _SUBFLOW.format(sk),
+        "path_sk": f"((struct mptcp_sock *){_SUBFLOW.format(sk)})->first",
         "first_sk": f"((struct mptcp_sock *){sk})->first",
     }
 
@@ -183,6 +191,9 @@ _CLOSES = TraceEvent(
 )
 
 
+_OF_MPTCP = ("is_mptcp", "first_sk", "mptcp_sk", "path_sk")
+
+
 def _follow(wants: Wants, wants_ports: Wants) -> Follow:
     from tcptrace.connections import Connections  # noqa: PLC0415 - it makes this probe's records
 
@@ -200,7 +211,7 @@ def _followed(variant: TraceVariant) -> TraceVariant:
         events=(accept, _STATES, _CLOSES),
         follow=_follow,
         ports=("lport", "rport"),
-        may_lack={**variant.may_lack, "is_mptcp": 1, "first_sk": 1},
+        may_lack={**variant.may_lack, **dict.fromkeys(_OF_MPTCP, 1)},
         in_softirq=True,
     )
 
