@@ -129,7 +129,9 @@ class Connections:
                 self._followed[sk] = connection
             if connection.keep:
                 yield event
-            if fields["from"] == State.CLOSE and not is_mptcp:
+            # One that is reset at that moment has its error before its new state.
+            was_reset = found is None and fields["error"] in CUT_OFF
+            if (fields["from"] == State.CLOSE or was_reset) and not is_mptcp:
                 yield from self._closed(sk, connection, sample, State.CLOSE)
 
     def _follow_older(self, sk: int, sample: Sample) -> None:

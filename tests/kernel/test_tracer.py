@@ -66,6 +66,7 @@ from tcptrace.probes.tracer import TRACER
 pytestmark = pytest.mark.command("tracer")
 
 BURST = int(20_000 / min(TIME_SCALE, 10))
+RESETS = int(2_000 / min(TIME_SCALE, 10))
 RENEWAL_S = 0.001
 IDLE = int(2_000 / min(TIME_SCALE, 10))
 NAME = b"exactly-fifteen"
@@ -828,6 +829,33 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
     whole = {("connect", False), ("accept", True), ("close", False), ("close", True)}
     assert dict.fromkeys(whole, BURST) == kinds
     assert 4 * (BURST + 1) == ended.summary[0]
+
+
+def accept_all(server: socket.socket, count: int) -> None:
+    """Accept so many connections and close them at once."""
+    for _ in range(count):
+        server.accept()[0].close()
+
+
+def test_reset_while_it_is_accepted(backend: Backend, netns: str) -> None:
+    """However close a reset comes to the accept, A and X are there; in the queue, neither is."""
+    port, unaccepted = take_port(), 5
+    arguments = ("--json", "--backend", backend, "-N", netns, "-P", str(port))
+    with Tracer(*arguments, command="tracer") as tracer:
+        with listen(V4, port) as server:
+            server.listen(128)
+            acceptor = threading.Thread(target=accept_all, args=(server, RESETS))
+            acceptor.start()
+            for _ in range(RESETS):
+                reset(connect(server))
+            acceptor.join()
+            for _ in range(unaccepted):
+                reset(connect(server))
+        eventually(lambda: backend == "ftrace" or 0 == entries_of("connections"), "an empty table")
+        ended_well(tracer)
+    kinds = collections.Counter(event["type"] for event in tracer.events)
+    whole = {"connect": RESETS + unaccepted, "accept": RESETS, "close": 2 * RESETS + unaccepted}
+    assert whole == kinds
 
 
 @pytest.mark.anywhere

@@ -9,6 +9,7 @@
  *   SYN_RECV -> ESTABLISHED    of a child in an accept queue: kept, for its time, without a task
  *   -> FIN_WAIT1, LAST_ACK     what sent the FIN is kept, where that is a process
  *   -> CLOSE                   reported, with the counters as they are in the end
+ * tcp_destroy_sock ends what has been reset in an accept queue and was never accepted.
  * So a connection that no process ever had, refused, aborted or never accepted, is not reported.
  */
 struct connect_event {
@@ -50,6 +51,7 @@ struct connection {
 	bool keep;	/* the owner or the closer has passed the filters */
 	bool closed;	/* the closer is known */
 	bool older;
+	u64 accepts, ends;	/* changed atomically; see after_accept */
 };
 
 #ifndef MOST_CONNECTIONS
@@ -169,7 +171,7 @@ static __always_inline void established(struct sock *sk, int from)
 /* accept.bpf.c: a task has taken `sk` from the accept queue. */
 static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 {
-	struct connection *found, connection = { .stage = OPEN };
+	struct connection *found, connection = { .stage = QUEUED };
 
 	if (!keep_either_port(head->lport, head->rport))
 		return false;
@@ -177,10 +179,12 @@ static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 	connection.keep = fill_task(head);
 	connection.head = *head;
 	found = connections.lookup(&sk);
-	if (found)
-		connection.since_ns = found->since_ns;
-	if (sk)
+	if (found) {
+		found->keep = connection.keep;
+		found->head = connection.head;
+	} else if (sk) {
 		follow(sk, &connection);
+	}
 	return connection.keep;
 }
 
@@ -279,7 +283,9 @@ static __always_inline void closed(struct sock *sk, struct connection *connectio
 #ifdef EXISTING	/* the command knows who had the older ones */
 	keep |= connection->older;
 #endif
-	if (connections.delete(&sk) || !open || !keep)
+	/* The deletion also fails, with EBUSY, where it interrupts another of the map's on this CPU;
+	 * the entry then goes with the socket. */
+	if (connections.delete(&sk) == -ENOENT || !open || !keep)
 		return;
 	read(error, &sk->sk_err);
 	event.error = -error;
@@ -289,19 +295,32 @@ static __always_inline void closed(struct sock *sk, struct connection *connectio
 }
 
 /* accept.bpf.c: the accept has been reported, if it was to be. A connection that was reset while
- * it waited has ended already. */
+ * it waited has ended already, or is about to on another CPU: that one counts the end and then looks
+ * at the stage, here it is the other way round, and an atomic addition is a barrier. So one of the
+ * two reports the end; if both try, the first to delete the entry. */
 static __always_inline void after_accept(struct sock *sk)
 {
 	struct connection *found;
 	u8 state = 0;
 
 	sk = tcp_of(sk);
-	read(state, &sk->__sk_common.skc_state);
-	if (state != TCP_CLOSE)
-		return;
 	found = connections.lookup(&sk);
-	if (found)
+	if (!found)
+		return;
+	found->stage = OPEN;
+	__sync_fetch_and_add(&found->accepts, 1);
+	read(state, &sk->__sk_common.skc_state);
+	if (found->ends || state == TCP_CLOSE)
 		closed(sk, found, TCP_CLOSE);
+}
+
+/* tcp_destroy_sock(struct sock *sk): what ended in an accept queue and was never taken from it. */
+int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+
+	connections.delete(&sk);
+	return 0;
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate). Of an MPTCP connection,
@@ -323,8 +342,11 @@ int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
 		found = connections.lookup(&tcp);
 		if (found) {
 			closing(found, sk, from, to);
-			if (sk == tcp && to == TCP_CLOSE)
-				closed(sk, found, from);
+			if (sk == tcp && to == TCP_CLOSE) {
+				__sync_fetch_and_add(&found->ends, 1);
+				if (*(volatile u8 *)&found->stage != QUEUED)
+					closed(sk, found, from);
+			}
 		}
 	} else if (protocol == IPPROTO_TCP && to == TCP_SYN_SENT) {
 		connecting(sk);

@@ -136,7 +136,10 @@ STATS = (
     _of_close("rx", "RX", 9, "rx_bytes"),
     _of_close("retr", "RETR", 4, "retransmits"),
 )
-_STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state")
+_HOOKS = (
+    Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state"),
+    Hook("raw_tracepoint", "tcp_destroy_sock", "on_connection_destroyed"),
+)
 
 
 # The MPTCP connection that a socket is a subflow of.
@@ -226,7 +229,7 @@ TRACER = Probe(
     name="tracer",
     source=Path(__file__).with_name("tracer.bpf.c"),
     records=(Connected, Closed),
-    variants=tuple(Variant(backend, (_STATE,), ("TRACER",)) for backend in BPF_BACKENDS),
+    variants=tuple(Variant(backend, _HOOKS, ("TRACER",)) for backend in BPF_BACKENDS),
     filters=ALL_FILTERS,
     columns=(
         Column("type", "T", 2, _letter, "yellow"),

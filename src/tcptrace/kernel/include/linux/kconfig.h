@@ -26,6 +26,7 @@
 #define S_IFSOCK 0140000
 
 /* include/uapi/asm-generic/errno*.h, include/linux/errno.h */
+#define ENOENT 2
 #define EINTR 4
 #define EAGAIN 11
 #define EPIPE 32
