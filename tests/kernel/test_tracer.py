@@ -66,7 +66,7 @@ from tcptrace.probes.tracer import TRACER
 pytestmark = pytest.mark.command("tracer")
 
 BURST = int(20_000 / min(TIME_SCALE, 10))
-RESETS = int(2_000 / min(TIME_SCALE, 10))
+RESETS = int(10_000 / min(TIME_SCALE, 10))
 RENEWAL_S = 0.001
 IDLE = int(2_000 / min(TIME_SCALE, 10))
 NAME = b"exactly-fifteen"
@@ -840,7 +840,7 @@ def accept_all(server: socket.socket, count: int) -> None:
 def test_reset_while_it_is_accepted(backend: Backend, netns: str) -> None:
     """However close a reset comes to the accept, A and X are there; in the queue, neither is."""
     port, unaccepted = take_port(), 5
-    arguments = ("--json", "--backend", backend, "-N", netns, "-P", str(port))
+    arguments = ("--json", "--backend", backend, "-N", netns, "--buffer-mb", "32")
     with Tracer(*arguments, command="tracer") as tracer:
         with listen(V4, port) as server:
             server.listen(128)

@@ -143,7 +143,7 @@ static __always_inline void established(struct sock *sk, int from)
 	struct connection *found = connections.lookup(&sk), fresh = { .stage = QUEUED };
 	u64 now = bpf_ktime_get_ns(), latency_ns = 0;
 
-	if (found && found->stage == OPEN) {	/* fast open: accepted before the handshake ended */
+	if (found && found->stage != CONNECTING) {	/* accepted before the handshake ended */
 		if (!found->since_ns)
 			found->since_ns = now;
 		return;
@@ -178,12 +178,14 @@ static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 	sk = tcp_of(sk);
 	connection.keep = fill_task(head);
 	connection.head = *head;
-	found = connections.lookup(&sk);
+	if (!sk)
+		return connection.keep;
+	found = connections.lookup_or_try_init(&sk, &connection);
 	if (found) {
 		found->keep = connection.keep;
 		found->head = connection.head;
-	} else if (sk) {
-		follow(sk, &connection);
+	} else {
+		count(COUNT_UNTRACKED);
 	}
 	return connection.keep;
 }
