@@ -79,7 +79,7 @@ class Connections:
                 self._closed_by(self._followed[sk], sample)
             return
         to = sample.fields["to"]
-        if _is_added_subflow(sample):
+        if sk not in self._followed and _is_added_subflow(sample):
             return
         if to in ENDING:
             self._follow_older(sk, sample)

@@ -139,6 +139,14 @@ def test_a_process_closes_an_mptcp_connection() -> None:
     assert (CLOSER, None) == (end.pid, end.closer)
 
 
+def test_an_mptcp_connection_outlives_its_link_to_the_subflow() -> None:
+    """When its subflow ends, an MPTCP connection may have no first one any more."""
+    ended = dataclasses.replace(
+        CLOSED, fields={**CLOSED.fields, "is_mptcp": 1, "mptcp_sk": 0xF000, "path_sk": 0}
+    )
+    assert ["connect", "close"] == [one.type for one in told([CONNECTING, OPENED, FINISHED, ended])]
+
+
 def test_a_path_that_the_kernel_adds_is_no_connection() -> None:
     """A second subflow is of the MPTCP connection that its first stands for."""
     added = {"is_mptcp": 1, "mptcp_sk": 0xF000, "path_sk": 0xEEEE}
