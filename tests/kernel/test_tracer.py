@@ -837,20 +837,26 @@ def accept_all(server: socket.socket, count: int) -> None:
         server.accept()[0].close()
 
 
-def test_reset_while_it_is_accepted(backend: Backend, netns: str) -> None:
+def resets(namespace: str, port: int, accepted: int, unaccepted: int) -> None:
+    """Make connections that are reset at once, while a server accepts, and others that wait."""
+    enter(namespace)
+    with listen(V4, port) as server:
+        server.listen(128)
+        acceptor = threading.Thread(target=accept_all, args=(server, accepted))
+        acceptor.start()
+        for _ in range(accepted):
+            reset(connect(server))
+        acceptor.join()
+        for _ in range(unaccepted):
+            reset(connect(server))
+
+
+def test_reset_while_it_is_accepted(backend: Backend, other_host: str) -> None:
     """However close a reset comes to the accept, A and X are there; in the queue, neither is."""
-    port, unaccepted = take_port(), 5
-    arguments = ("--json", "--backend", backend, "-N", netns, "--buffer-mb", "32")
+    unaccepted = 5
+    arguments = ("--json", "--backend", backend, "-N", other_host, "--buffer-mb", "32")
     with Tracer(*arguments, command="tracer") as tracer:
-        with listen(V4, port) as server:
-            server.listen(128)
-            acceptor = threading.Thread(target=accept_all, args=(server, RESETS))
-            acceptor.start()
-            for _ in range(RESETS):
-                reset(connect(server))
-            acceptor.join()
-            for _ in range(unaccepted):
-                reset(connect(server))
+        Worker(lambda: resets(other_host, take_port(), RESETS, unaccepted)).run()
         eventually(lambda: backend == "ftrace" or 0 == entries_of("connections"), "an empty table")
         ended_well(tracer)
     kinds = collections.Counter(event["type"] for event in tracer.events)
