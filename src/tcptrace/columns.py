@@ -51,6 +51,16 @@ def field(
     return Column(key, heading, width, value, style, after, cut)
 
 
+def milliseconds(key: str, heading: str, width: int, *, name: str) -> Column:
+    """Return a column that shows the event's field `name`, in milliseconds, to the microsecond."""
+
+    def value(event: Any, _clock: Clock) -> str | None:
+        ms = getattr(event, name)
+        return None if ms is None else f"{ms:.3f}"
+
+    return Column(key, heading, width, value, "cyan")
+
+
 @lru_cache(maxsize=4)
 def _local_second(second: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(second))

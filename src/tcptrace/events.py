@@ -50,6 +50,19 @@ def error_name(result: int) -> str | None:
     return errno.errorcode.get(-result, str(-result)) if result < 0 else None
 
 
+def one_of(*names: str | None) -> Callable[[int], str | None]:
+    """Return a converter from a number, as a C enum has it, to its name; None beyond the last."""
+
+    def name(number: int) -> str | None:
+        return names[number] if number < len(names) else None
+
+    return name
+
+
+def _milliseconds(ns: int) -> float | None:
+    return ns / 1e6 if ns else None
+
+
 def _unless_zero(value: int) -> int | None:
     return value or None
 
@@ -68,6 +81,8 @@ Inode = Annotated["int | None", "I", _unless_zero]
 """A namespace's inode number; absent when 0."""
 CgroupId = Annotated["int | None", "Q", _unless_zero]
 """A cgroup v2 id, which is its directory's inode number; absent when 0."""
+Milliseconds = Annotated["float | None", "Q", _milliseconds]
+"""Nanoseconds in the record; absent when 0."""
 Comm = Annotated[str, "16s", decode_text]
 """A process name, of at most 15 bytes."""
 Tail = Annotated[bytes, ""]

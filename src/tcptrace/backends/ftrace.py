@@ -28,6 +28,7 @@ from tcptrace.events import Event, decode_text
 from tcptrace.kernel import btf, confined, tracefs
 from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.fetch import fetch_arguments, zeros
+from tcptrace.kernel.processes import parent_of, threads_of
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.samples import Sample, TraceEvent, TraceVariant
 
@@ -89,7 +90,7 @@ class Threads:
         for process in Path("/proc").glob("[0-9]*"):
             pid = int(process.name)
             self._groups.update(dict.fromkeys(threads_of(pid), pid))
-            if _parent_of(pid) == KTHREADD:
+            if parent_of(pid) == KTHREADD:
                 self._kernel.add(pid)
 
     def born(self, creator: int, tid: int, *, is_thread: bool) -> None:
@@ -108,20 +109,6 @@ class Threads:
     def group(self, tid: int) -> int:
         """Return a thread's process."""
         return self._groups.get(tid, tid)
-
-
-def _parent_of(pid: int) -> int | None:
-    with contextlib.suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        return int(stat.rpartition(")")[2].split()[1])
-    return None
-
-
-def threads_of(pid: int) -> set[int]:
-    """Return the threads of a process."""
-    with contextlib.suppress(OSError):
-        return {int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()}
-    return set()
 
 
 class FtraceSession(Session):

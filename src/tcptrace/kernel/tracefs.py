@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import trace_buffer
+from tcptrace.kernel.processes import start_time
 from tcptrace.kernel.syscalls import detached_mount
 from tcptrace.kernel.trace_buffer import Record
 
@@ -71,28 +72,18 @@ def append(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def _start_time(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since boot; None where it has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
 def own_name() -> str:
     """Return the name of what this process makes in tracefs: with its id and when it began.
 
     The id alone would be another process's one day.
     """
-    return f"tcptrace_{os.getpid()}_{_start_time(os.getpid())}"
+    return f"tcptrace_{os.getpid()}_{start_time(os.getpid())}"
 
 
 def is_stale(name: str) -> bool:
     """Tell whether this was made in tracefs by a tcptrace process that has ended."""
     match = _OWN.fullmatch(name)
-    return match is not None and _start_time(int(match[1])) != int(match[2])
+    return match is not None and start_time(int(match[1])) != int(match[2])
 
 
 def remove_stale(root: Path) -> None:

@@ -21,7 +21,7 @@ struct connect_event {
 };
 _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "records.Connect differs");
 
-/* probes/connect.py: END */
+/* probes/connect.py: Connect._end */
 enum end { NOT_FOLLOWED, ESTABLISHED, CLOSED };
 
 /* A socket address; sockaddr_in and sockaddr_in6 share the first two fields. */

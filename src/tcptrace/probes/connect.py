@@ -25,8 +25,9 @@ from tcptrace.columns import (
     Column,
     Table,
     field,
+    milliseconds,
 )
-from tcptrace.events import U32, Clock, Event, address_text, error_name
+from tcptrace.events import U32, Clock, Event, Milliseconds, address_text, error_name, one_of
 from tcptrace.kernel.fetch import RETURN_VALUE
 from tcptrace.kernel.hooks import Hook, How
 from tcptrace.probes import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
@@ -44,7 +45,6 @@ from tcptrace.samples import (
     sock_fields,
 )
 
-ENDS = (None, "established", "closed")
 OUTCOMES = {
     None: "aborted",
     "ECONNREFUSED": "refused",
@@ -60,14 +60,6 @@ DPORT = dataclasses.replace(RPORT, heading="DPORT")
 LPORT_AFTER_SADDR = dataclasses.replace(LPORT, after="laddr")
 
 
-def _ended(number: int) -> str | None:
-    return ENDS[number] if number < len(ENDS) else None
-
-
-def _milliseconds(ns: int) -> float | None:
-    return ns / 1e6 if ns else None
-
-
 @dataclasses.dataclass(slots=True, eq=False)
 class Connect(Event):
     """One attempt to connect; `struct connect_event` in connect.bpf.c."""
@@ -75,11 +67,11 @@ class Connect(Event):
     type = "connect"
     nullable = frozenset({"error"})
 
-    latency_ms: Annotated[float | None, "Q", _milliseconds]
+    latency_ms: Milliseconds
     """From SYN_SENT to the end, where the attempt was followed."""
     error: Annotated[str | None, "i", error_name]
     """Why it failed: inside the host, or where it was followed, in the end."""
-    _end: Annotated[str | None, "I", _ended]
+    _end: Annotated[str | None, "I", one_of(None, "established", "closed")]
     retransmits: U32 | None
     """SYN retransmissions, where it was followed."""
     _padding2: U32
@@ -142,10 +134,6 @@ def _result(event: Any, _clock: Clock) -> str | None:
     outcome: str | None = event.outcome
     error: str | None = event.error
     return error if outcome == "error" else outcome
-
-
-def _latency(event: Any, _clock: Clock) -> str | None:
-    return None if event.latency_ms is None else f"{event.latency_ms:.3f}"
 
 
 OLD_MS = 100
@@ -344,7 +332,7 @@ CONNECT = Probe(
         LPORT_AFTER_SADDR,
         ERR,
         Column("result", "RESULT", 11, _result, "yellow"),
-        Column("lat", "LAT(ms)", 9, _latency, "cyan"),
+        milliseconds("lat", "LAT(ms)", 9, name="latency_ms"),
         field("retr", "RETR", 4, name="retransmits"),
         Column("query", "QUERY", 24, _query, "green"),
     ),

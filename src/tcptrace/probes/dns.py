@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tcptrace.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field
+from tcptrace.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field, milliseconds
 from tcptrace.events import U32, U64, Clock, Event, InCgroup, Tail
 from tcptrace.kernel.hooks import Hook
 from tcptrace.probes import ALL_FILTERS, Probe, Variant
@@ -107,10 +107,6 @@ def _answers(event: Any, _clock: Clock) -> str | None:
     return ",".join(event.answers) if event.answers else None
 
 
-def _latency(event: Any, _clock: Clock) -> str | None:
-    return None if event.latency_ms is None else f"{event.latency_ms:.3f}"
-
-
 def _rcode(event: Any, _clock: Clock) -> str:
     """Return the response code, and what is to be known of the way that it came."""
     if event.truncated:
@@ -174,7 +170,7 @@ DNS = Probe(
         field("type", "TYPE", 5, "magenta", name="qtype"),
         field("query", "QUERY", 32, "green"),
         Column("rcode", "RCODE", 8, _rcode, "yellow"),
-        Column("lat", "LAT(ms)", 8, _latency, "cyan"),
+        milliseconds("lat", "LAT(ms)", 8, name="latency_ms"),
         Column("answers", "ANSWERS", 16, _answers),
     ),
     more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol")),

@@ -18,7 +18,7 @@ struct connect_event {
 };
 _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/tracer.py: Connected differs");
 
-/* probes/tracer.py: ENDED_BY */
+/* probes/tracer.py: Closed.ended_by */
 enum ended_by { LOCAL = 1, REMOTE, RESET };
 
 /* probes/tracer.py: BY_OWNER, OLDER, PASSED */

@@ -9,14 +9,26 @@ from typing import Annotated, Any
 from tcptrace.columns import (
     COMM,
     COMMON,
+    ERR,
     IP,
     LPORT,
     NETNS,
     PID,
     TIME_S,
     Column,
+    field,
+    milliseconds,
 )
-from tcptrace.events import U32, U64, Clock, Event, error_name, json_keys
+from tcptrace.events import (
+    U32,
+    U64,
+    Clock,
+    Event,
+    Milliseconds,
+    error_name,
+    json_keys,
+    one_of,
+)
 from tcptrace.kernel.hooks import Hook
 from tcptrace.probes import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
 from tcptrace.probes.accept import ACCEPT, Accept
@@ -31,17 +43,8 @@ from tcptrace.samples import (
     sock_fields,
 )
 
-ENDED_BY = (None, "local", "remote", "reset")
 BY_OWNER, OLDER, PASSED = 1, 2, 4
 LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
-
-
-def _milliseconds(ns: int) -> float | None:
-    return ns / 1e6 if ns else None
-
-
-def _ended_by(number: int) -> str | None:
-    return ENDED_BY[number] if number < len(ENDED_BY) else None
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -51,7 +54,7 @@ class Connected(Event):
     type = "connect"
     nullable = frozenset({"error"})
 
-    latency_ms: Annotated[float | None, "Q", _milliseconds]
+    latency_ms: Milliseconds
     """From SYN_SENT to ESTABLISHED; absent where the trace began between them."""
     error: None = None
     outcome: str = "established"
@@ -63,7 +66,7 @@ class Closed(Event):
 
     type = "close"
 
-    duration_ms: Annotated[float | None, "Q", _milliseconds]
+    duration_ms: Milliseconds
     """Since ESTABLISHED; absent where that was before the trace."""
     tx_bytes: U64
     """Payload that was sent, each byte counted once."""
@@ -71,7 +74,7 @@ class Closed(Event):
     """Payload that was received."""
     retransmits: U32
     """Segments."""
-    ended_by: Annotated[str | None, "I", _ended_by]
+    ended_by: Annotated[str | None, "I", one_of(None, "local", "remote", "reset")]
     error: Annotated[str | None, "i", error_name]
     """Why the kernel ended it, where it did."""
     _flags: U32
@@ -107,34 +110,29 @@ def _letter(event: Any, _clock: Clock) -> str:
     return LETTERS[event.type]
 
 
-def _type(event: Any, _clock: Clock) -> str:
-    return str(event.type)
-
-
 def _nanoseconds(event: Any, clock: Clock) -> int:
     return clock.since_first_ns(event.ts_ns)
 
 
-def _of_close(key: str, heading: str, width: int, name: str, style: str = "") -> Column:
-    """Return a column that shows the field `name` of close rows."""
+def _of_close(column: Column) -> Column:
+    """Return the column with cells in close rows only."""
 
-    def value(event: Any, _clock: Clock) -> object:
-        found = getattr(event, name) if event.type == "close" else None
-        return f"{found:.3f}" if isinstance(found, float) else found
+    def value(event: Any, clock: Clock) -> object:
+        return column.value(event, clock) if event.type == "close" else None
 
-    return Column(key, heading, width, value, style)
+    return dataclasses.replace(column, value=value)
 
 
 VERBOSE = (
-    Column("type", "TYPE", 7, _type, "yellow"),
+    field("type", "TYPE", 7, "yellow"),
     dataclasses.replace(TIME_S, heading="TIME(ns)", width=14, value=_nanoseconds),
     NETNS,
 )
 STATS = (
-    _of_close("ms", "MS", 9, "duration_ms", "cyan"),
-    _of_close("tx", "TX", 9, "tx_bytes"),
-    _of_close("rx", "RX", 9, "rx_bytes"),
-    _of_close("retr", "RETR", 4, "retransmits"),
+    _of_close(milliseconds("ms", "MS", 9, name="duration_ms")),
+    _of_close(field("tx", "TX", 9, name="tx_bytes")),
+    _of_close(field("rx", "RX", 9, name="rx_bytes")),
+    _of_close(field("retr", "RETR", 4, name="retransmits")),
 )
 _HOOKS = (
     Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state"),
@@ -240,9 +238,9 @@ TRACER = Probe(
     more_columns=(
         *COMMON,
         *STATS,
-        _of_close("ended", "ENDED", 6, "ended_by", "yellow"),
-        _of_close("closer", "CLOSER", 6, "closer"),
-        _of_close("err", "ERR", 12, "error", "red"),
+        _of_close(field("ended", "ENDED", 6, "yellow", name="ended_by")),
+        _of_close(field("closer", "CLOSER", 6)),
+        _of_close(ERR),
     ),
     companions=(ACCEPT,),
     rows=(Connected, Accept, Closed, Open),

@@ -1,0 +1,35 @@
+"""What /proc says of a process (proc(5)). One that has ended is None, or has no threads."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+ENDED = frozenset("ZX")
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of a process's file stat, from the state on, which is the third."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return stat.rpartition(")")[2].split()
+    return None
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since boot."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields and fields[0] not in ENDED else None
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the id of a process's parent."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else None
+
+
+def threads_of(pid: int) -> set[int]:
+    """Return the ids of a process's threads."""
+    with contextlib.suppress(OSError):
+        return {int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()}
+    return set()
