@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 
 from tcptrace.commands.dns import _filter
 from tcptrace.events import Clock, Decoder, to_json
-from tcptrace.names import Exchanges
+from tcptrace.exchanges import Exchanges
 from tcptrace.probes.dns import DNS, SENT, TCP, Query
 from tcptrace.render import make_renderer
 

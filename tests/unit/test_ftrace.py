@@ -16,7 +16,7 @@ from tcptrace import filters
 from tcptrace.backends import attach, ftrace
 from tcptrace.backends.source import Plan
 from tcptrace.errors import RefusedError, TcptraceError
-from tcptrace.kernel import tracefs
+from tcptrace.kernel import processes, tracefs
 from tcptrace.probes.accept import ACCEPT
 from tcptrace.probes.connect import CONNECT
 from tcptrace.samples import Follow, Sample
@@ -44,7 +44,7 @@ def test_threads_that_were_there_are_known() -> None:
     """A scan finds the threads of all processes, as of this one."""
     threads = ftrace.Threads()
     threads.scan()
-    assert {os.getpid()} == {threads.group(tid) for tid in ftrace.threads_of(os.getpid())}
+    assert {os.getpid()} == {threads.group(tid) for tid in processes.threads_of(os.getpid())}
 
 
 def sample(name: str, *, tid: int = 7, result: int | None = None, lport: int = 0) -> Sample:

@@ -18,7 +18,18 @@ LAYERS = (
     ("__main__", "cli"),
     ("commands",),
     ("render", "backends"),
-    ("probes", "samples", "filters", "events", "columns", "names", "existing", "connections"),
+    (
+        "probes",
+        "samples",
+        "filters",
+        "events",
+        "columns",
+        "messages",
+        "names",
+        "exchanges",
+        "existing",
+        "connections",
+    ),
     ("kernel", "errors"),
 )
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}

@@ -10,7 +10,8 @@ from ipaddress import ip_address
 import pytest
 from dnslib import EDNS0, RR, DNSRecord
 
-from tcptrace.names import DAY_NS, Names, Packet, Streams, read_packet
+from tcptrace.messages import Packet, Streams, read_packet
+from tcptrace.names import DAY_NS, Names
 from tcptrace.probes.dns import SENT, TCP, Message
 
 HEADER = "!6H"

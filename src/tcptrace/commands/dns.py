@@ -91,7 +91,7 @@ def dns(
 
 
 def _rows(batches: Batches, timeout_s: float) -> Iterator[Query]:
-    from tcptrace.names import Exchanges  # noqa: PLC0415 - dnslib is slow to import
+    from tcptrace.exchanges import Exchanges  # noqa: PLC0415 - dnslib is slow to import
 
     exchanges = Exchanges(int(timeout_s * 1e9))
     while True:
