@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.harness import TIME_SCALE, need_backend
-from tests.kernel.traffic import cgroup2_mount, raise_loopback
+from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
 from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 from tcptrace.probes import BACKENDS, Backend
@@ -61,7 +61,7 @@ def netns() -> Iterator[str]:
         pytest.fail("tests/kernel loads BPF programs: run it as root")
     name = f"tcptrace-test-{os.getpid()}"
     before = os.open("/proc/self/ns/net", os.O_RDONLY)
-    subprocess.run(["ip", "netns", "add", name], check=True)
+    ip(f"netns add {name}")
     try:
         inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
         setns(inside, CLONE_NEWNET)
@@ -71,7 +71,7 @@ def netns() -> Iterator[str]:
     finally:
         setns(before, CLONE_NEWNET)
         os.close(before)
-        subprocess.run(["ip", "netns", "delete", name], check=True)
+        ip(f"netns delete {name}")
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

@@ -435,6 +435,29 @@ class Tracer:
         return self.ended()
 
 
+def ended_well(tracer: Tracer) -> Ended:
+    """Stop a tracer that has lost nothing and complained of nothing."""
+    ended = tracer.stop()
+    assert (0, (len(tracer.events), 0), []) == (ended.status, ended.summary, ended.complaints)
+    return ended
+
+
+def check_losses(tracer: Tracer, make: Callable[[], Any], made: int) -> Ended:
+    """Make events while a tracer stands still, and stop it: shown and lost are all that happened.
+
+    It was started with --fail-on-loss.
+    """
+    tracer.process.send_signal(signal.SIGSTOP)
+    Worker(make).run()
+    tracer.process.send_signal(signal.SIGCONT)
+    ended = tracer.stop()
+    shown, lost = ended.summary
+    assert 1 == ended.status
+    assert lost > 0
+    assert (made, shown) == (shown + lost, len(tracer.events))
+    return ended
+
+
 def run_tcptrace(*arguments: str, program: Sequence[str] = TCPTRACE, **options: Any) -> Ended:
     """Run tcptrace to its end."""
     done = subprocess.run(

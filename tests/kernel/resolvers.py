@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from dnslib import EDNS0, RR, DNSRecord
 from tests.kernel.harness import eventually, limit
+from tests.kernel.traffic import ip
 
 from tcptrace.kernel.syscalls import CLONE_NEWNS, MS_PRIVATE, MS_REC, libc, mount, unshare
 
@@ -56,7 +57,7 @@ def dnsmasq() -> Iterator[None]:
     if not program:
         pytest.fail("dnsmasq is not installed (Debian: dnsmasq-base); ./setup.sh test installs it")
     many = [f"--host-record=many.test,127.1.0.{last}" for last in range(1, MANY + 1)]
-    subprocess.run(["ip", "address", "add", f"{WEB6}/128", "dev", "lo", "nodad"], check=True)
+    ip(f"address add {WEB6}/128 dev lo nodad")
     server = subprocess.Popen(
         [
             *(program, "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv"),
@@ -74,7 +75,7 @@ def dnsmasq() -> Iterator[None]:
     finally:
         server.terminate()
         server.wait(limit(10))
-        subprocess.run(["ip", "address", "delete", f"{WEB6}/128", "dev", "lo"], check=True)
+        ip(f"address delete {WEB6}/128 dev lo")
 
 
 def _answers() -> bool:

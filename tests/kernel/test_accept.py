@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.kernel.harness import (
     TIME_SCALE,
-    Ended,
     Event,
     Tracer,
     Worker,
+    ended_well,
     need,
     not_offered,
     take_port,
@@ -63,14 +63,6 @@ class Run:
         events = observed(self.tracer, lport=port, netns=namespace_id("net"))
         assert {event.pop("backend") for event in events} <= {self.backend}
         return events
-
-
-def ended_well(tracer: Tracer) -> Ended:
-    """Stop a tracer that has lost nothing and complained of nothing."""
-    ended = tracer.stop()
-    shown = len(tracer.events)
-    assert (0, (shown, 0), []) == (ended.status, ended.summary, ended.complaints)
-    return ended
 
 
 @pytest.fixture(scope="module")

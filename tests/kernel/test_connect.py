@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.kernel.harness import (
     Event,
     Tracer,
     Worker,
+    ended_well,
     limit,
     need,
     plain,
@@ -35,10 +35,12 @@ from tests.kernel.traffic import (
     V6,
     accept_what_is_not_tcp,
     connect,
+    ip,
     known,
     listen,
     namespace_id,
     port_of,
+    segments_sent_again,
     task_fields,
 )
 
@@ -59,11 +61,6 @@ MAPPED = "::ffff:"
 PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
 MOST_COUNTS = 65536  # the size of the map `counts` in connect.bpf.c
 BURST = int(5_000 / min(TIME_SCALE, 5))
-
-
-def ip(arguments: str) -> None:
-    """Run iproute2's command with these arguments."""
-    subprocess.run(["ip", *arguments.split()], check=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -240,13 +237,6 @@ def observed(tracer: Tracer, backend: Backend, port: int) -> list[Event]:
     return events
 
 
-def ended_well(tracer: Tracer) -> Ended:
-    """Stop a tracer that has lost nothing and complained of nothing."""
-    ended = tracer.stop()
-    assert (0, (len(tracer.events), 0), []) == (ended.status, ended.summary, ended.complaints)
-    return ended
-
-
 @pytest.fixture(scope="module")
 def tracer(backend: Backend) -> Iterator[Tracer]:
     """A tracer of all attempts."""
@@ -382,13 +372,6 @@ def test_outcome(outcomes: Tracer, fate: str) -> None:
     outcomes.wait_for(rport=marker)
     (event,) = outcomes.where(rport=port)
     assert (FATES[fate].outcome, FATES[fate].error) == (event["outcome"], event["error"])
-
-
-def segments_sent_again() -> int:
-    """Return this network namespace's count of retransmitted TCP segments."""
-    lines = Path("/proc/self/net/snmp").read_text().splitlines()
-    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
-    return int(dict(zip(names, values, strict=True))["RetransSegs"])
 
 
 def test_timeout_and_retransmission(outcomes: Tracer) -> None:

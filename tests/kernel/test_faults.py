@@ -14,8 +14,8 @@ from tests.kernel.harness import (
     TCPTRACE,
     Ended,
     Tracer,
-    Worker,
     available,
+    check_losses,
     children_of,
     eventually,
     import_path,
@@ -348,14 +348,7 @@ def test_losses_are_counted_and_fatal_if_asked() -> None:
     port, made = take_port(), 10_000
     arguments = ("--json", "--buffer-mb", "1", "--fail-on-loss", "-P", str(port))
     with Tracer(*arguments) as tracer:
-        tracer.process.send_signal(signal.SIGSTOP)
-        Worker(lambda: burst(port, made)).run()
-        tracer.process.send_signal(signal.SIGCONT)
-        ended = tracer.stop()
-        shown, lost = ended.summary
-        assert 1 == ended.status
-        assert lost > 0
-        assert (made, shown) == (shown + lost, len(tracer.events))
+        ended = check_losses(tracer, lambda: burst(port, made), made)
         assert "were lost" in ended.complaints[-1]
 
 

@@ -15,14 +15,23 @@ from pathlib import Path
 import pytest
 from tests.kernel.bpfmaps import pinned
 from tests.kernel.harness import FROM_BTF, Tracer, Worker, need, take_ports
-from tests.kernel.traffic import DUAL, NOBODY, V4, V6, Actor, cast, namespace_id, shown
+from tests.kernel.traffic import (
+    DUAL,
+    NAME,
+    NOBODY,
+    V4,
+    V6,
+    Actor,
+    cast,
+    namespace_id,
+    near_misses,
+    shown,
+)
 
 from tcptrace.probes import Backend
 from tcptrace.probes.accept import ACCEPT
 
 pytestmark = pytest.mark.command("accept")
-
-NAME = b"exactly-fifteen"
 
 
 def pids(workers: dict[str, Worker], *names: str) -> str:
@@ -47,13 +56,7 @@ def test_filters_that_keep(backend: Backend, netns: str) -> None:
     likewise = functools.partial(Actor, uid=NOBODY, comm=NAME)
     workers = cast(
         {
-            "dropped: IPv6": likewise(server=V6, port=low),
-            "dropped: excluded port": likewise(port=dropped),
-            "dropped: other port": likewise(port=outside),
-            "dropped: other process": likewise(port=low),
-            "dropped: other user": likewise(port=low, uid=0),
-            "dropped: other name": likewise(port=low, comm=NAME[:-1]),
-            "dropped: other namespace": likewise(port=low, new_netns=True),
+            **near_misses(likewise, kept=low, dropped=dropped, outside=outside),
             "kept: low": likewise(port=low),
             "kept: high, second user": likewise(port=high, uid=1),
             "kept: alone": likewise(port=alone),

@@ -15,6 +15,7 @@ from tests.kernel.conftest import mounted
 from tests.kernel.harness import (
     Tracer,
     Worker,
+    check_losses,
     limit,
     need_backend,
     plain,
@@ -249,14 +250,7 @@ def test_losses_are_counted(root: Path) -> None:
         burst(port, made)
 
     with Tracer(*FTRACE, "--buffer-mb", "1", "--fail-on-loss", "-P", str(port)) as tracer:
-        tracer.process.send_signal(signal.SIGSTOP)
-        Worker(accept_on_one_cpu).run()
-        tracer.process.send_signal(signal.SIGCONT)
-        ended = tracer.stop()
-        shown, lost = ended.summary
-        assert 1 == ended.status
-        assert lost > 0
-        assert (made, shown) == (shown + lost, len(tracer.events))
+        check_losses(tracer, accept_on_one_cpu, made)
 
 
 def test_without_bcc_and_bpf(root: Path) -> None:

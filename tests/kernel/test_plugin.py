@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.kernel.traffic import ip
 
 from tcptrace.kernel.syscalls import CLONE_NEWNET, libc
 
@@ -38,11 +39,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     offline = ["--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, *offline, "--target", directory, EXAMPLE], check=True)
     return {**os.environ, "PYTHONPATH": str(directory)}
-
-
-def ip(*words: str) -> None:
-    """Run the command ip."""
-    subprocess.run(["ip", *words], check=True)
 
 
 def in_namespace(name: str, work: Callable[[], Result]) -> Result:
@@ -68,13 +64,13 @@ class Link:
         """Make the namespaces and the pair; `stack` removes them."""
         self._stack = stack
         for name in (CLIENT, SERVER):
-            ip("netns", "add", name)
-            stack.callback(ip, "netns", "del", name)
-        ip(*f"-n {CLIENT} link add eth0 type veth peer name eth0 netns {SERVER}".split())
+            ip(f"netns add {name}")
+            stack.callback(ip, f"netns del {name}")
+        ip(f"-n {CLIENT} link add eth0 type veth peer name eth0 netns {SERVER}")
         for name, four, six in ((CLIENT, CLIENT4, CLIENT6), (SERVER, SERVER4, SERVER6)):
-            ip(*f"-n {name} addr add {four}/24 dev eth0".split())
-            ip(*f"-n {name} addr add {six}/64 dev eth0 nodad".split())
-            ip(*f"-n {name} link set eth0 up".split())
+            ip(f"-n {name} addr add {four}/24 dev eth0")
+            ip(f"-n {name} addr add {six}/64 dev eth0 nodad")
+            ip(f"-n {name} link set eth0 up")
 
     def connect(self, address: str) -> socket.socket:
         """Return the client's end of a connection to the server at `address`."""
@@ -88,7 +84,7 @@ class Link:
 
     def lose(self, *clients: socket.socket) -> None:
         """Let the server's end drop all packets, and `clients` send."""
-        ip("-n", SERVER, "addr", "flush", "dev", "eth0")
+        ip(f"-n {SERVER} addr flush dev eth0")
         for client in clients:
             client.send(b"lost")
 

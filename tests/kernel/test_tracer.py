@@ -27,10 +27,10 @@ from tests.kernel.bpfmaps import pinned
 from tests.kernel.harness import (
     FROM_BTF,
     TIME_SCALE,
-    Ended,
     Event,
     Tracer,
     Worker,
+    ended_well,
     eventually,
     limit,
     need,
@@ -43,6 +43,7 @@ from tests.kernel.traffic import (
     BACKLOG,
     DUAL,
     MPTCP,
+    NAME,
     NOBODY,
     V4,
     V6,
@@ -51,11 +52,14 @@ from tests.kernel.traffic import (
     cast,
     comm,
     connect,
+    ip,
     known,
     listen,
     namespace_id,
+    near_misses,
     port_of,
     reset,
+    segments_sent_again,
     task_fields,
 )
 
@@ -69,7 +73,6 @@ BURST = int(20_000 / min(TIME_SCALE, 10))
 RESETS = int(10_000 / min(TIME_SCALE, 10))
 RENEWAL_S = 0.001
 IDLE = int(2_000 / min(TIME_SCALE, 10))
-NAME = b"exactly-fifteen"
 CONTAINER = "0123456789abcdef" * 4
 SCOPE = f"docker-{CONTAINER}.scope"
 OURS, THEIRS = "10.8.1.1", "10.8.1.2"
@@ -85,11 +88,6 @@ FAST_OPEN_AT_ONCE = 0x1 | 0x2 | 0x4 | 0x200
 # Longer than TIME_WAIT: the kernel keeps the whole socket until the FIN comes.
 LINGER2_S = 120
 SOCKADDR_UNSPEC = struct.pack("16x")
-
-
-def ip(arguments: str) -> None:
-    """Run iproute2's command with these arguments."""
-    subprocess.run(["ip", *arguments.split()], check=True)
 
 
 def unmapped(address: str) -> str:
@@ -663,13 +661,6 @@ def run(backend: Backend, netns: str) -> Iterator[Run]:
         ended_well(running)
 
 
-def ended_well(tracer: Tracer) -> Ended:
-    """Stop a tracer that has lost nothing and complained of nothing."""
-    ended = tracer.stop()
-    assert (0, (len(tracer.events), 0), []) == (ended.status, ended.summary, ended.complaints)
-    return ended
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_connection_is_shown_once_from_beginning_to_end(
     run: Run, backend: Backend, case: str
@@ -720,13 +711,6 @@ def test_times(run: Run) -> None:
     for event in ended:
         assert between <= event["ts_ns"]
         assert 0 < event["duration_ms"] * 1e6 <= event["ts_ns"] - start
-
-
-def segments_sent_again() -> int:
-    """Return this network namespace's count of retransmitted TCP segments."""
-    lines = Path("/proc/self/net/snmp").read_text().splitlines()
-    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
-    return int(dict(zip(names, values, strict=True))["RetransSegs"])
 
 
 @pytest.fixture
@@ -910,13 +894,7 @@ def test_filters_that_keep(backend: Backend, netns: str) -> None:
     likewise = functools.partial(Actor, uid=NOBODY, comm=NAME)
     workers = cast(
         {
-            "dropped: IPv6": likewise(server=V6, port=low),
-            "dropped: excluded port": likewise(port=dropped),
-            "dropped: other port": likewise(port=outside),
-            "dropped: other process": likewise(port=low),
-            "dropped: other user": likewise(port=low, uid=0),
-            "dropped: other name": likewise(port=low, comm=NAME[:-1]),
-            "dropped: other namespace": likewise(port=low, new_netns=True),
+            **near_misses(likewise, kept=low, dropped=dropped, outside=outside),
             "kept": likewise(port=low),
             "kept: IPv4-mapped": likewise(server=DUAL, client=V4, port=high),
         }

@@ -15,7 +15,9 @@ import platform
 import resource
 import socket
 import struct
+import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,7 @@ NOBODY = 65534
 V4, V6, DUAL = "127.0.0.1", "::1", "::"
 MPTCP = 262
 PR_SET_NAME = 15
+NAME = b"exactly-fifteen"
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 NO_DELAY_AT_CLOSE = struct.pack("ii", 1, 0)
 # Numbers of accept and accept4, as in /proc/PID/syscall.
@@ -67,6 +70,18 @@ def comm() -> str:
     """Return this thread's name as JSON should have it."""
     raw = Path("/proc/thread-self/comm").read_bytes()[:-1]
     return raw.decode("utf-8", "backslashreplace")
+
+
+def ip(arguments: str) -> None:
+    """Run iproute2's command with these arguments."""
+    subprocess.run(["ip", *arguments.split()], check=True)
+
+
+def segments_sent_again() -> int:
+    """Return this network namespace's count of retransmitted TCP segments."""
+    lines = Path("/proc/self/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(dict(zip(names, values, strict=True))["RetransSegs"])
 
 
 def cgroup2_mount() -> Path | None:
@@ -387,6 +402,24 @@ class Actor:
         """Accept one connection, in a forked process; return the event to expect."""
         self.enter()
         return accept_once(self.server, self.client, port=self.port)
+
+
+def near_misses(
+    likewise: Callable[..., Actor], *, kept: int, dropped: int, outside: int
+) -> dict[str, Actor]:
+    """Return those whom one filter each drops, by which: they differ from `likewise` in one thing.
+
+    Its ``comm`` is `NAME`. The ports are one that is kept, one that is excluded, and another.
+    """
+    return {
+        "dropped: IPv6": likewise(server=V6, port=kept),
+        "dropped: excluded port": likewise(port=dropped),
+        "dropped: other port": likewise(port=outside),
+        "dropped: other process": likewise(port=kept),
+        "dropped: other user": likewise(port=kept, uid=0),
+        "dropped: other name": likewise(port=kept, comm=NAME[:-1]),
+        "dropped: other namespace": likewise(port=kept, new_netns=True),
+    }
 
 
 def cast(actors: dict[str, Actor]) -> dict[str, Worker]:
