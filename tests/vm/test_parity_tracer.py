@@ -46,10 +46,14 @@ def test_armed_in_a_third_of_the_time(beside: Company, record_property: Record) 
 def story(rows: Iterable[Row], port: int, known: Iterable[Event]) -> Story:
     """Return the letters of the rows of each end, in alphabetical order.
 
-    One that is none of those in `known`, with the same process and version of IP, ends in an
-    exclamation mark.
+    One that is none of those in `known` at this port, with the same process and version of IP, ends
+    in an exclamation mark.
     """
-    ours = {(LETTERS[event["type"]], event.get("pid"), event["family"]) for event in known}
+    ours = {
+        (LETTERS[event["type"]], event.get("pid"), event["family"])
+        for event in known
+        if port in (event["lport"], event["rport"])
+    }
     letters = defaultdict(list)
     for row in rows:
         if port in (row["lport"], row["rport"]):
