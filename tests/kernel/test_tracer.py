@@ -499,6 +499,24 @@ def reset_before_accept(port: int) -> list[Event]:
     return [begin, closed(begin, "local"), taken, cut_off(taken)]
 
 
+def destroyed(port: int) -> list[Event]:
+    """Let an administrator break a connection off with ``ss --kill``."""
+    near, far = pair(port)
+    begin, taken = opened(near), accepted(far)
+    kill = ["ss", "--kill", "-Htn", "dport", "=", f":{port}"]
+    subprocess.run(kill, check=True, capture_output=True)
+    error = near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    near.close()
+    if not error:
+        far.close()
+        not_offered("this kernel has no CONFIG_INET_DIAG_DESTROY")
+    with pytest.raises(ConnectionResetError):
+        far.recv(1)
+    far.close()
+    near_end = closed(begin, "local", error="ECONNABORTED", closer="owner")
+    return [begin, taken, near_end, cut_off(taken)]
+
+
 def need_mptcp() -> None:
     """Skip the test where there is no MPTCP."""
     try:
@@ -567,6 +585,7 @@ CASES: dict[str, Callable[[int], list[Event]]] = {
     "reset before the accept": reset_before_accept,
     "reset after a close": reset_after_close,
     "reset while another uses it": reset_while_another_uses_it,
+    "destroyed": destroyed,
     "MPTCP": on_mptcp,
     "MPTCP on two paths": on_two_paths,
 }
@@ -735,40 +754,85 @@ def enter(name: str) -> None:
         setns(namespace.fileno(), CLONE_NEWNET)
 
 
+def pair_over_link(namespace: str) -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a connection by this thread to `THEIRS`; that there is not traced."""
+    listeners = []
+
+    def listen_there() -> None:
+        enter(namespace)
+        listeners.append(listen(THEIRS, take_port()))
+
+    thread = threading.Thread(target=listen_there)
+    thread.start()
+    thread.join(limit(10))
+    with listeners[0] as listener:
+        return socket.create_connection(listener.getsockname()), listener.accept()[0]
+
+
+def cut_link() -> None:
+    """Let all that goes to `THEIRS` get lost."""
+    ip(f"neighbour replace {THEIRS} lladdr {NO_MAC} dev tr0 nud permanent")
+
+
+def mend_link() -> None:
+    """Let it arrive again."""
+    ip(f"neighbour replace {THEIRS} lladdr {THEIR_MAC} dev tr0 nud permanent")
+
+
 def test_payload_is_counted_once_however_often_it_is_sent(
     run: Run, backend: Backend, other_host: str
 ) -> None:
     """TX is what was handed over and RETR what the kernel counts, when segments are lost."""
-    port = take_port()
-
-    def serve() -> int:
-        enter(other_host)
-        with listen(THEIRS, port) as listener:
-            os.kill(os.getppid(), signal.SIGUSR1)
-            with listener.accept()[0] as far:
-                far.settimeout(limit(30))
-                return sum(map(len, iter(lambda: far.recv(1 << 16), b"")))
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    worker = Worker(serve)
-    worker.start()
-    signal.sigtimedwait({signal.SIGUSR1}, limit(10))
-    near = socket.create_connection((THEIRS, port), timeout=limit(30))
+    near, far = pair_over_link(other_host)
     begin = opened(near)
     near.sendall(UNIT * 2)
     before = segments_sent_again()
-    ip(f"neighbour replace {THEIRS} lladdr {NO_MAC} dev tr0 nud permanent")
+    cut_link()
     near.sendall(UNIT * 3)
     eventually(lambda: segments_sent_again() > before + 1, "segments sent again")
-    ip(f"neighbour replace {THEIRS} lladdr {THEIR_MAC} dev tr0 nud permanent")
+    mend_link()
     near.shutdown(socket.SHUT_WR)
+    receive(far, 5 * len(UNIT))
+    until_closed(far)
+    far.close()
     until_closed(near)
     near.close()
-    assert 5 * len(UNIT) == worker.result()
     again = segments_sent_again() - before
     expected = closed(begin, "local", tx=5 * len(UNIT), retransmits=again)
     events = [known(event, backend, TRACER) for event in (begin, expected)]
-    assert events == [timeless(event) for event in seen(run.tracer, port)]
+    assert events == [timeless(event) for event in seen(run.tracer, begin["rport"])]
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Probe an idle peer after a second, and wait for its answer as long."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+        sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def send_in_vain(sock: socket.socket) -> None:
+    """Send, and give the peer a tenth of a second to confirm it."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
+    sock.sendall(UNIT)
+
+
+@pytest.mark.parametrize("end", [keep_alive, send_in_vain])
+def test_the_kernel_gives_a_silent_peer_up(
+    run: Run, backend: Backend, other_host: str, end: Callable[[socket.socket], None]
+) -> None:
+    """The connection ends with its owner, and with the error ETIMEDOUT."""
+    near, far = pair_over_link(other_host)
+    begin = opened(near)
+    cut_link()
+    end(near)
+    with pytest.raises(TimeoutError):
+        near.recv(1)
+    near.close()
+    far.close()
+    last = seen(run.tracer, begin["rport"])[-1]
+    expected = closed(begin, "local", error="ETIMEDOUT", closer="owner")
+    figures = {key: last[key] for key in ANY_FIGURES}
+    assert known({**expected, **figures}, backend, TRACER) == timeless(last)
 
 
 def entries_of(name: str) -> int:
