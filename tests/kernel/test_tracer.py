@@ -754,18 +754,25 @@ def enter(name: str) -> None:
         setns(namespace.fileno(), CLONE_NEWNET)
 
 
-def pair_over_link(namespace: str) -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a connection by this thread to `THEIRS`; that there is not traced."""
-    listeners = []
+def socket_in(namespace: str) -> socket.socket:
+    """Return a socket of a network namespace, bound to `THEIRS`."""
+    found = []
 
-    def listen_there() -> None:
+    def make() -> None:
         enter(namespace)
-        listeners.append(listen(THEIRS, take_port()))
+        found.append(socket.socket())
+        found[0].bind((THEIRS, take_port()))
 
-    thread = threading.Thread(target=listen_there)
+    thread = threading.Thread(target=make)
     thread.start()
     thread.join(limit(10))
-    with listeners[0] as listener:
+    return found[0]
+
+
+def pair_over_link(namespace: str) -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a connection by this thread to `THEIRS`; that there is not traced."""
+    with socket_in(namespace) as listener:
+        listener.listen()
         return socket.create_connection(listener.getsockname()), listener.accept()[0]
 
 
@@ -800,6 +807,34 @@ def test_payload_is_counted_once_however_often_it_is_sent(
     again = segments_sent_again() - before
     expected = closed(begin, "local", tx=5 * len(UNIT), retransmits=again)
     events = [known(event, backend, TRACER) for event in (begin, expected)]
+    assert events == [timeless(event) for event in seen(run.tracer, begin["rport"])]
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """Return a TCP socket's state: the first byte of `struct tcp_info`."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def test_both_ends_open(run: Run, backend: Backend, other_host: str) -> None:
+    """Where both ends connect, and their SYNs cross, each socket has one C."""
+    with socket_in(other_host) as far, socket.socket() as near:
+        near.bind((OURS, take_port()))
+        cut_link()
+        for sock, peer in ((near, far), (far, near)):
+            sock.settimeout(0)
+            assert errno.EINPROGRESS == sock.connect_ex(peer.getsockname())
+        eventually(lambda: TCP_SYN_RECV == tcp_state(near), "the peer's SYN")
+        mend_link()
+        select.select([], [near], [], limit(10))
+        begin = opened(near)
+        near.settimeout(limit(10))
+        near.shutdown(socket.SHUT_WR)
+        far.settimeout(limit(10))
+        until_closed(far)
+        far.close()
+        until_closed(near)
+    expected = (begin, closed(begin, "local", retransmits=ANY))
+    events = [known(event, backend, TRACER) for event in expected]
     assert events == [timeless(event) for event in seen(run.tracer, begin["rport"])]
 
 
@@ -1220,7 +1255,7 @@ def test_accepted_before_the_handshake_ended(run: Run, backend: Backend, other_h
 
     before = FAST_OPEN.read_text()
     FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
-    ip(f"neighbour replace {THEIRS} lladdr {NO_MAC} dev tr0 nud permanent")
+    cut_link()
     try:
         with listen(OURS, port) as listener:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
@@ -1229,8 +1264,8 @@ def test_accepted_before_the_handshake_ended(run: Run, backend: Backend, other_h
             far = listener.accept()[0]
             taken = accepted(far)
             receive(far, len(UNIT))
-            state = far.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-            ip(f"neighbour replace {THEIRS} lladdr {THEIR_MAC} dev tr0 nud permanent")
+            state = tcp_state(far)
+            mend_link()
             run.tracer.wait_for(type="accept", lport=port)
             far.sendall(UNIT)
             far.close()
@@ -1239,6 +1274,6 @@ def test_accepted_before_the_handshake_ended(run: Run, backend: Backend, other_h
         FAST_OPEN.write_text(before)
     size = len(UNIT)
     ended = closed(taken, "local", tx=size, rx=size, retransmits=ANY)
-    assert TCP_SYN_RECV == state[0]
+    assert TCP_SYN_RECV == state
     expected = [known(event, backend, TRACER) for event in (taken, ended)]
     assert expected == [timeless(event) for event in seen(run.tracer, port)]
