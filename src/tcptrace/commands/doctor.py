@@ -163,10 +163,11 @@ def _trial_lines(trials: Iterable[Trial]) -> Iterable[Line]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
 def doctor(context: click.Context, *, as_json: bool) -> None:
-    """Tell what this host offers for tracing, and what each command would use.
+    """Tell how this host can be traced, and how not.
 
-    Exits with 0 when every built-in command can run, else with 1. Run it as root: each hook is
-    tried for a moment, and nothing remains.
+    Says what each command would use, and what to do where one cannot run. Exits with 0 when every
+    built-in command can run, else with 1. Run it as root: each hook is tried for a moment, and
+    nothing remains.
     """
     findings = examine(_tracing_commands(context))
     if as_json:
