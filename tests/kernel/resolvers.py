@@ -96,8 +96,12 @@ def silent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def fake(*answers: bytes) -> Iterator[None]:
-    """A server that answers with these bytes, behind the question's id, one after the other."""
+def fake(*answers: bytes, in_pages: bool = False) -> Iterator[None]:
+    """A server that answers with these bytes, behind the question's id, one after the other.
+
+    With `in_pages` the kernel has the payload in pages of their own, not behind the headers, as
+    after many network cards.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((FAKE, PORT))
         server.settimeout(limit(5))
@@ -106,7 +110,11 @@ def fake(*answers: bytes) -> Iterator[None]:
             for answer in answers:
                 with contextlib.suppress(TimeoutError):  # the test failed before it asked
                     data, client = server.recvfrom(512)
-                    server.sendto(data[:2] + answer, client)
+                    if in_pages:
+                        server.connect(client)
+                        _send_pages(server, data[:2] + answer)
+                    else:
+                        server.sendto(data[:2] + answer, client)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -114,6 +122,13 @@ def fake(*answers: bytes) -> Iterator[None]:
             yield
         finally:
             thread.join()
+
+
+def _send_pages(sock: socket.socket, data: bytes) -> None:
+    file = os.memfd_create("answer")
+    os.write(file, data)
+    os.sendfile(sock.fileno(), file, 0, len(data))
+    os.close(file)
 
 
 def answer(name: str, *records: str) -> bytes:

@@ -230,6 +230,15 @@ def ask_fake(name: str) -> None:
 
 
 @names
+def test_answer_in_pages_of_its_own_names(named: Tracer) -> None:
+    """An answer whose payload is not behind its headers is read from where it is received."""
+    answer = resolvers.answer("pages.test", "pages.test A 127.0.0.84")
+    with resolvers.fake(answer, in_pages=True):
+        _, port = ask_then_connect(ask_fake, "pages.test", "127.0.0.84")
+        assert "pages.test" == query_of(named, port)
+
+
+@names
 @pytest.mark.anywhere
 def test_own_ttl_ends_an_answer(backend: Backend) -> None:
     """With --dns-ttl an answer of TTL 0 is over at once; without, it is not."""
