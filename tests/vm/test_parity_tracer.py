@@ -80,7 +80,7 @@ def same(story: Story) -> dict[str, Story]:
 DIFFERENT: dict[str, dict[str, Story]] = {
     "IPv4-mapped": same({"client": "X!", "server": "A!X!"}),
     "IPv4-mapped on a dual-stack server": same({"client": "CX", "server": "A!X!"}),
-    "refused": same({"client": "X"}),
+    "refused": same({"client": "X!"}),
     "used again": same({"client": "CCX", "server": "AAXX"}),
     "reset before the accept": same({"client": "CX", "server": "X"}),
     "MPTCP": same({"client": "C", "server": "A"}),
