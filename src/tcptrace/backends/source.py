@@ -111,5 +111,7 @@ def c_source(plan: Plan) -> str:
 def listing(plan: Plan, variant: Variant) -> str:
     """Return flags and source as ``--dump-c`` prints them."""
     flags = "".join(f" *   {shlex.quote(flag)}\n" for flag in cflags(plan, variant))
-    head = f"/*\n * Compiled by bcc for the {variant.backend} backend with\n{flags} */\n"
-    return head + c_source(plan)
+    return (
+        f"/*\n * Compiled by bcc for the {variant.backend} backend with\n{flags}"
+        " * and what exists in a run alone: HAVE_BTF, KERNEL_TYPES, SELF_TEST_NETNS\n */\n"
+    ) + c_source(plan)
