@@ -77,10 +77,9 @@ def say(text: str) -> None:
 class Losses:
     """Reports losses while tracing, at most once a second."""
 
-    def __init__(self, session: Session, plan: Plan) -> None:
+    def __init__(self, session: Session) -> None:
         """Watch `session`."""
         self._session = session
-        self._plan = plan
         self._reported = 0
         self._next = 0.0
 
@@ -88,10 +87,7 @@ class Losses:
         """Report events that were lost since the last report."""
         lost = self._session.lost()
         if lost > self._reported and time.monotonic() >= self._next:
-            say(
-                f"{lost - self._reported} events lost, the buffer was full; "
-                f"try --buffer-mb {self._plan.buffer_mb * 4}"
-            )
+            say(f"{lost - self._reported} events were lost; try a larger --buffer-mb")
             self._reported = lost
             self._next = time.monotonic() + LOSS_REPORT_S
 
@@ -124,7 +120,7 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
             stop.after(output.duration_s)
         click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
         renderer.start(session.backend)
-        _trace(session, Losses(session, plan), rows, renderer, output, stop)
+        _trace(session, Losses(session), rows, renderer, output, stop)
         if output.fail_on_loss and session.lost():
             raise LossError(f"{session.lost()} events were lost; try a larger --buffer-mb")
 
