@@ -14,6 +14,7 @@ from tests.kernel.harness import (
     TCPTRACE,
     Ended,
     Tracer,
+    Worker,
     available,
     check_losses,
     children_of,
@@ -341,6 +342,17 @@ def test_rows_leave_at_once() -> None:
             tracer.wait_for(count, lport=port)
             delays.append(time.monotonic() - before)
     assert statistics.median(delays) < limit(0.1)
+
+
+@pytest.mark.anywhere
+def test_nothing_is_lost_however_often_the_buffer_goes_round(tmp_path: Path) -> None:
+    """Seven times what the buffer holds is shown whole when it is read meanwhile."""
+    port, made = take_port(), 60_000
+    with (tmp_path / "rows").open("wb") as rows:
+        stdout = os.dup(rows.fileno()), os.open(os.devnull, os.O_RDONLY)
+        with Tracer("--json", "--buffer-mb", "1", "-P", str(port), stdout=stdout) as tracer:
+            Worker(lambda: burst(port, made)).run()
+            assert (made, 0) == tracer.stop().summary
 
 
 def test_losses_are_counted_and_fatal_if_asked() -> None:

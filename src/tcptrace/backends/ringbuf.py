@@ -27,7 +27,6 @@ LENGTH = DISCARDED - 1
 HEADER = 8
 PAGE = mmap.PAGESIZE
 
-_U64 = struct.Struct("=Q")
 _U32 = struct.Struct("=I")
 
 
@@ -59,16 +58,22 @@ class MappedRingBuffer:
         self._producer = mmap.mmap(
             map_fd, PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE
         )
+        # Through these views a position is read and written in one piece. `struct` writes zeros
+        # first: the kernel, which looks at any time, would take the buffer for full.
+        self._consumed = memoryview(self._consumer).cast("Q")
+        self._produced = memoryview(self._producer).cast("Q")
 
     def close(self) -> None:
         """Unmap it."""
+        self._consumed.release()
+        self._produced.release()
         self._consumer.close()
         self._producer.close()
 
     def read(self) -> Iterator[bytes]:
         """Yield the records that are there now, oldest first, freeing each once it was taken."""
-        position = _U64.unpack_from(self._consumer, 0)[0]
-        end = _U64.unpack_from(self._producer, 0)[0]
+        position = self._consumed[0]
+        end = self._produced[0]
         while position < end:
             start = PAGE + (position & self._mask)
             length = _U32.unpack_from(self._producer, start)[0]
@@ -77,7 +82,7 @@ class MappedRingBuffer:
             size = length & LENGTH
             data = self._producer[start + HEADER : start + HEADER + size]
             position += (HEADER + size + 7) & ~7
-            _U64.pack_into(self._consumer, 0, position)
+            self._consumed[0] = position
             if not length & DISCARDED:
                 yield data
 
