@@ -10,7 +10,6 @@ Without BPF, tracefs filters by expressions over an event's fields (Documentatio
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import pwd
 import re
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tcptrace.kernel.syscalls import CLONE_NEWNET
+from tcptrace.kernel import netns
 
 Defines = dict[str, str]
 Expression = Callable[[Any, Sequence[str]], str]
@@ -28,10 +27,8 @@ Between = Callable[[str, int, int], str]
 
 U16_MAX = 0xFFFF
 U32_MAX = 0xFFFFFFFF
-NETNS_DIRECTORY = Path("/run/netns")
 COMM_LENGTH = 15
 _RANGE = re.compile("(!?)([0-9]{1,20})(?:-([0-9]{1,20}))?")  # int() refuses 4,300 digits
-NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,16 +106,6 @@ def _inode(text: str) -> int:
     return int(text)
 
 
-def _is_netns(path: Path) -> bool:
-    try:
-        if path.stat().st_dev != Path("/proc/self/ns/net").stat().st_dev:
-            return False
-        with path.open("rb") as file:
-            return fcntl.ioctl(file, NS_GET_NSTYPE) == CLONE_NEWNET
-    except (OSError, ValueError):  # a ValueError for a NUL in the path
-        return False
-
-
 def _parse_netns(specs: Iterable[str]) -> tuple[int, ...]:
     """Read inode numbers, names under /run/netns and paths."""
     inodes = []
@@ -126,11 +113,11 @@ def _parse_netns(specs: Iterable[str]) -> tuple[int, ...]:
         if re.fullmatch(r"[0-9]{1,20}", spec):
             inodes.append(_inode(spec))
             continue
-        path = Path(spec) if "/" in spec else NETNS_DIRECTORY / spec
-        if not _is_netns(path):
+        path = Path(spec) if "/" in spec else netns.NAMED / spec
+        if not netns.is_netns(path):
             msg = (
                 f"{spec!r} is not a network namespace: give an inode number, "
-                f"a name under {NETNS_DIRECTORY}, or a path such as /proc/PID/ns/net"
+                f"a name under {netns.NAMED}, or a path such as /proc/PID/ns/net"
             )
             raise ValueError(msg)
         inodes.append(path.stat().st_ino)

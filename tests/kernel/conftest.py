@@ -12,6 +12,7 @@ import pytest
 from tests.kernel.harness import TIME_SCALE, need_backend
 from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
+from tcptrace.kernel.netns import NAMED, enter
 from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 from tcptrace.probes import BACKENDS, Backend
 
@@ -63,9 +64,7 @@ def netns() -> Iterator[str]:
     before = os.open("/proc/self/ns/net", os.O_RDONLY)
     ip(f"netns add {name}")
     try:
-        inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
-        setns(inside, CLONE_NEWNET)
-        os.close(inside)
+        enter(NAMED / name)
         raise_loopback()
         yield name
     finally:

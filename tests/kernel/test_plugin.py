@@ -6,29 +6,23 @@ end loses its addresses, so that what the client sends is dropped and sent again
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from tests.kernel.traffic import ip
-
-from tcptrace.kernel.syscalls import CLONE_NEWNET, libc
+from tests.kernel.traffic import in_namespace, ip
 
 EXAMPLE = Path(__file__).parents[2] / "examples/tcptrace-retrans"
 CLIENT, SERVER = f"tcptrace-c{os.getpid()}", f"tcptrace-s{os.getpid()}"
 CLIENT4, SERVER4 = "192.0.2.1", "192.0.2.2"
 CLIENT6, SERVER6 = "2001:db8::1", "2001:db8::2"
-
-Result = TypeVar("Result")
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +33,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     offline = ["--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, *offline, "--target", directory, EXAMPLE], check=True)
     return {**os.environ, "PYTHONPATH": str(directory)}
-
-
-def in_namespace(name: str, work: Callable[[], Result]) -> Result:
-    """Do `work` in a thread that entered a network namespace; sockets made there stay there."""
-    results: list[Result] = []
-
-    def enter() -> None:
-        with Path("/run/netns", name).open("rb") as namespace:
-            if libc.setns(namespace.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {name}")
-        results.append(work())
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    return results[0]
 
 
 class Link:

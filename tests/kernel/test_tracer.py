@@ -52,6 +52,7 @@ from tests.kernel.traffic import (
     cast,
     comm,
     connect,
+    in_namespace,
     ip,
     known,
     listen,
@@ -63,7 +64,8 @@ from tests.kernel.traffic import (
     task_fields,
 )
 
-from tcptrace.kernel.syscalls import CLONE_NEWNET, libc, setns
+from tcptrace.kernel.netns import NAMED, enter
+from tcptrace.kernel.syscalls import libc
 from tcptrace.probes import Backend
 from tcptrace.probes.tracer import TRACER
 
@@ -748,25 +750,11 @@ def other_host() -> Iterator[str]:
     ip(f"netns delete {name}")
 
 
-def enter(name: str) -> None:
-    """Move this process to a network namespace under /run/netns."""
-    with Path("/run/netns", name).open("rb") as namespace:
-        setns(namespace.fileno(), CLONE_NEWNET)
-
-
 def socket_in(namespace: str) -> socket.socket:
     """Return a socket of a network namespace, bound to `THEIRS`."""
-    found = []
-
-    def make() -> None:
-        enter(namespace)
-        found.append(socket.socket())
-        found[0].bind((THEIRS, take_port()))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join(limit(10))
-    return found[0]
+    sock = in_namespace(namespace, socket.socket)
+    sock.bind((THEIRS, take_port()))
+    return sock
 
 
 def pair_over_link(namespace: str) -> tuple[socket.socket, socket.socket]:
@@ -880,7 +868,7 @@ def entries_of(name: str) -> int:
 
 def many(namespace: str, port: int, count: int) -> None:
     """Make connections and end them in several ways; each leaves no port in TIME_WAIT."""
-    enter(namespace)
+    enter(NAMED / namespace)
     with listen(V4, port) as listener:
         listener.settimeout(limit(10))
         for number in range(count):
@@ -922,7 +910,7 @@ def accept_all(server: socket.socket, count: int) -> None:
 
 def resets(namespace: str, port: int, accepted: int, unaccepted: int) -> None:
     """Make connections that are reset at once, while a server accepts, and others that wait."""
-    enter(namespace)
+    enter(NAMED / namespace)
     with listen(V4, port) as server:
         server.listen(128)
         acceptor = threading.Thread(target=accept_all, args=(server, accepted))
@@ -1104,7 +1092,7 @@ class Holder:
         if self._cgroup:
             (self._cgroup / "cgroup.procs").write_text("0")
         if namespace:
-            enter(namespace)
+            enter(NAMED / namespace)
         with listen(V4, self.port) as listener:
 
             def new() -> tuple[socket.socket, socket.socket]:
@@ -1131,6 +1119,16 @@ class Holder:
         self._theirs.close()
 
 
+@pytest.fixture
+def empty_name() -> Iterator[None]:
+    """A name of a network namespace whose mount is in another mount namespace."""
+    name = NAMED / f"tcptrace-empty-{os.getpid()}"
+    name.touch()
+    yield
+    name.unlink()
+
+
+@pytest.mark.usefixtures("empty_name")
 def test_open_connections_come_first(backend: Backend, other_host: str) -> None:
     """--existing shows each end of what is open once, in all namespaces, before its X."""
     need(backend, TRACER, switches=["EXISTING"])
@@ -1245,7 +1243,7 @@ def test_accepted_before_the_handshake_ended(run: Run, backend: Backend, other_h
     port = take_port()
 
     def client() -> None:
-        enter(other_host)
+        enter(NAMED / other_host)
         FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
         with socket.socket() as near:
             near.settimeout(limit(20))

@@ -19,6 +19,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from tests.kernel.harness import (
@@ -33,10 +34,13 @@ from tests.kernel.harness import (
 )
 
 from tcptrace.kernel.btf import KIND_FUNC, running_kernel
+from tcptrace.kernel.netns import NAMED, enter
 from tcptrace.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, libc, unshare
 from tcptrace.probes import ALWAYS, Backend, Probe
 from tcptrace.probes.accept import ACCEPT, NO_LISTENER
 from tcptrace.probes.connect import CONNECT
+
+Result = TypeVar("Result")
 
 BACKLOG = 16
 NOBODY = 65534
@@ -75,6 +79,20 @@ def comm() -> str:
 def ip(arguments: str) -> None:
     """Run iproute2's command with these arguments."""
     subprocess.run(["ip", *arguments.split()], check=True)
+
+
+def in_namespace(name: str, work: Callable[[], Result]) -> Result:
+    """Do `work` in a thread that entered a network namespace; sockets made there stay there."""
+    results: list[Result] = []
+
+    def there() -> None:
+        enter(NAMED / name)
+        results.append(work())
+
+    thread = threading.Thread(target=there)
+    thread.start()
+    thread.join(limit(30))
+    return results[0]
 
 
 def segments_sent_again() -> int:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tcptrace import filters
 from tcptrace.filters import BY_NAME, U16_MAX, U32_MAX, Ranges
+from tcptrace.kernel import netns
 
 MY_NETNS = Path("/proc/self/ns/net")
 RANGE = r" ?X\((\d+)U,(\d+)U\)"
@@ -124,7 +125,7 @@ def test_network_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A number, a path and a name under /run/netns are one namespace."""
     inode = MY_NETNS.stat().st_ino
     (tmp_path / "mine").symlink_to(MY_NETNS)
-    monkeypatch.setattr(filters, "NETNS_DIRECTORY", tmp_path)
+    monkeypatch.setattr(netns, "NAMED", tmp_path)
     assert (inode, inode, inode) == parse("netns", str(inode), str(MY_NETNS), "mine")
 
 

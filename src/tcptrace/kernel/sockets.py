@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import cgroups, confined
-from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
+from tcptrace.kernel.netns import NAMED, enter, is_netns
 
 PROC = Path("/proc")
-NAMED = Path("/run/netns")
 MAPPED = "::ffff:"
 # include/net/tcp_states.h: all between the handshake and the end.
 ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 3, 4, 5, 8, 9, 11
@@ -61,19 +60,10 @@ NOBODY = Process(0, b"", 0, ())
 def _namespaces() -> dict[int, Path]:
     """Return a path to each network namespace that has a process or a name, by inode number."""
     found: dict[int, Path] = {}
-    for path in (*PROC.glob("[0-9]*/ns/net"), *NAMED.glob("*")):
-        with contextlib.suppress(OSError):  # the process has ended, or the name is stale
+    for path in (*PROC.glob("[0-9]*/ns/net"), *filter(is_netns, NAMED.glob("*"))):
+        with contextlib.suppress(OSError):  # it has ended
             found.setdefault(path.stat().st_ino, path)
     return found
-
-
-def _enter(namespace: Path) -> None:
-    """Go to another network namespace, for good. Raises OSError."""
-    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(there, CLONE_NEWNET)
-    finally:
-        os.close(there)
 
 
 def _dump(netns: int) -> Iterator[Connection]:
@@ -111,7 +101,7 @@ def connections(wanted: Collection[int] | None = None) -> list[Connection]:
     for netns, path in _namespaces().items():
         if wanted is None or netns in wanted:
             try:
-                _enter(path)
+                enter(path)
                 found += _dump(netns)
             except FileNotFoundError:  # it has ended meanwhile
                 continue
