@@ -57,6 +57,8 @@ SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
 NOT_OFFERED = "not offered"
 """Begins the reason of a skipped test where the kernel, or a backend, has not what it is about."""
 POLL_S = 0.005
+# Where a task can be preempted in a program; see docs/backends.md, Lost events.
+SKIPS_PROGRAMS = int(os.uname().release.split(".")[0]) >= 7
 VOLATILE = {"time", "ts_ns", "cgroup"}
 
 
@@ -436,8 +438,13 @@ class Tracer:
 
 
 def ended_well(tracer: Tracer) -> Ended:
-    """Stop a tracer that has lost nothing and complained of nothing."""
+    """Stop a tracer that has lost nothing and complained of nothing.
+
+    Skip the test where the kernel skips programs, and has counted that it did.
+    """
     ended = tracer.stop()
+    if SKIPS_PROGRAMS and ended.summary[1]:
+        not_offered("a kernel that runs each BPF program each time; this one said that it did not")
     assert (0, (len(tracer.events), 0), []) == (ended.status, ended.summary, ended.complaints)
     return ended
 

@@ -43,6 +43,7 @@ class Attached:
     backend: str
     notes: list[str]
     maps: dict[str, int]
+    programs: list[int]
     links: list[int]
 
     def detach(self) -> None:
@@ -171,10 +172,10 @@ def usable_variants(plan: Plan, note: Callable[[str], None]) -> Iterator[Variant
 def _attach(module: _Module, plan: Plan, variant: Variant, notes: list[str]) -> Attached:
     """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
     maps = {name: module.map_fd(name) for name in ("events", "counters", *plan.maps())}
-    attached = Attached(variant.backend, notes, maps, links=[])
-    programs = {hook: module.load(hook) for hook in variant.hooks}
+    programs = [module.load(hook) for hook in variant.hooks]
+    attached = Attached(variant.backend, notes, maps, programs, links=[])
     try:
-        for hook, program in programs.items():
+        for hook, program in zip(variant.hooks, programs, strict=True):
             attached.links.append(attach(hook, program))
     except OSError:
         attached.detach()

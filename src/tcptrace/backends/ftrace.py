@@ -41,7 +41,6 @@ PAGE = mmap.PAGESIZE
 KTHREADD = 2  # makes all kernel threads
 SETTLE_NS = 40_000_000
 """After so long, what a CPU has begun to write is there."""
-LOSS_CHECK_NS = 200_000_000
 PID_NS_INIT_INO = 0xEFFFFFFC  # include/uapi/linux/nsfs.h
 TASK_FILTERS = frozenset({"pid", "comm", "uid"})
 MOST_PIDS = 4096
@@ -130,7 +129,6 @@ class FtraceSession(Session):
         self._by_task = dict(_by_task(plan.filters))
         self._follows_pids = False
         self._armed_ns = 0
-        self._lost, self._lost_until_ns = 0, 0
         self.notes = []
         for variant in plan.probe.trace_variants:
             try:
@@ -237,17 +235,13 @@ class FtraceSession(Session):
         self._instance.close()
 
     def lost(self) -> int:
-        """Return how many events the kernel had no room for, or missed, since the start."""
-        return self._lost
+        """Return how many events may be missing, as the kernel counts, since the start."""
+        return self._instance.lost()
 
     def _read(self, *, last: bool) -> Iterator[Event]:
-        now_ns = time.monotonic_ns()
-        if last or now_ns >= self._lost_until_ns:
-            self._lost = self._instance.lost()
-            self._lost_until_ns = now_ns + LOSS_CHECK_NS
         if last:
             self._instance.stop()
-        records = self._instance.records(inf if last else now_ns - SETTLE_NS)
+        records = self._instance.records(inf if last else time.monotonic_ns() - SETTLE_NS)
         return chain.from_iterable(map(self._events, records))
 
     def _events(self, record: Record) -> Iterable[Event]:

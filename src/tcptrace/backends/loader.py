@@ -32,6 +32,8 @@ class Answer(NamedTuple):
     """How the backend was chosen."""
     maps: dict[str, int]
     """Descriptors of the BPF maps, by name."""
+    programs: Sequence[int]
+    """Descriptors of the BPF programs."""
     links: Sequence[int]
     """Descriptors that hold the programs attached."""
 
@@ -92,8 +94,10 @@ class Loader:
             kind = RefusedError if answer["status"] == RefusedError.exit_status else TcptraceError
             details = "\n".join(filter(None, (answer["details"], self.output())))
             raise kind(answer["error"], details=details)
-        maps = dict(zip(answer["maps"], descriptors, strict=False))
-        return Answer(answer["backend"], answer["notes"], maps, descriptors[len(maps) :])
+        rest = iter(descriptors)
+        maps = {name: next(rest) for name in answer["maps"]}
+        programs = [next(rest) for _ in range(answer["programs"])]
+        return Answer(answer["backend"], answer["notes"], maps, programs, [*rest])
 
 
 def _death(status: int) -> str:
@@ -130,6 +134,11 @@ def _answer(channel: socket.socket, plan: Plan) -> None:
         answer = {"error": str(error), "status": error.exit_status, "details": error.details}
         channel.send(json.dumps(answer).encode())
         return
-    answer = {"backend": attached.backend, "notes": attached.notes, "maps": list(attached.maps)}
-    descriptors = [*attached.maps.values(), *attached.links]
+    answer = {
+        "backend": attached.backend,
+        "notes": attached.notes,
+        "maps": list(attached.maps),
+        "programs": len(attached.programs),
+    }
+    descriptors = [*attached.maps.values(), *attached.programs, *attached.links]
     socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)

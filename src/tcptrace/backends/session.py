@@ -35,7 +35,10 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def lost(self) -> int:
-        """Return how many events found no room in the buffer, or were missed, since the start."""
+        """Return how many events may be missing, as the kernel counts, since the start.
+
+        They found no room in the buffer, or the kernel skipped a probe.
+        """
 
     def untracked(self) -> int:
         """Return how often a probe's own map was full."""
@@ -77,23 +80,29 @@ class BpfSession(Session):
         self.backend = answer.backend
         self.notes = list(answer.notes)
         self._maps = answer.maps
+        self._programs = answer.programs
         self._links = answer.links
         self._decoder = Decoder(plan.records)
         self._ring = open_ring_buffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
         self._counters = mmap.mmap(
             answer.maps["counters"], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ
         )
+        self._skipped_before = self._skipped()
 
     def close(self) -> None:
         """Detach and unmap."""
-        for descriptor in (*self._links, *self._maps.values()):
+        for descriptor in (*self._links, *self._programs, *self._maps.values()):
             os.close(descriptor)
         self._ring.close()
         self._counters.close()
 
     def lost(self) -> int:
-        """Return how many events found no room in the ring buffer since the start."""
-        return int(struct.unpack_from("=Q", self._counters, 0)[0])
+        """Return how many events may be missing, as the kernel counts, since the start."""
+        found_no_room = int(struct.unpack_from("=Q", self._counters, 0)[0])
+        return found_no_room + self._skipped() - self._skipped_before
+
+    def _skipped(self) -> int:
+        return sum(map(bpf.skipped, self._programs))
 
     def untracked(self) -> int:
         """Return how often a probe's own map was full."""

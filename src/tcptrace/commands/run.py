@@ -85,11 +85,13 @@ class Losses:
 
     def check(self) -> None:
         """Report events that were lost since the last report."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOSS_REPORT_S
         lost = self._session.lost()
-        if lost > self._reported and time.monotonic() >= self._next:
+        if lost > self._reported:
             say(f"{lost - self._reported} events were lost; try a larger --buffer-mb")
             self._reported = lost
-            self._next = time.monotonic() + LOSS_REPORT_S
 
 
 def run(plan: Plan, rows: Rows, output: Output) -> None:

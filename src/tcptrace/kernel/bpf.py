@@ -23,6 +23,7 @@ TRACE_FENTRY, TRACE_FEXIT = 24, 25
 MAP_TYPE_HASH = 1
 
 _RETURN_0 = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+_RECURSION_MISSES = 208  # where it is in struct bpf_prog_info
 
 
 def load_empty(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
@@ -55,6 +56,18 @@ def raw_tracepoint_open(program: int, name: str = "") -> int:
     return bpf(
         RAW_TRACEPOINT_OPEN, pack_attributes("QII", c_pointer(text) if name else 0, program, 0)
     )
+
+
+def skipped(program_fd: int) -> int:
+    """Return how often the kernel has skipped a program since it was loaded. Raises OSError.
+
+    It does so while the same program is under way on the same processor: in what a softirq has
+    interrupted or, where tracepoints can be preempted (7.2), in another task. Kernels before 5.12
+    do not count it.
+    """
+    info = ctypes.create_string_buffer(_RECURSION_MISSES + 8)
+    bpf(OBJ_GET_INFO_BY_FD, pack_attributes("IIQ", program_fd, len(info), c_pointer(info)))
+    return int(struct.unpack_from("=Q", info.raw, _RECURSION_MISSES)[0])
 
 
 class MapInfo(NamedTuple):
