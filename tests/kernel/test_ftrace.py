@@ -86,7 +86,7 @@ def test_instance_gives_what_the_kernel_records(monkeypatch: pytest.MonkeyPatch)
         ]
         assert [child.pid for child in children] == [pid for _, pid in mine]
         assert all(before < ts_ns < after for ts_ns, _ in mine)
-        assert 0 == instance.lost()
+        assert (0, 0) == (instance.dropped(), instance.missed())
     assert not (tracefs.find_or_mount() / "instances" / tracefs.own_name()).exists()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from tcptrace import filters
 from tcptrace.backends.bcc_child import no_backend
-from tcptrace.backends.session import Session
+from tcptrace.backends.session import Losses, Session
 from tcptrace.backends.source import Plan
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.events import Event, decode_text
@@ -234,9 +234,9 @@ class FtraceSession(Session):
         """Remove what was made in tracefs."""
         self._instance.close()
 
-    def lost(self) -> int:
-        """Return how many events may be missing, as the kernel counts, since the start."""
-        return self._instance.lost()
+    def lost(self) -> Losses:
+        """Return what may be missing since the start."""
+        return Losses(self._instance.dropped(), self._instance.missed())
 
     def _read(self, *, last: bool) -> Iterator[Event]:
         if last:

@@ -9,6 +9,7 @@ import select
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from tcptrace.backends.loader import Answer
 from tcptrace.backends.ringbuf import open_ring_buffer
@@ -18,6 +19,36 @@ from tcptrace.kernel import bpf
 
 POLL_MS = 30
 """How often the buffer is looked at; rows are to be out within 100 ms of their event."""
+
+
+class Losses(NamedTuple):
+    """What may be missing, as the kernel counts."""
+
+    no_room: int
+    """Events that found no room in the buffer."""
+    skipped: int
+    """How often the kernel did not run a probe; each time may have been an event."""
+
+    @property
+    def total(self) -> int:
+        """How many events may be missing."""
+        return self.no_room + self.skipped
+
+    def since(self, before: Losses) -> Losses:
+        """Return those that `before` has not."""
+        return Losses(self.no_room - before.no_room, self.skipped - before.skipped)
+
+    def __str__(self) -> str:
+        """Say what was lost, and what to do."""
+        reasons = []
+        if self.no_room:
+            reasons.append(f"{self.no_room} events were lost; try a larger --buffer-mb")
+        if self.skipped:
+            reasons.append(f"{self.skipped} events were lost: the kernel skipped the probe")
+        return "; ".join(reasons)
+
+
+NOTHING_LOST = Losses(0, 0)
 
 
 class Session(abc.ABC):
@@ -34,11 +65,8 @@ class Session(abc.ABC):
         """Detach."""
 
     @abc.abstractmethod
-    def lost(self) -> int:
-        """Return how many events may be missing, as the kernel counts, since the start.
-
-        They found no room in the buffer, or the kernel skipped a probe.
-        """
+    def lost(self) -> Losses:
+        """Return what may be missing since the start."""
 
     def untracked(self) -> int:
         """Return how often a probe's own map was full."""
@@ -96,10 +124,10 @@ class BpfSession(Session):
         self._ring.close()
         self._counters.close()
 
-    def lost(self) -> int:
-        """Return how many events may be missing, as the kernel counts, since the start."""
-        found_no_room = int(struct.unpack_from("=Q", self._counters, 0)[0])
-        return found_no_room + self._skipped() - self._skipped_before
+    def lost(self) -> Losses:
+        """Return what may be missing since the start."""
+        no_room = int(struct.unpack_from("=Q", self._counters, 0)[0])
+        return Losses(no_room, self._skipped() - self._skipped_before)
 
     def _skipped(self) -> int:
         return sum(map(bpf.skipped, self._programs))

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from tcptrace.backends.attach import Attaching
-from tcptrace.backends.session import Session
+from tcptrace.backends.session import NOTHING_LOST, Session
 from tcptrace.backends.source import Plan
 from tcptrace.columns import Column
 from tcptrace.errors import LossError
@@ -74,13 +74,13 @@ def say(text: str) -> None:
     click.echo(f"tcptrace: {text}", err=True)
 
 
-class Losses:
+class LossReport:
     """Reports losses while tracing, at most once a second."""
 
     def __init__(self, session: Session) -> None:
         """Watch `session`."""
         self._session = session
-        self._reported = 0
+        self._reported = NOTHING_LOST
         self._next = 0.0
 
     def check(self) -> None:
@@ -89,8 +89,8 @@ class Losses:
             return
         self._next = time.monotonic() + LOSS_REPORT_S
         lost = self._session.lost()
-        if lost > self._reported:
-            say(f"{lost - self._reported} events were lost; try a larger --buffer-mb")
+        if lost != self._reported:
+            say(str(lost.since(self._reported)))
             self._reported = lost
 
 
@@ -122,14 +122,14 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
             stop.after(output.duration_s)
         click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
         renderer.start(session.backend)
-        _trace(session, Losses(session), rows, renderer, output, stop)
-        if output.fail_on_loss and session.lost():
-            raise LossError(f"{session.lost()} events were lost; try a larger --buffer-mb")
+        _trace(session, LossReport(session), rows, renderer, output, stop)
+        if output.fail_on_loss and session.lost().total:
+            raise LossError(str(session.lost()))
 
 
 def _trace(
     session: Session,
-    losses: Losses,
+    losses: LossReport,
     rows: Rows,
     renderer: Renderer,
     output: Output,
@@ -159,7 +159,9 @@ def _trace(
         seconds = time.monotonic() - started
         stop.end_line()
         events = "event" if shown == 1 else "events"
-        say(f"{shown} {events} in {seconds:.1f} s, {session.lost()} lost{_untracked(session)}")
+        say(
+            f"{shown} {events} in {seconds:.1f} s, {session.lost().total} lost{_untracked(session)}"
+        )
 
 
 def _untracked(session: Session) -> str:

@@ -236,11 +236,12 @@ class Instance:
                 last_ns = record.ts_ns
         return last_ns
 
-    def lost(self) -> int:
-        """Return how many records found no room, and how many hits of probes were missed."""
-        return sum(map(_dropped, self._stats)) + (self._missed() if self.probes else 0)
+    def dropped(self) -> int:
+        """Return how many records found no room."""
+        return sum(map(_dropped, self._stats))
 
-    def _missed(self) -> int:
+    def missed(self) -> int:
+        """Return how many hits of its probes the kernel has missed."""
         own = {name.partition("/")[2] for name in self.probes.values()}
         profile = (self._root / "kprobe_profile").read_text(encoding="utf-8", errors="replace")
         lines = map(str.split, profile.splitlines())

@@ -1,0 +1,29 @@
+"""What the user is told of lost events."""
+
+from __future__ import annotations
+
+import pytest
+
+from tcptrace.backends.session import NOTHING_LOST, Losses
+
+NO_ROOM = "3 events were lost; try a larger --buffer-mb"
+SKIPPED = "2 events were lost: the kernel skipped the probe"
+
+
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        (Losses(3, 0), NO_ROOM),
+        (Losses(0, 2), SKIPPED),
+        (Losses(3, 2), f"{NO_ROOM}; {SKIPPED}"),
+        (Losses(10, 4).since(Losses(7, 2)), f"{NO_ROOM}; {SKIPPED}"),
+    ],
+)
+def test_losses_are_told_by_their_reasons(losses: Losses, text: str) -> None:
+    """A larger buffer is advised where it helps."""
+    assert text == str(losses)
+
+
+def test_total_of_losses() -> None:
+    """The summary counts both."""
+    assert (0, 5) == (NOTHING_LOST.total, Losses(3, 2).total)
