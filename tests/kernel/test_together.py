@@ -101,9 +101,16 @@ def test_all_that_happens_is_shown_and_nothing_else(backend: Backend, netns: str
         happened = Counter(
             (kind, worker.pid, *ports) for worker in workers for kind, *ports in worker.result()
         )
-        for tracer in tracers.values():
+        for command, tracer in tracers.items():
+            expected = Counter({one: n for one, n in happened.items() if one[0] in SHOWN[command]})
+            await_rows(tracer, expected.total())
             ended_well(tracer)
-    for command, tracer in tracers.items():
-        shown = Counter((e["type"], e["pid"], e["lport"], e["rport"]) for e in tracer.events)
-        expected = Counter({one: n for one, n in happened.items() if one[0] in SHOWN[command]})
-        assert (Counter(), Counter()) == (expected - shown, shown - expected), command
+            shown = Counter((e["type"], e["pid"], e["lport"], e["rport"]) for e in tracer.events)
+            assert (Counter(), Counter()) == (expected - shown, shown - expected), command
+
+
+def await_rows(tracer: Tracer, count: int) -> None:
+    """Wait for so many rows, or for the word that some were lost."""
+    tracer.wait_until(
+        lambda: len(tracer.events) >= count or "lost" in tracer.stderr, f"{count} events"
+    )
