@@ -243,6 +243,8 @@ class Instance:
     def missed(self) -> int:
         """Return how many hits of its probes the kernel has missed."""
         own = {name.partition("/")[2] for name in self.probes.values()}
+        if not own:
+            return 0  # the kernel may have no kprobes
         profile = (self._root / "kprobe_profile").read_text(encoding="utf-8", errors="replace")
         lines = map(str.split, profile.splitlines())
         return sum(int(misses) for name, _, misses in lines if name in own)
