@@ -57,7 +57,7 @@ SUMMARY = re.compile(r"tcptrace: (\d+) events? in [\d.]+ s, (\d+) lost")
 NOT_OFFERED = "not offered"
 """Begins the reason of a skipped test where the kernel, or a backend, has not what it is about."""
 POLL_S = 0.005
-# Where a task can be preempted in a program; see docs/backends.md, Lost events.
+# 7.2 was seen to; see docs/accept.md, Lost events.
 SKIPS_PROGRAMS = int(os.uname().release.split(".")[0]) >= 7
 VOLATILE = {"time", "ts_ns", "cgroup"}
 

@@ -607,9 +607,8 @@ def in_order(events: list[Event]) -> list[Event]:
 def seen(tracer: Tracer, port: int, count: int = 0) -> list[Event]:
     """Return the events of a server's port, when all that happened until now has been shown.
 
-    There are to be `count` of them. The last X can come late, without a fault of the tracer: where
-    a FIN finds the peer's socket about to become a TIME_WAIT one, the kernel drops it, and it is
-    sent again.
+    There are to be `count` of them. An X can come later than what was made after it: as late as
+    the peer's answer to the last segment, which may have to be sent again.
     """
 
     def found() -> list[Event]:

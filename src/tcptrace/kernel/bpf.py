@@ -62,7 +62,7 @@ def skipped(program_fd: int) -> int:
     """Return how often the kernel has skipped a program since it was loaded. Raises OSError.
 
     It does so while the same program is under way on the same processor: in what a softirq has
-    interrupted or, where tracepoints can be preempted (7.2), in another task. Kernels before 5.12
+    interrupted or, where a task can be preempted in a program, in another task. Kernels before 5.12
     do not count it.
     """
     info = ctypes.create_string_buffer(_RECURSION_MISSES + 8)

@@ -16,7 +16,7 @@ struct accept_event {
 	s32 error;	/* negative errno; 0 for a connection */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "records.Accept differs");
+_Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "probes/accept.py: Accept differs");
 
 /* Length and limit of the listener's accept queue. */
 static __always_inline void fill_backlog(struct accept_event *event, struct sock *listener)

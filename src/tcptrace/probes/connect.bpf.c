@@ -19,7 +19,7 @@ struct connect_event {
 	u32 retransmits;	/* of the SYN */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "records.Connect differs");
+_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/connect.py: Connect differs");
 
 /* probes/connect.py: Connect._end */
 enum end { NOT_FOLLOWED, ESTABLISHED, CLOSED };
