@@ -13,6 +13,7 @@ SKIPPED = "2 events were lost: the kernel skipped the probe"
 @pytest.mark.parametrize(
     ("losses", "text"),
     [
+        (Losses(1, 0), "1 event was lost; try a larger --buffer-mb"),
         (Losses(3, 0), NO_ROOM),
         (Losses(0, 2), SKIPPED),
         (Losses(3, 2), f"{NO_ROOM}; {SKIPPED}"),

@@ -42,10 +42,14 @@ class Losses(NamedTuple):
         """Say what was lost, and what to do."""
         reasons = []
         if self.no_room:
-            reasons.append(f"{self.no_room} events were lost; try a larger --buffer-mb")
+            reasons.append(f"{_lost(self.no_room)}; try a larger --buffer-mb")
         if self.skipped:
-            reasons.append(f"{self.skipped} events were lost: the kernel skipped the probe")
+            reasons.append(f"{_lost(self.skipped)}: the kernel skipped the probe")
         return "; ".join(reasons)
+
+
+def _lost(count: int) -> str:
+    return "1 event was lost" if count == 1 else f"{count} events were lost"
 
 
 NOTHING_LOST = Losses(0, 0)
@@ -130,7 +134,7 @@ class BpfSession(Session):
         return Losses(no_room, self._skipped() - self._skipped_before)
 
     def _skipped(self) -> int:
-        return sum(map(bpf.skipped, self._programs))
+        return sum(map(bpf.skipped, self._programs)) + sum(map(bpf.missed, self._links))
 
     def untracked(self) -> int:
         """Return how often a probe's own map was full."""

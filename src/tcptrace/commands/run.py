@@ -75,7 +75,7 @@ def say(text: str) -> None:
 
 
 class LossReport:
-    """Reports losses while tracing, at most once a second."""
+    """Reports losses while tracing, at most once a second, and those of the end."""
 
     def __init__(self, session: Session) -> None:
         """Watch `session`."""
@@ -84,9 +84,12 @@ class LossReport:
         self._next = 0.0
 
     def check(self) -> None:
+        """Report what was lost since the last report, unless that was just now."""
+        if time.monotonic() >= self._next:
+            self.report()
+
+    def report(self) -> None:
         """Report events that were lost since the last report."""
-        if time.monotonic() < self._next:
-            return
         self._next = time.monotonic() + LOSS_REPORT_S
         lost = self._session.lost()
         if lost != self._reported:
@@ -158,10 +161,10 @@ def _trace(
     finally:
         seconds = time.monotonic() - started
         stop.end_line()
+        losses.report()
         events = "event" if shown == 1 else "events"
-        say(
-            f"{shown} {events} in {seconds:.1f} s, {session.lost().total} lost{_untracked(session)}"
-        )
+        missing = f"{session.lost().total} lost{_untracked(session)}"
+        say(f"{shown} {events} in {seconds:.1f} s, {missing}")
 
 
 def _untracked(session: Session) -> str:

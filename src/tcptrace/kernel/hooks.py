@@ -6,6 +6,7 @@ process that is killed. All that is attached here lives as long as its descripto
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -73,6 +74,15 @@ def attach(hook: Hook, program: int) -> int:
         event = _open_tracepoint(hook.target)
     else:
         event = _open_kprobe(hook.target, at_return=hook.how == "kretprobe")
+    return _attach_to_event(event, program)
+
+
+def _attach_to_event(event: int, program: int) -> int:
+    """Attach to a perf event, by a link where the kernel has such, which can tell of misses."""
+    with contextlib.suppress(OSError):
+        link = bpf.link_perf_event(program, event)
+        os.close(event)
+        return link
     try:
         fcntl.ioctl(event, PERF_EVENT_IOC_SET_BPF, program)
         fcntl.ioctl(event, PERF_EVENT_IOC_ENABLE, 0)
