@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import platform
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.kernel import resolvers
 from tests.kernel.harness import (
-    Ended,
     Event,
     Tracer,
     Worker,
     limit,
     need,
+    not_offered,
     run_in_fork,
+    stop_without_loss,
     take_port,
 )
 from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
@@ -60,19 +62,12 @@ def musl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resolvers.build_musl_client(tmp_path_factory.mktemp("musl"))
 
 
-def ended_well(tracer: Tracer) -> Ended:
-    """Stop a tracer that has lost nothing."""
-    ended = tracer.stop()
-    assert (0, 0) == (ended.status, ended.summary[1])
-    return ended
-
-
 @pytest.fixture(scope="module")
 def named(backend: Backend) -> Iterator[Tracer]:
     """A tracer of attempts to connect, with names."""
     with Tracer("--json", "-d", "--backend", backend, command="connect") as tracer:
         yield tracer
-        ended_well(tracer)
+        stop_without_loss(tracer)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +76,7 @@ def exchanges(backend: Backend) -> Iterator[Tracer]:
     options = ("--json", "--timeout", "1s", "--backend", backend)
     with Tracer(*options, command="dns") as tracer:
         yield tracer
-        ended_well(tracer)
+        stop_without_loss(tracer)
 
 
 def attempt(address: str, port: int) -> None:
@@ -135,6 +130,40 @@ def test_musl_client_is_named(named: Tracer, musl: Path) -> None:
     assert "both.test" == query_of(named, port)
 
 
+def check_uring() -> None:
+    """Skip where io_uring is not to be had."""
+    try:
+        resolvers.Uring()
+    except OSError as error:
+        not_offered(f"io_uring: {error.strerror}")
+
+
+def check_32bit() -> None:
+    """Skip where there are no 32-bit system calls."""
+    if platform.machine() != "x86_64":
+        not_offered("32-bit system calls of x86")
+    try:
+        assert Worker(lambda: resolvers.Calls32().call(resolvers.GETPID_32)).run() > 0
+    except AssertionError:
+        not_offered("32-bit system calls of x86, which this kernel lacks")
+
+
+@names
+@pytest.mark.parametrize(
+    ("ask", "check"),
+    [(resolvers.ask_uring, check_uring), (resolvers.ask_32bit, check_32bit)],
+    ids=["io_uring", "32-bit"],
+)
+def test_what_tracepoints_do_not_see(
+    backend: Backend, named: Tracer, ask: Ask, check: Callable[[], None]
+) -> None:
+    """Questions through io_uring, and of 32-bit processes, are seen where functions are hooked."""
+    check()
+    name = f"{ask.__name__.replace('_', '-')}.web.test"
+    _, port = ask_then_connect(ask, name)
+    assert (backend != "tracepoint") == (name == query_of(named, port))
+
+
 @names
 def test_ipv6_address_is_named(named: Tracer) -> None:
     """An AAAA answer names an attempt over IPv6."""
@@ -182,10 +211,10 @@ def test_name_of_another_process_is_the_second_choice(named: Tracer) -> None:
 
 @names
 @pytest.mark.anywhere
-def test_malformed_answers_are_ignored(named: Tracer) -> None:
-    """What cannot be read names nothing and ends nothing."""
+def test_malformed_answers_are_ignored(backend: Backend) -> None:
+    """What cannot be read names nothing and ends nothing; the end says how much it was."""
     answers = (
-        b"",
+        b"",  # and this nobody takes for an answer
         b"\x81\x80" + b"\xff" * 40,
         resolvers.answer("x.test", "x.test A 127.0.9.9")[:-2],
     )
@@ -197,9 +226,11 @@ def test_malformed_answers_are_ignored(named: Tracer) -> None:
                 client.sendto(resolvers.question("x.test"), (FAKE, PORT))
                 client.recvfrom(512)
 
-    with resolvers.fake(*answers):
+    options = ("--json", "-d", "--backend", backend)
+    with resolvers.fake(*answers), Tracer(*options, command="connect") as tracer:
         _, port = ask_then_connect(ask, "", "127.0.9.9")
-    assert query_of(named, port) is None
+        assert query_of(tracer, port) is None
+        assert ["tcptrace: malformed DNS messages: 2"] == tracer.stop().complaints
 
 
 @names
@@ -213,7 +244,7 @@ def test_answers_of_others_pass_the_filters(backend: Backend) -> None:
         Worker(lambda: ask_fake("stub.test")).run()
         client.run()
         assert "stub.test" == query_of(tracer, port)
-        assert 1 == ended_well(tracer).summary[0]
+        assert 1 == stop_without_loss(tracer).summary[0]
 
 
 def shows(tracer: Tracer, text: str) -> bool:

@@ -140,7 +140,7 @@ def _named(events: Iterator[Event], *, own_ttl: bool) -> Iterator[Event]:
                 event.query, event.query_age_ms = found[0], found[1] / 1e6
             yield event
     if names.malformed:
-        say(f"{names.malformed} DNS messages were malformed")
+        say(f"malformed DNS messages: {names.malformed}")
 
 
 def _tables(session: Session, batches: Batches, interval_s: float | None) -> Iterator[Row]:
