@@ -44,6 +44,7 @@ class Attached:
     notes: list[str]
     maps: dict[str, int]
     programs: list[int]
+    """Without stand-ins."""
     links: list[int]
 
     def detach(self) -> None:
@@ -172,10 +173,11 @@ def usable_variants(plan: Plan, note: Callable[[str], None]) -> Iterator[Variant
 def _attach(module: _Module, plan: Plan, variant: Variant, notes: list[str]) -> Attached:
     """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
     maps = {name: module.map_fd(name) for name in ("events", "counters", *plan.maps())}
-    programs = [module.load(hook) for hook in variant.hooks]
-    attached = Attached(variant.backend, notes, maps, programs, links=[])
+    programs = {hook: module.load(hook) for hook in variant.hooks}
+    counted = [program for hook, program in programs.items() if not hook.stands_in]
+    attached = Attached(variant.backend, notes, maps, counted, links=[])
     try:
-        for hook, program in zip(variant.hooks, programs, strict=True):
+        for hook, program in programs.items():
             attached.links.append(attach(hook, program))
     except OSError:
         attached.detach()
@@ -228,7 +230,7 @@ def attach_best(plan: Plan) -> Attached:
             # else the next namespace that the kernel makes would be given that number.
             attached.links.append(os.open("/proc/self/ns/net", os.O_RDONLY))
             notes.append(f"{plan.probe.name}: {variant.backend}")
-            notes += [f"  {hook}" for hook in variant.hooks]
+            notes += [f"  {hook}" for hook in variant.hooks if not hook.stands_in]
             return attached
         notes.append(f"{variant.backend} refused: {variant.hooks[-1]} stays silent")
         attached.detach()

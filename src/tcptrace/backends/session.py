@@ -17,6 +17,9 @@ from tcptrace.backends.source import Plan
 from tcptrace.events import Decoder, Event
 from tcptrace.kernel import bpf
 
+# enum counter of probes/_prelude.bpf.c
+LOST, UNTRACKED, STOOD_IN = 0, 1, 3
+_COUNTER = struct.Struct("=Q")
 POLL_MS = 30
 """How often the buffer is looked at; rows are to be out within 100 ms of their event."""
 
@@ -130,15 +133,18 @@ class BpfSession(Session):
 
     def lost(self) -> Losses:
         """Return what may be missing since the start."""
-        no_room = int(struct.unpack_from("=Q", self._counters, 0)[0])
-        return Losses(no_room, self._skipped() - self._skipped_before)
+        return Losses(self._count(LOST), self._skipped() - self._skipped_before)
 
     def _skipped(self) -> int:
-        return sum(map(bpf.skipped, self._programs)) + sum(map(bpf.missed, self._links))
+        skipped = sum(map(bpf.skipped, self._programs)) + sum(map(bpf.missed, self._links))
+        return skipped - self._count(STOOD_IN)
+
+    def _count(self, which: int) -> int:
+        return int(_COUNTER.unpack_from(self._counters, which * _COUNTER.size)[0])
 
     def untracked(self) -> int:
         """Return how often a probe's own map was full."""
-        return int(struct.unpack_from("=Q", self._counters, 8)[0])
+        return self._count(UNTRACKED)
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""

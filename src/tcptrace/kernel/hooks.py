@@ -38,10 +38,22 @@ class Hook:
     """The C function's name."""
     optional: bool = False
     """Left out where the kernel does not permit it."""
+    stands_in: bool = False
+    """Whether the function does the work of the one before it where the kernel has skipped that;
+    see probes/_prelude.bpf.c."""
 
     def __str__(self) -> str:
         """Return it as bpftrace would write it."""
         return f"{self.how}:{self.target}"
+
+
+def with_stand_in(tracepoint: str, program: str) -> tuple[Hook, Hook]:
+    """Return the hooks of a program on a raw tracepoint and of ``program_skipped``, its stand-in.
+
+    The kernel calls them in this order.
+    """
+    first = Hook("raw_tracepoint", tracepoint, program)
+    return first, dataclasses.replace(first, program=f"{program}_skipped", stands_in=True)
 
 
 def _perf_attributes(kind: int, config: int, name_address: int = 0) -> bytes:

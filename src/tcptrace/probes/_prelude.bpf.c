@@ -51,6 +51,7 @@ enum counter {
 	COUNT_LOST,	/* no room in the ring buffer */
 	COUNT_UNTRACKED,	/* no room in a probe's own map */
 	COUNT_SELF_TEST,	/* events in the loader's own network namespace */
+	COUNT_STOOD_IN,	/* runs of a stand-in */
 	COUNTERS,
 };
 BPF_F_TABLE("array", u32, u64, counters, COUNTERS, BPF_F_MMAPABLE);
@@ -94,6 +95,31 @@ static __always_inline void count(u32 which)
 
 	if (counter)
 		__sync_fetch_and_add(counter, 1);
+}
+
+/* The kernel skips a program where the same one is under way on the same CPU, as in a softirq that
+ * has interrupted it. So a program that runs in softirq context, too, has a stand-in, which the
+ * kernel calls behind it, and which does the work that was skipped. */
+enum under_way { STATE_PROGRAM, DESTROYED_PROGRAM, PROGRAMS };
+BPF_PERCPU_ARRAY(under_way, u32, PROGRAMS);
+
+static __always_inline void set_under_way(u32 program, u32 value)
+{
+	u32 *flag = under_way.lookup(&program);
+
+	if (flag)
+		*(volatile u32 *)flag = value;
+	asm volatile("" ::: "memory");
+}
+
+static __always_inline bool was_skipped(u32 program)
+{
+	u32 *flag = under_way.lookup(&program);
+
+	if (!flag || !*flag)
+		return false;
+	count(COUNT_STOOD_IN);
+	return true;
 }
 
 /* The reader looks every few milliseconds, so no event need wake it: that would cost the traced

@@ -224,7 +224,7 @@ static __always_inline void end(struct sock *sk, int state)
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate) */
-int on_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	int from = ctx->args[1], to = ctx->args[2];
@@ -232,12 +232,26 @@ int on_state(struct bpf_raw_tracepoint_args *ctx)
 
 	read(protocol, &sk->sk_protocol);
 	if (protocol != IPPROTO_TCP)
-		return 0;
+		return;
 	if (to == TCP_SYN_SENT)
 		begin(sk);
 	else if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
 		 (to == TCP_ESTABLISHED || to == TCP_CLOSE))
 		end(sk, to);
+}
+
+int on_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	set_under_way(STATE_PROGRAM, true);
+	state(ctx);
+	set_under_way(STATE_PROGRAM, false);
+	return 0;
+}
+
+int on_state_skipped(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (was_skipped(STATE_PROGRAM))
+		state(ctx);
 	return 0;
 }
 

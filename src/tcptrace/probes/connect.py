@@ -29,7 +29,7 @@ from tcptrace.columns import (
 )
 from tcptrace.events import U32, Clock, Event, Milliseconds, address_text, error_name, one_of
 from tcptrace.kernel.fetch import RETURN_VALUE
-from tcptrace.kernel.hooks import Hook, How
+from tcptrace.kernel.hooks import Hook, How, with_stand_in
 from tcptrace.probes import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.samples import (
     AF_INET,
@@ -157,7 +157,7 @@ def _connect_once() -> None:
         pass
 
 
-_STATE = Hook("raw_tracepoint", "inet_sock_set_state", "on_state")
+_STATE = with_stand_in("inet_sock_set_state", "on_state")
 _SECURITY = "security_socket_connect"
 _ENTRIES_AND_RETURNS = {
     "tcp_v4_connect": "v4_connect",
@@ -306,18 +306,18 @@ CONNECT = Probe(
         Variant(
             "fentry",
             (
-                _STATE,
+                *_STATE,
                 *_around("fentry", "fexit", ("tcp_v4_connect", "tcp_v6_connect")),
                 Hook("fexit", "tcp_v4_pre_connect", "exit_pre_connect", optional=True),
                 Hook("fexit", "tcp_v6_pre_connect", "exit_pre_connect", optional=True),
                 Hook("fexit", _SECURITY, "exit_security", optional=True),
             ),
         ),
-        Variant("kprobe", (_STATE, *_around("kprobe", "kretprobe", _ENTRIES_AND_RETURNS))),
+        Variant("kprobe", (*_STATE, *_around("kprobe", "kretprobe", _ENTRIES_AND_RETURNS))),
         Variant(
             "tracepoint",
             (
-                _STATE,
+                *_STATE,
                 Hook("raw_tracepoint", "sched_switch", "on_switch"),
                 Hook("tracepoint", "syscalls:sys_enter_connect", "enter_connect_syscall"),
                 Hook("tracepoint", "syscalls:sys_exit_connect", "exit_connect_syscall"),

@@ -317,17 +317,31 @@ static __always_inline void after_accept(struct sock *sk)
 }
 
 /* tcp_destroy_sock(struct sock *sk): what ended in an accept queue and was never taken from it. */
-int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 
 	connections.delete(&sk);
+}
+
+int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+{
+	set_under_way(DESTROYED_PROGRAM, true);
+	connection_destroyed(ctx);
+	set_under_way(DESTROYED_PROGRAM, false);
+	return 0;
+}
+
+int on_connection_destroyed_skipped(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (was_skipped(DESTROYED_PROGRAM))
+		connection_destroyed(ctx);
 	return 0;
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate). Of an MPTCP connection,
  * the first subflow counts; but a process closes the whole, and the kernel then the subflows. */
-int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void connection_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0], *tcp;
 	int from = ctx->args[1], to = ctx->args[2];
@@ -336,7 +350,7 @@ int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
 
 	read(protocol, &sk->sk_protocol);
 	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || from == TCP_LISTEN)
-		return 0;
+		return;
 	if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK || to == TCP_CLOSE) {
 		tcp = tcp_of(sk);
 		if (sk == tcp)
@@ -355,5 +369,19 @@ int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
 	} else if (protocol == IPPROTO_TCP && to == TCP_ESTABLISHED) {
 		established(sk, from);
 	}
+}
+
+int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	set_under_way(STATE_PROGRAM, true);
+	connection_state(ctx);
+	set_under_way(STATE_PROGRAM, false);
+	return 0;
+}
+
+int on_connection_state_skipped(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (was_skipped(STATE_PROGRAM))
+		connection_state(ctx);
 	return 0;
 }

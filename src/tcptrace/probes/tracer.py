@@ -29,7 +29,7 @@ from tcptrace.events import (
     json_keys,
     one_of,
 )
-from tcptrace.kernel.hooks import Hook
+from tcptrace.kernel.hooks import with_stand_in
 from tcptrace.probes import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
 from tcptrace.probes.accept import ACCEPT, Accept
 from tcptrace.probes.connect import DADDR, DPORT, SADDR
@@ -135,8 +135,8 @@ STATS = (
     _of_close(field("retr", "RETR", 4, name="retransmits")),
 )
 _HOOKS = (
-    Hook("raw_tracepoint", "inet_sock_set_state", "on_connection_state"),
-    Hook("raw_tracepoint", "tcp_destroy_sock", "on_connection_destroyed"),
+    *with_stand_in("inet_sock_set_state", "on_connection_state"),
+    *with_stand_in("tcp_destroy_sock", "on_connection_destroyed"),
 )
 
 
