@@ -913,20 +913,26 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
     assert 4 * (BURST + 1) == ended.summary[0]
 
 
-def accept_all(server: socket.socket, count: int) -> None:
+def accept_all(server: socket.socket, count: int, room: threading.Semaphore) -> None:
     """Accept so many connections and close them at once."""
     for _ in range(count):
         server.accept()[0].close()
+        room.release()
 
 
 def resets(namespace: str, port: int, accepted: int, unaccepted: int) -> None:
-    """Make connections that are reset at once, while a server accepts, and others that wait."""
+    """Make connections that are reset at once, while a server accepts, and others that wait.
+
+    The queue never fills up: the kernel would forget a connection that is reset before it has room.
+    """
     enter(NAMED / namespace)
+    room = threading.Semaphore(100)
     with listen(V4, port) as server:
         server.listen(128)
-        acceptor = threading.Thread(target=accept_all, args=(server, accepted))
+        acceptor = threading.Thread(target=accept_all, args=(server, accepted, room))
         acceptor.start()
         for _ in range(accepted):
+            room.acquire()
             reset(connect(server))
         acceptor.join()
         for _ in range(unaccepted):
