@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tcptrace.probes
-from tcptrace.events import json_keys
-from tcptrace.probes import ALWAYS, BACKENDS, Backend, Probe
+from tcptrace.model.events import json_keys
+from tcptrace.probes.probe import ALWAYS, BACKENDS, Backend, Probe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "backends.md"
 BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
@@ -23,8 +23,9 @@ BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
 def probes() -> Iterator[Probe]:
     """Yield the probes that commands are made of, by name."""
     for module in pkgutil.iter_modules(tcptrace.probes.__path__):
-        found = vars(importlib.import_module(f"tcptrace.probes.{module.name}"))
-        yield found[module.name.upper()]
+        if module.ispkg:
+            found = vars(importlib.import_module(f"tcptrace.probes.{module.name}.probe"))
+            yield found[module.name.upper()]
 
 
 def cell(probe: Probe, backend: Backend, kind: str, key: str) -> str:

@@ -5,13 +5,13 @@ What is exported here is the interface for plugins; docs/plugins.md teaches it.
 
 from __future__ import annotations
 
-from tcptrace.columns import COMMON as COMMON_COLUMNS
-from tcptrace.columns import Column, Table, field
-from tcptrace.commands.base import API_VERSION, command, option
 from tcptrace.errors import TcptraceError
-from tcptrace.events import Event, NewTable
 from tcptrace.kernel.hooks import Hook
-from tcptrace.probes import Probe, Switch, Variant
+from tcptrace.model.columns import COMMON as COMMON_COLUMNS
+from tcptrace.model.columns import Column, Table, field
+from tcptrace.model.events import Event, NewTable
+from tcptrace.probes.probe import Probe, Switch, Variant
+from tcptrace.shell.command import API_VERSION, command, option
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
 from tcptrace.kernel.netns import NAMED, enter
 from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
-from tcptrace.probes import BACKENDS, Backend
+from tcptrace.probes.probe import BACKENDS, Backend
 
 TIMEOUT_S = 120
 

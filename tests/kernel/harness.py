@@ -30,14 +30,14 @@ from typing import Any, NoReturn
 import pytest
 
 import tcptrace.__main__
-from tcptrace.backends.bcc_child import obstacle_to
-from tcptrace.backends.find_bcc import import_bcc
-from tcptrace.filters import BY_NAME
 from tcptrace.kernel import tracefs
 from tcptrace.kernel.headers import from_btf
 from tcptrace.kernel.syscalls import die_with_parent
-from tcptrace.probes import BACKENDS, Backend, Probe
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.model.filters import BY_NAME
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.probes.probe import BACKENDS, Backend, Probe
+from tcptrace.sources.bpf.bcc_child import obstacle_to
+from tcptrace.sources.bpf.find_bcc import import_bcc
 
 Event = dict[str, Any]
 SEEN: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)

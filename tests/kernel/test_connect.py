@@ -46,8 +46,8 @@ from tests.kernel.traffic import (
 
 from tcptrace.kernel import bpf, syscalls
 from tcptrace.kernel.syscalls import pack_attributes
-from tcptrace.probes import Backend
-from tcptrace.probes.connect import CONNECT
+from tcptrace.probes.connect.probe import CONNECT
+from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("connect")
 

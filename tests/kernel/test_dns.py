@@ -25,8 +25,8 @@ from tests.kernel.harness import (
 from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
 from tests.kernel.traffic import namespace_id, task_fields
 
-from tcptrace.probes import Backend
-from tcptrace.probes.dns import DNS
+from tcptrace.probes.dns.probe import DNS
+from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("dns")
 names = pytest.mark.command("connect -d")

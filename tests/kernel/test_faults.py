@@ -31,15 +31,15 @@ from tests.kernel.traffic import NOBODY, accept_once, burst
 
 from tcptrace.kernel.headers import SYMBOLS
 from tcptrace.kernel.tracefs import USUAL_PLACES
-from tcptrace.probes import BACKENDS, BPF_BACKENDS, Backend
+from tcptrace.probes.probe import BACKENDS, BPF_BACKENDS, Backend
 
 # Runs the program after something was changed in its process. All code is read before that: a
 # user without rights may not be able to enter the directory it is in.
 CHANGED = """
 import os, sys
 from pathlib import Path
-import tcptrace.__main__, tcptrace.backends.bcc_child
-from tcptrace.backends import find_bcc
+import tcptrace.__main__, tcptrace.sources.bpf.bcc_child
+from tcptrace.sources.bpf import find_bcc
 from tcptrace.cli import cli
 for name in cli.list_commands(None):
     cli.get_command(None, name)
@@ -219,7 +219,7 @@ def broken_plugin(tmp_path: Path) -> dict[str, str]:
     """The environment of an installed plugin whose C does not compile."""
     (tmp_path / "wrong.py").write_text(
         "import dataclasses, pathlib, tcptrace\n"
-        "from tcptrace.probes.accept import ACCEPT\n"
+        "from tcptrace.probes.accept.probe import ACCEPT\n"
         "SOURCE = pathlib.Path(__file__).with_name('wrong.bpf.c')\n"
         "@tcptrace.command(dataclasses.replace(ACCEPT, source=SOURCE))\n"
         "def wrong(events):\n"

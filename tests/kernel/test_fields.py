@@ -7,9 +7,9 @@ from importlib.metadata import entry_points
 import pytest
 from tests.kernel.harness import FROM_BTF, SEEN, not_offered
 
-from tcptrace.commands.base import TraceCommand
-from tcptrace.events import json_keys
-from tcptrace.probes import ALWAYS, Backend
+from tcptrace.model.events import json_keys
+from tcptrace.probes.probe import ALWAYS, Backend
+from tcptrace.shell.command import TraceCommand
 
 COMMANDS = {
     entry.name: command

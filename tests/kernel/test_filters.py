@@ -28,8 +28,8 @@ from tests.kernel.traffic import (
     shown,
 )
 
-from tcptrace.probes import Backend
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("accept")
 

@@ -31,8 +31,8 @@ from tests.kernel.traffic import (
     known,
 )
 
-from tcptrace.backends import ftrace
 from tcptrace.kernel import tracefs
+from tcptrace.sources.tracefs import session as ftrace
 
 FTRACE = ("--json", "--backend", "ftrace")
 BLOCKED = 500

@@ -15,13 +15,13 @@ from pathlib import Path
 from tests.kernel.harness import Worker, need_backend, not_offered
 from tests.kernel.traffic import accept_once
 
-from tcptrace.backends.attach import Attaching
-from tcptrace.backends.session import NOTHING_LOST, Losses
-from tcptrace.backends.source import Plan
-from tcptrace.events import Event
 from tcptrace.kernel import tracefs
 from tcptrace.kernel.hooks import Hook, with_stand_in
-from tcptrace.probes import Backend, Probe, Variant
+from tcptrace.model.events import Event
+from tcptrace.probes.probe import Backend, Probe, Variant
+from tcptrace.sources.bpf.attach import Attaching
+from tcptrace.sources.bpf.session import NOTHING_LOST, Losses
+from tcptrace.sources.plan import Plan
 
 SOURCE = """
 static __always_inline int call_back(void)

@@ -132,7 +132,7 @@ def test_libbpf_reads_the_same(tmp_path: Path) -> None:
     """On machines other than x86-64, libbpf reads the ring buffer; the events are the same."""
     script = tmp_path / "other_machine.py"
     script.write_text(
-        "from tcptrace.backends import ringbuf\n"
+        "from tcptrace.sources.bpf import ringbuf\n"
         "from tcptrace.__main__ import main\n"
         "ringbuf.LOADS_IN_ORDER = frozenset()\n"
         "main()\n"

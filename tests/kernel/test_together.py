@@ -13,7 +13,7 @@ import pytest
 from tests.kernel.harness import TIME_SCALE, Tracer, Worker, ended_well, limit, take_ports
 from tests.kernel.traffic import DUAL, V4, V6, connect, listen, port_of, reset
 
-from tcptrace.probes import Backend
+from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("tracer")
 

@@ -66,8 +66,8 @@ from tests.kernel.traffic import (
 
 from tcptrace.kernel.netns import NAMED, enter
 from tcptrace.kernel.syscalls import libc
-from tcptrace.probes import Backend
-from tcptrace.probes.tracer import TRACER
+from tcptrace.probes.probe import Backend
+from tcptrace.probes.tracer.probe import TRACER
 
 pytestmark = pytest.mark.command("tracer")
 

@@ -36,9 +36,9 @@ from tests.kernel.harness import (
 from tcptrace.kernel.btf import KIND_FUNC, running_kernel
 from tcptrace.kernel.netns import NAMED, enter
 from tcptrace.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, libc, unshare
-from tcptrace.probes import ALWAYS, Backend, Probe
-from tcptrace.probes.accept import ACCEPT, NO_LISTENER
-from tcptrace.probes.connect import CONNECT
+from tcptrace.probes.accept.probe import ACCEPT, NO_LISTENER
+from tcptrace.probes.connect.probe import CONNECT
+from tcptrace.probes.probe import ALWAYS, Backend, Probe
 
 Result = TypeVar("Result")
 

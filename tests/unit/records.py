@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
-from tcptrace.events import Decoder
-from tcptrace.probes.accept import ACCEPT, Accept
+from tcptrace.model.events import Decoder
+from tcptrace.probes.accept.probe import ACCEPT, Accept
 
 ABSENT = 0xFFFFFFFF
 HEAD = "=QQIIIIII16s16sHHHH16s"

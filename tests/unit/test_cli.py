@@ -15,8 +15,8 @@ import pytest
 import tcptrace
 from tcptrace import __main__ as program
 from tcptrace.cli import cli
-from tcptrace.commands import base
 from tcptrace.errors import LossError, PluginError, RefusedError, TcptraceError
+from tcptrace.shell import command as base
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(cli.list_commands(click.Context(cli)))
@@ -259,7 +259,7 @@ def test_a_closed_pipe_is_a_normal_end() -> None:
 
 GOOD = """
 from tcptrace import command
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.probes.accept.probe import ACCEPT
 
 @command(ACCEPT, api=1)
 def command(events):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tcptrace.columns import Column, choose
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.model.columns import Column, choose
+from tcptrace.probes.accept.probe import ACCEPT
 
 DEFAULT = "pid comm ip raddr rport laddr lport"
 

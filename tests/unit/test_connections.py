@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tcptrace.connections import Connections, State
-from tcptrace.samples import Sample
+from tcptrace.probes.samples import Sample
+from tcptrace.probes.tracer.connections import Connections, State
 
 OWNER, CLOSER, STRANGER = 10, 11, 12
 SOCK_DONE = 2

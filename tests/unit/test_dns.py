@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tcptrace.commands.dns import _filter
-from tcptrace.events import Clock, Decoder, to_json
-from tcptrace.exchanges import Exchanges
-from tcptrace.probes.dns import DNS, SENT, TCP, Query
-from tcptrace.render import make_renderer
+from tcptrace.model.events import Clock, Decoder, to_json
+from tcptrace.probes.dns.exchanges import Exchanges
+from tcptrace.probes.dns.probe import DNS, SENT, TCP, Query
+from tcptrace.sinks import make_renderer
 
 HEAD = "=QQIIIIII16s16sHHHH16sQII"
 DECODER = Decoder(DNS.records)

@@ -64,7 +64,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(facts, "gather", lambda: [Fact("release", "6.1", None)])
     monkeypatch.setattr(facts, "gather_hooks", lambda: [Fact("kprobe", "yes", good=True)])
     bcc = {"version": "0.26.0", "place": "/usr/lib", "llvm": "14"}
-    monkeypatch.setattr("tcptrace.backends.find_bcc.describe", lambda: bcc)
+    monkeypatch.setattr("tcptrace.sources.bpf.find_bcc.describe", lambda: bcc)
     return monkeypatch
 
 
@@ -119,7 +119,7 @@ def test_without_bcc(host: pytest.MonkeyPatch) -> None:
     def describe() -> dict[str, str]:
         raise TcptraceError("bcc is not installed.\nInstall it: apt install python3-bpfcc")
 
-    host.setattr("tcptrace.backends.find_bcc.describe", describe)
+    host.setattr("tcptrace.sources.bpf.find_bcc.describe", describe)
     host.setattr(FakeAttaching, "error", TcptraceError("bcc is not installed"))
     answer = as_json()
     assert {"value": "bcc is not installed", "good": False} == answer["software"]["bcc"]
@@ -129,7 +129,7 @@ def test_without_bcc(host: pytest.MonkeyPatch) -> None:
 def test_a_crash_of_llvm_is_survived(host: pytest.MonkeyPatch) -> None:
     """LLVM runs in a child: when that dies, the doctor says so."""
     host.setattr(
-        "tcptrace.backends.find_bcc.describe", lambda: os.kill(os.getpid(), signal.SIGKILL)
+        "tcptrace.sources.bpf.find_bcc.describe", lambda: os.kill(os.getpid(), signal.SIGKILL)
     )
     assert "SIGKILL" in as_json()["software"]["bcc"]["value"]
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.unit.records import ABSENT, DECODER, accept_bytes, accepted
 
 from tcptrace.errors import TcptraceError
-from tcptrace.events import U32, Clock, Event, Layout, decode_text, printable, to_json
 from tcptrace.kernel import cgroups
-from tcptrace.probes.accept import Accept
+from tcptrace.model.events import U32, Clock, Event, Layout, decode_text, printable, to_json
+from tcptrace.probes.accept.probe import Accept
 
 HEAD_BYTES = 96
 ACCEPT_BYTES = 112

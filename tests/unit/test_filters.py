@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcptrace import filters
-from tcptrace.filters import BY_NAME, U16_MAX, U32_MAX, Ranges
 from tcptrace.kernel import netns
+from tcptrace.model import filters
+from tcptrace.model.filters import BY_NAME, U16_MAX, U32_MAX, Ranges
 
 MY_NETNS = Path("/proc/self/ns/net")
 RANGE = r" ?X\((\d+)U,(\d+)U\)"

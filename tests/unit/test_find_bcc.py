@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tcptrace.backends import find_bcc
 from tcptrace.errors import TcptraceError
+from tcptrace.sources.bpf import find_bcc
 
 REAL = {"__init__.py": "from bcc import libbcc\n__version__ = '9.9'\n", "libbcc.py": "lib = 1\n"}
 

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from tests.unit.test_trace_buffer import HEADER_PAGE
 
-from tcptrace import filters
-from tcptrace.backends import attach, ftrace
-from tcptrace.backends.source import Plan
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.kernel import processes, tracefs
-from tcptrace.probes.accept import ACCEPT
-from tcptrace.probes.connect import CONNECT
-from tcptrace.samples import Follow, Sample
+from tcptrace.model import filters
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.probes.connect.probe import CONNECT
+from tcptrace.probes.samples import Follow, Sample
+from tcptrace.sources.bpf import attach
+from tcptrace.sources.plan import Plan
+from tcptrace.sources.tracefs import session as ftrace
 
 
 def test_more_than_a_page_of_filters_is_refused() -> None:

@@ -17,25 +17,16 @@ PACKAGE = Path(tcptrace.__file__).parent
 LAYERS = (
     ("__main__", "cli"),
     ("commands",),
-    ("render", "backends"),
-    (
-        "probes",
-        "samples",
-        "filters",
-        "events",
-        "columns",
-        "messages",
-        "names",
-        "exchanges",
-        "existing",
-        "connections",
-    ),
+    ("shell",),
+    ("sinks", "sources"),
+    ("probes",),
+    ("model",),
     ("kernel", "errors"),
 )
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 # Layers whose parts know nothing of each other.
-APART = {"render": "backends", "backends": "render"}
-TOUCH_BCC = {"backends/bcc_child.py", "backends/find_bcc.py"}
+APART = {"sinks": "sources", "sources": "sinks"}
+TOUCH_BCC = {"sources/bpf/bcc_child.py", "sources/bpf/find_bcc.py"}
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -61,7 +52,7 @@ def test_every_part_has_a_layer() -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__.py"])
 def test_imports_point_down(module: str) -> None:
-    """A module imports nothing from above, and render and backends not from each other."""
+    """A module imports nothing from above, and sinks and sources not from each other."""
     own = part(module)
     for name in imports(module):
         if name.startswith("tcptrace."):
@@ -80,16 +71,14 @@ def test_only_the_loader_s_child_touches_bcc(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_render_imports_rich(module: str) -> None:
-    """What knows rich is in render/."""
-    assert part(module) == "render" or not [
-        name for name in imports(module) if part(name) == "rich"
-    ]
+def test_only_sinks_import_rich(module: str) -> None:
+    """What knows rich is in sinks/."""
+    assert part(module) == "sinks" or not [name for name in imports(module) if part(name) == "rich"]
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "backends"])
-def test_backends_know_no_click(module: str) -> None:
-    """Backends know nothing of the command line."""
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "sources"])
+def test_sources_know_no_click(module: str) -> None:
+    """Sources know nothing of the command line."""
     assert not [name for name in imports(module) if part(name) == "click"]
 
 

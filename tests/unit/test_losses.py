@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tcptrace.backends.session import NOTHING_LOST, Losses
+from tcptrace.sources.bpf.session import NOTHING_LOST, Losses
 
 NO_ROOM = "3 events were lost; try a larger --buffer-mb"
 SKIPPED = "2 events were lost: the kernel skipped the probe"

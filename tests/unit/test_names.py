@@ -10,9 +10,9 @@ from ipaddress import ip_address
 import pytest
 from dnslib import EDNS0, RR, DNSRecord
 
-from tcptrace.messages import Packet, Streams, read_packet
-from tcptrace.names import DAY_NS, Names
-from tcptrace.probes.dns import SENT, TCP, Message
+from tcptrace.probes.dns.messages import Packet, Streams, read_packet
+from tcptrace.probes.dns.names import DAY_NS, Names
+from tcptrace.probes.dns.probe import SENT, TCP, Message
 
 HEADER = "!6H"
 A_RECORD = struct.pack("!HHIH", 1, 1, 60, 4) + b"\xc0\0\x02\x01"

@@ -12,13 +12,13 @@ import pytest
 from rich.cells import cell_len
 from tests.unit.records import ABSENT, accept_bytes, accepted
 
-from tcptrace import columns
-from tcptrace.columns import Column
-from tcptrace.events import Clock
-from tcptrace.probes.accept import ACCEPT
-from tcptrace.render import Renderer, make_renderer
-from tcptrace.render.report import Line, write_report
-from tcptrace.render.terminal import fit
+from tcptrace.model import columns
+from tcptrace.model.columns import Column
+from tcptrace.model.events import Clock
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.sinks import Renderer, make_renderer
+from tcptrace.sinks.report import Line, write_report
+from tcptrace.sinks.terminal import fit
 
 HOSTILE = b"\x1b]0;own\x07\n\xff"
 ESCAPED = r"\x1b]0;own\x07\n\xff"

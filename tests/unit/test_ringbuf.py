@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tcptrace.backends.ringbuf import BUSY, DISCARDED, HEADER, PAGE, MappedRingBuffer
+from tcptrace.sources.bpf.ringbuf import BUSY, DISCARDED, HEADER, PAGE, MappedRingBuffer
 
 SIZE = 1 << 26
 DATA = b"a record"

@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from tests.unit.records import ABSENT, accept_bytes, accepted
 
 import tcptrace.probes
-from tcptrace.events import Clock, Decoder, Event, Layout, to_json
-from tcptrace.probes import Probe
+from tcptrace.model.events import Clock, Decoder, Event, Layout, to_json
+from tcptrace.probes.probe import Probe
 
 SCHEMA: dict[str, Any] = json.loads(
     files("tcptrace").joinpath("schema.json").read_text(encoding="utf-8")
@@ -26,8 +26,9 @@ UNITS = {"ms": "Milliseconds", "ns": "nanoseconds", "bytes": "bytes"}
 
 def probes() -> list[Probe]:
     """Return all probes in the package."""
-    names = [one.name for one in pkgutil.iter_modules(tcptrace.probes.__path__)]
-    modules = [importlib.import_module(f"tcptrace.probes.{name}") for name in names]
+    found = pkgutil.iter_modules(tcptrace.probes.__path__)
+    names = [one.name for one in found if one.ispkg]
+    modules = [importlib.import_module(f"tcptrace.probes.{name}.probe") for name in names]
     return [one for module in modules for one in vars(module).values() if isinstance(one, Probe)]
 
 

@@ -7,9 +7,9 @@ import dataclasses
 from tests.unit.test_schema import probes
 from tools import make_tables
 
-from tcptrace.events import json_keys
-from tcptrace.probes import ALWAYS
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.model.events import json_keys
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.probes.probe import ALWAYS
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from tests.unit.records import HEAD, packed
 
-from tcptrace.columns import Column
-from tcptrace.commands import base
 from tcptrace.commands.tracer import tracer as command
-from tcptrace.events import Clock, Decoder, Event, to_json
-from tcptrace.existing import Existing
-from tcptrace.filters import BY_NAME
 from tcptrace.kernel import bpf, sockets
 from tcptrace.kernel.sockets import Connection, Ends, Process
-from tcptrace.probes.tracer import BY_OWNER, OLDER, PASSED, TRACER, Closed, Connected, Open
+from tcptrace.model.columns import Column
+from tcptrace.model.events import Clock, Decoder, Event, to_json
+from tcptrace.model.filters import BY_NAME
+from tcptrace.probes.tracer.existing import Existing
+from tcptrace.probes.tracer.probe import BY_OWNER, OLDER, PASSED, TRACER, Closed, Connected, Open
+from tcptrace.shell import command as base
 
 DECODER = Decoder(TRACER.records)
 SERVER, CLIENT, NETNS = "192.0.2.1", "192.0.2.2", 4026531840

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tcptrace.commands.base import command, option
-from tcptrace.events import Event
-from tcptrace.probes.accept import ACCEPT
+from tcptrace.model.events import Event
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.shell.command import command, option
 
 
 @command(ACCEPT)

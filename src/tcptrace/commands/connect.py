@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from tcptrace.backends.session import Session
-from tcptrace.commands.base import command, option, parse_seconds
-from tcptrace.commands.run import say
-from tcptrace.events import Event, NewTable
-from tcptrace.probes.connect import CONNECT, COUNT_TABLE, Connect, Count, read_counts
-from tcptrace.probes.dns import ANSWERS, Message
+from tcptrace.model.events import Event, NewTable
+from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, read_counts
+from tcptrace.probes.dns.probe import ANSWERS, Message
+from tcptrace.shell.command import command, option, parse_seconds
+from tcptrace.shell.run import say
+from tcptrace.sources.bpf.session import Session
 
 Row = Event | Count | NewTable
 Batches = Iterator[Iterator[Event]]
@@ -128,7 +128,7 @@ def connect(
 
 def _named(events: Iterator[Event], *, own_ttl: bool) -> Iterator[Event]:
     """Yield the attempts, named by the answers that come among them."""
-    from tcptrace.names import Names  # noqa: PLC0415 - dnslib is slow to import
+    from tcptrace.probes.dns.names import Names  # noqa: PLC0415 - dnslib is slow to import
 
     names = Names(own_ttl=own_ttl)
     for event in events:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from tcptrace.commands.base import command, option, parse_seconds
-from tcptrace.events import Event
-from tcptrace.probes.dns import DNS, Query
+from tcptrace.model.events import Event
+from tcptrace.probes.dns.probe import DNS, Query
+from tcptrace.shell.command import command, option, parse_seconds
 
 Batches = Iterator[Iterator[Event]]
 Wanted = Callable[[Query], bool]
@@ -91,7 +91,7 @@ def dns(
 
 
 def _rows(batches: Batches, timeout_s: float) -> Iterator[Query]:
-    from tcptrace.exchanges import Exchanges  # noqa: PLC0415 - dnslib is slow to import
+    from tcptrace.probes.dns.exchanges import Exchanges  # noqa: PLC0415 - dnslib is slow to import
 
     exchanges = Exchanges(int(timeout_s * 1e9))
     while True:

@@ -13,15 +13,15 @@ from typing import Any
 import click
 
 import tcptrace.commands
-from tcptrace.backends import find_bcc
-from tcptrace.backends.attach import Attaching
-from tcptrace.backends.source import Plan
-from tcptrace.commands.base import TraceCommand
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import confined, facts
 from tcptrace.kernel.facts import NOT_ASKED, Fact
 from tcptrace.kernel.privileges import may_trace
-from tcptrace.render.report import Line, write_report
+from tcptrace.shell.command import TraceCommand
+from tcptrace.sinks.report import Line, write_report
+from tcptrace.sources.bpf import find_bcc
+from tcptrace.sources.bpf.attach import Attaching
+from tcptrace.sources.plan import Plan
 
 BUILT_IN = Path(tcptrace.commands.__path__[0]).parent
 REFUSED = " refused: "

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from tcptrace.commands.base import TRACING, command, option
-from tcptrace.events import Event
-from tcptrace.probes.tracer import STATS, TRACER, VERBOSE
+from tcptrace.model.events import Event
+from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
+from tcptrace.shell.command import TRACING, command, option
 
 
 @command(TRACER)
@@ -69,7 +69,7 @@ def _with_existing(
     batches: Iterator[Iterator[Event]], filters: Mapping[str, Any]
 ) -> Iterator[Event]:
     """Yield the open connections before the events; a connection once, in either form."""
-    from tcptrace.existing import Existing  # noqa: PLC0415 - for few runs
+    from tcptrace.probes.tracer.existing import Existing  # noqa: PLC0415 - for few runs
 
     found = Existing(filters)
     early: list[Event] = []

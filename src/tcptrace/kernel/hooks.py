@@ -40,7 +40,7 @@ class Hook:
     """Left out where the kernel does not permit it."""
     stands_in: bool = False
     """Whether the function does the work of the one before it where the kernel has skipped that;
-    see probes/_prelude.bpf.c."""
+    see probes/c/prelude.bpf.c."""
 
     def __str__(self) -> str:
         """Return it as bpftrace would write it."""

@@ -1,1 +1,0 @@
-"""How probes are attached and their events read."""

@@ -1,0 +1,1 @@
+"""Data about data: records and their layout, filters, columns."""

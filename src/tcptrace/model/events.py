@@ -1,0 +1,301 @@
+"""The event records: their binary layout and their decoding.
+
+A record class is the twin of a C struct. Each binary field is annotated with its `struct` format
+and, where the wire form is not the wanted one, a converter; a `Tail` may follow, and then fields
+with a default, which are filled later, by a command. Names with a leading underscore are not shown.
+Layouts use native alignment and are padded to 8 bytes, as the C compiler does; the size is handed
+to the C source, which asserts it when it is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import cgroups
+
+
+@lru_cache(maxsize=4096)
+def printable(text: str) -> str:
+    r"""Return `text` with every character that a terminal could act on escaped, as ``\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+@lru_cache(maxsize=4096)
+def decode_text(raw: bytes) -> str:
+    r"""Decode a NUL-terminated name; bytes that are not UTF-8 become ``\xNN``."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+
+@lru_cache(maxsize=16384)
+def address_text(raw: bytes, family: int) -> str:
+    """Return the text of 16 bytes in network order; `family` is 4 or 6."""
+    return inet_ntop(AF_INET, raw[:4]) if family == 4 else inet_ntop(AF_INET6, raw)
+
+
+def error_name(result: int) -> str | None:
+    """Return the name of a negative errno, such as EMFILE; None for success."""
+    return errno.errorcode.get(-result, str(-result)) if result < 0 else None
+
+
+def one_of(*names: str | None) -> Callable[[int], str | None]:
+    """Return a converter from a number, as a C enum has it, to its name; None beyond the last."""
+
+    def name(number: int) -> str | None:
+        return names[number] if number < len(names) else None
+
+    return name
+
+
+def _milliseconds(ns: int) -> float | None:
+    return ns / 1e6 if ns else None
+
+
+def _unless_zero(value: int) -> int | None:
+    return value or None
+
+
+def _unless_all_ones(value: int) -> int | None:
+    return None if value == 0xFFFFFFFF else value
+
+
+U16 = Annotated[int, "H"]
+U32 = Annotated[int, "I"]
+U64 = Annotated[int, "Q"]
+S32 = Annotated[int, "i"]
+OptionalU32 = Annotated["int | None", "I", _unless_all_ones]
+"""Absent when all bits are set."""
+Inode = Annotated["int | None", "I", _unless_zero]
+"""A namespace's inode number; absent when 0."""
+CgroupId = Annotated["int | None", "Q", _unless_zero]
+"""A cgroup v2 id, which is its directory's inode number; absent when 0."""
+Milliseconds = Annotated["float | None", "Q", _milliseconds]
+"""Nanoseconds in the record; absent when 0."""
+Comm = Annotated[str, "16s", decode_text]
+"""A process name, of at most 15 bytes."""
+Tail = Annotated[bytes, ""]
+"""All that the kernel sent behind the struct, of any length; the last of the binary fields."""
+Address = Annotated[str, "16s"]
+"""Network order; IPv4 takes the first four bytes."""
+
+
+class InCgroup:
+    """A row that knows the id of a cgroup, with what follows from that."""
+
+    __slots__ = ()
+    cgroup_id: int | None
+
+    @property
+    def cgroup(self) -> str | None:
+        """Path from the root of cgroup v2; None where the cgroup is gone."""
+        return cgroups.path_of(self.cgroup_id)
+
+    @property
+    def container(self) -> str | None:
+        """Id of the container, where the cgroup's path has one."""
+        return cgroups.container_of(self.cgroup_id)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Event(InCgroup):
+    """What every record begins with: `struct event` in probes/c/prelude.bpf.c.
+
+    Not frozen: that would triple the time that a record takes to make. A command sets the fields
+    that have defaults, and no others. Records are compared by identity.
+    """
+
+    type: ClassVar[str] = "event"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+    """JSON keys that are null, not absent, when there is no value."""
+
+    ts_ns: U64
+    """CLOCK_MONOTONIC, nanoseconds."""
+    cgroup_id: CgroupId
+    _kind: U32
+    """Which of the session's records this is; see `Decoder`."""
+    pid: U32 | None
+    """Thread group id, in the initial PID namespace; absent, with tid, uid and comm, when the
+    probe left it 0: in softirq context the current task is any."""
+    tid: U32 | None
+    uid: U32 | None
+    netns: Inode
+    mntns: Inode
+    laddr: Address | None
+    raddr: Address | None
+    lport: U16 | None
+    rport: U16 | None
+    """An end without address and port is absent."""
+    family: U16
+    """4 or 6; IPv4-mapped IPv6 is 4."""
+    _padding: U16
+    comm: Comm | None
+
+
+_LEADING_KEYS = (
+    *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
+    *("netns", "mntns", "cgroup_id", "cgroup", "container"),
+)
+
+
+def _binary_fields(record: type[Event]) -> list[tuple[str, str, Callable[[Any], Any] | None]]:
+    """Return name, `struct` format and converter of each binary field, in the struct's order."""
+    hints = get_type_hints(record, include_extras=True)
+    fields = []
+    for field in dataclasses.fields(record):
+        if field.default is not dataclasses.MISSING:
+            continue
+        hint = hints[field.name]
+        metadata = getattr(hint, "__metadata__", None)
+        if metadata is None:  # a union such as `Address | None`
+            metadata = next(
+                arg.__metadata__ for arg in get_args(hint) if hasattr(arg, "__metadata__")
+            )
+        fields.append((field.name, metadata[0], metadata[1] if len(metadata) > 1 else None))
+    return fields
+
+
+class Layout:
+    """How one record class is read from bytes, and which JSON keys it has."""
+
+    def __init__(self, record: type[Event]) -> None:
+        """Work out the layout of `record` from its annotations."""
+        fields = _binary_fields(record)
+        self.has_tail = fields[-1][1] == ""
+        if self.has_tail:
+            fields.pop()
+        names = [name for name, _, _ in fields]
+        self.record = record
+        self.struct = struct.Struct("@" + "".join(form for _, form, _ in fields) + "0Q")
+        self.size = self.struct.size
+        self.converters = [(at, convert) for at, (_, _, convert) in enumerate(fields) if convert]
+        self.ends = [(names.index(f"{end}addr"), names.index(f"{end}port")) for end in "lr"]
+        self.family = names.index("family")
+        self.lport = names.index("lport")
+        self.pid = names.index("pid")
+        self.task = [names.index(name) for name in ("pid", "tid", "uid", "comm")]
+
+    def fits(self, data: bytes) -> bool:
+        """Tell whether `data` is as long as this record is."""
+        return len(data) == self.size or (self.has_tail and len(data) > self.size)
+
+    def decode(self, data: bytes) -> Event:
+        """Return the record in `data`, which `fits`."""
+        values = list(self.struct.unpack_from(data))
+        for at, convert in self.converters:
+            values[at] = convert(values[at])
+        if not values[self.pid]:
+            for at in self.task:
+                values[at] = None
+        family = values[self.family]
+        for addr, port in self.ends:
+            if values[port] or any(values[addr]):
+                values[addr] = address_text(values[addr], family)
+            else:
+                values[addr] = values[port] = None
+        values[self.lport] = values[self.lport] or None  # before a connect has found one
+        if self.has_tail:
+            values.append(data[self.size :])
+        return self.record(*values)
+
+
+class Decoder:
+    """Decodes the records of one session; a record's `_kind` is its place in `records`, from 1."""
+
+    def __init__(self, records: Sequence[type[Event]]) -> None:
+        """Prepare to decode `records`."""
+        self.layouts = [Layout(record) for record in records]
+
+    def defines(self) -> dict[str, str]:
+        """Return the kinds and sizes that the C source stores and asserts."""
+        defines = {}
+        for kind, layout in enumerate(self.layouts, 1):
+            name = layout.record.type.upper()
+            defines[f"KIND_{name}"] = str(kind)
+            defines[f"SIZE_{name}"] = str(layout.size)
+        return defines
+
+    def decode(self, data: bytes) -> Event:
+        """Return the event in `data`.
+
+        Raises:
+            TcptraceError: no record has this kind and size; the buffer cannot be trusted.
+
+        """
+        kind = int.from_bytes(data[16:20], sys.byteorder)
+        if 1 <= kind <= len(self.layouts) and self.layouts[kind - 1].fits(data):
+            return self.layouts[kind - 1].decode(data)
+        msg = (
+            f"a record of {len(data)} bytes and kind {kind} is in the ring buffer; please report it"
+        )
+        raise TcptraceError(msg)
+
+
+class NewTable:
+    """Comes between rows where a new table begins."""
+
+
+class Clock:
+    """Turns the kernel's monotonic time stamps into wall-clock and relative time."""
+
+    def __init__(self) -> None:
+        """Start with no event seen."""
+        self._first_ns: int | None = None
+        self._offset_ns = 0
+        self._offset_until_ns = 0
+
+    def wall_ns(self, ts_ns: int) -> int:
+        """Return nanoseconds since 1970, following changes of the wall clock within a second."""
+        if ts_ns >= self._offset_until_ns:
+            now_ns = time.monotonic_ns()
+            self._offset_ns = time.time_ns() - now_ns
+            self._offset_until_ns = now_ns + 1_000_000_000
+        return ts_ns + self._offset_ns
+
+    def since_first_ns(self, ts_ns: int) -> int:
+        """Return nanoseconds since the first event that was asked about."""
+        if self._first_ns is None:
+            self._first_ns = ts_ns
+        return ts_ns - self._first_ns
+
+
+@cache
+def json_keys(record: Any) -> tuple[str, ...]:
+    """Return the keys of a record class that are not common to all, in JSON's order."""
+    names = [field.name for field in dataclasses.fields(record)]
+    leading = [name for name in _LEADING_KEYS if hasattr(record, name)]
+    own = [name for name in names if name not in _LEADING_KEYS and name != "ts_ns"]
+    return (*leading, *(name for name in own if not name.startswith("_")))
+
+
+@lru_cache(maxsize=4)
+def _rfc3339_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def to_json(event: Event, clock: Clock, backend: str) -> dict[str, Any]:
+    """Return `event` under the keys of schema.json; what is not known is left out."""
+    second, ns = divmod(clock.wall_ns(event.ts_ns), 1_000_000_000)
+    result = {
+        "type": event.type,
+        "time": f"{_rfc3339_second(second)}.{ns:09d}Z",
+        "ts_ns": event.ts_ns,
+    }
+    record: Any = type(event)
+    for key in json_keys(record):
+        value = getattr(event, key)
+        if value is not None or key in event.nullable:
+            result[key] = value
+    result["backend"] = backend
+    return result

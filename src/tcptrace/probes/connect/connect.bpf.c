@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Attempts to connect (active opens), in the connecting process; with OUTCOME, how they ended.
+ *
+ * An attempt begins with the transition CLOSE -> SYN_SENT, in process context, when the socket may
+ * have no port yet. Filters are applied there, and the event waits in `attempts`. It is reported
+ *   - when the port is known (`launched`): at the return of tcp_v4_connect or tcp_v6_connect with
+ *     fentry and kprobe; with tracepoint at the return of connect(2), or when the process sleeps in
+ *     it; or at the transition out of SYN_SENT, which can come first, in softirq context;
+ *   - with OUTCOME, at that transition only.
+ * What fails inside the host is reported with its error at the same returns (`failed`); it may
+ * never have reached SYN_SENT.
+ */
+struct connect_event {
+	struct event head;
+	u64 latency_ns;	/* with OUTCOME, from SYN_SENT to the end */
+	s32 error;	/* negative errno */
+	u32 end;	/* enum end */
+	u32 retransmits;	/* of the SYN */
+	u32 reserved;
+};
+_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/connect/probe.py: Connect differs");
+
+/* probes/connect/probe.py: Connect._end */
+enum end { NOT_FOLLOWED, ESTABLISHED, CLOSED };
+
+/* A socket address; sockaddr_in and sockaddr_in6 share the first two fields. */
+struct address {
+	u16 family;
+	__be16 port;
+	u8 bytes[24];	/* IPv4: 4 of address; IPv6: 4 of flow label, 16 of address */
+};
+
+/* Attempts that were not reported yet: for microseconds, or with OUTCOME until they end. */
+#ifdef OUTCOME
+#define ATTEMPTS 65536
+#else
+#define ATTEMPTS 4096
+#endif
+BPF_HASH(attempts, struct sock *, struct connect_event, ATTEMPTS);
+
+/* A call to connect that has not returned, by thread. */
+struct call {
+	struct sock *sk;
+	bool launched;	/* SYN_SENT was reached in it */
+	struct address to;
+};
+BPF_TABLE("lru_hash", u32, struct call, calls, 16384);
+
+#ifdef COUNTS
+struct count_key {	/* probes/connect/probe.py: COUNT_KEY */
+	u8 laddr[16];
+	u8 raddr[16];
+	u16 lport;	/* 0 unless COUNT_LPORT */
+	u16 rport;
+	u32 family;
+};
+BPF_HASH(counts, struct count_key, u64, 65536);
+
+static __always_inline void report(struct connect_event *event)
+{
+	struct count_key key = {
+		.rport = event->head.rport,
+		.family = event->head.family,
+	};
+	u64 one = 1, *number;
+
+#ifdef COUNT_LPORT
+	key.lport = event->head.lport;
+#endif
+	__builtin_memcpy(key.laddr, event->head.laddr, sizeof(key.laddr));
+	__builtin_memcpy(key.raddr, event->head.raddr, sizeof(key.raddr));
+	number = counts.lookup(&key);
+	if (number)
+		__sync_fetch_and_add(number, 1);
+	else if (counts.update(&key, &one))
+		count(COUNT_UNTRACKED);
+}
+#else
+static __always_inline void report(struct connect_event *event)
+{
+#ifdef SLOWER_NS
+	if (event->latency_ns < SLOWER_NS)
+		return;
+#endif
+	emit(event, sizeof(*event));
+}
+#endif
+
+static __always_inline void fill_port(struct event *event, struct sock *sk)
+{
+	u16 port = 0;
+
+	read(port, &((struct inet_sock *)sk)->inet_sport);
+	event->lport = bpf_ntohs(port);
+}
+
+/* The remote end as the caller of connect named it. */
+static __always_inline void fill_remote(struct event *event, struct address *to)
+{
+	u32 *raddr = (u32 *)event->raddr;
+
+	event->rport = bpf_ntohs(to->port);
+	if (to->family == AF_INET) {
+		event->family = 4;
+		__builtin_memcpy(raddr, to->bytes, 4);
+		raddr[1] = raddr[2] = raddr[3] = 0;
+	} else if (to->family == AF_INET6) {
+		event->family = 6;
+		__builtin_memcpy(raddr, to->bytes + 4, 16);
+		if (is_ipv4_mapped(event->raddr)) {
+			unmap(event->raddr);
+			event->family = 4;
+		}
+	}
+}
+
+/* The port of an attempt is known, and it left the host. */
+static __always_inline void launched(struct sock *sk)
+{
+#ifndef OUTCOME
+	struct connect_event *waiting = attempts.lookup(&sk), event;
+
+	if (!waiting)
+		return;
+	event = *waiting;
+	attempts.delete(&sk);
+	fill_port(&event.head, sk);
+	report(&event);
+#endif
+}
+
+/* An attempt failed inside the host. */
+static __always_inline void failed(struct call *call, s32 error)
+{
+	struct connect_event event = {}, *waiting = attempts.lookup(&call->sk);
+	struct sock *sk = call->sk;
+
+	if (waiting) {
+		event = *waiting;
+		event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
+		attempts.delete(&sk);
+	} else {
+		event.head.kind = KIND_CONNECT;
+		fill_sock(&event.head, sk);
+		fill_remote(&event.head, &call->to);
+		if (!keep_sock(&event.head) || !keep_port(event.head.rport) ||
+		    !fill_task(&event.head))
+			return;
+	}
+	event.error = error;
+#ifdef OUTCOME
+	event.end = CLOSED;
+#endif
+	report(&event);
+}
+
+#ifdef HOOK_TRACEPOINT
+/* The thread that runs on this CPU has begun an attempt. It goes on until it sleeps or is
+ * preempted; then the port is known. */
+struct beginning {
+	struct sock *sk;
+	u32 tid;
+};
+BPF_PERCPU_ARRAY(beginnings, struct beginning, 1);
+
+static __always_inline void watch_switch(struct sock *sk, u32 tid)
+{
+	u32 zero = 0;
+	struct beginning *beginning = beginnings.lookup(&zero);
+
+	if (beginning) {
+		beginning->sk = sk;
+		beginning->tid = tid;
+	}
+}
+#else
+static __always_inline void watch_switch(struct sock *sk, u32 tid)
+{
+}
+#endif
+
+static __always_inline void begin(struct sock *sk)
+{
+	struct connect_event event = { .head.kind = KIND_CONNECT };
+	u32 tid = bpf_get_current_pid_tgid();
+	struct call *call = calls.lookup(&tid);
+
+	if (call && call->sk == sk)
+		call->launched = true;
+	fill_sock(&event.head, sk);
+	if (!keep_sock(&event.head) || !keep_port(event.head.rport) || !fill_task(&event.head))
+		return;
+	if (attempts.update(&sk, &event))
+		count(COUNT_UNTRACKED);
+	watch_switch(sk, tid);
+}
+
+/* Out of SYN_SENT: established, or closed with sk_err. Process or softirq context. */
+static __always_inline void end(struct sock *sk, int state)
+{
+	struct connect_event *waiting = attempts.lookup(&sk), event;
+	u32 tid = bpf_get_current_pid_tgid();
+	struct call *call;
+	int error = 0;
+
+	if (!waiting)
+		return;
+	call = calls.lookup(&tid);
+	read(error, &sk->sk_err);
+	/* Closed by the connect call itself: its return tells the error. */
+	if (state == TCP_CLOSE && !error && call && call->sk == sk)
+		return;
+	event = *waiting;
+	attempts.delete(&sk);
+#ifdef OUTCOME
+	event.end = state == TCP_CLOSE ? CLOSED : ESTABLISHED;
+	event.error = state == TCP_CLOSE ? -error : 0;
+	event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
+	read(event.retransmits, &((struct tcp_sock *)sk)->total_retrans);
+#endif
+	fill_port(&event.head, sk);
+	report(&event);
+}
+
+/* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate) */
+static __always_inline void state(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	int from = ctx->args[1], to = ctx->args[2];
+	u16 protocol = 0;
+
+	read(protocol, &sk->sk_protocol);
+	if (protocol != IPPROTO_TCP)
+		return;
+	if (to == TCP_SYN_SENT)
+		begin(sk);
+	else if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
+		 (to == TCP_ESTABLISHED || to == TCP_CLOSE))
+		end(sk, to);
+}
+
+int on_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	set_under_way(STATE_PROGRAM, true);
+	state(ctx);
+	set_under_way(STATE_PROGRAM, false);
+	return 0;
+}
+
+int on_state_skipped(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (was_skipped(STATE_PROGRAM))
+		state(ctx);
+	return 0;
+}
+
+#if defined(HOOK_FENTRY) || defined(HOOK_KPROBE)
+/* tcp_v4_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len), and tcp_v6_connect, which
+ * calls it for an IPv4-mapped address: that is one call, the outer one. What is denied before
+ * comes from tcp_v4_pre_connect and tcp_v6_pre_connect (BPF of a cgroup), which take the same
+ * arguments, and from security_socket_connect(struct socket *sock, ...). */
+#ifdef HOOK_FENTRY
+#define RETURNED(ctx) ((int)(ctx)[3])
+#else
+#define RETURNED(ctx) ((int)PT_REGS_RC(ctx))
+#endif
+
+#define ANY_FAMILY 0
+
+static __always_inline int enter_connect(struct sock *sk, void *to, u16 family)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct call call = { .sk = sk };
+	u16 own_family = 0;
+
+	read(own_family, &sk->__sk_common.skc_family);
+	if (own_family != family)
+		return 0;
+	bpf_probe_read_kernel(&call.to, family == AF_INET ? 16 : sizeof(call.to), to);
+	calls.update(&tid, &call);
+	return 0;
+}
+
+static __always_inline int exit_connect(int result, u16 family)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct call *found = calls.lookup(&tid), call;
+	u16 own_family = 0;
+
+	if (!found)
+		return 0;
+	call = *found;
+	read(own_family, &call.sk->__sk_common.skc_family);
+	if (family != ANY_FAMILY && own_family != family)
+		return 0;
+	if (result < 0)
+		failed(&call, result);
+	else
+		launched(call.sk);
+	calls.delete(&tid);
+	return 0;
+}
+
+int enter_v4_connect(hook_ctx *ctx)
+{
+	return enter_connect(ARG1(ctx), ARG2(ctx), AF_INET);
+}
+
+int exit_v4_connect(hook_ctx *ctx)
+{
+	return exit_connect(RETURNED(ctx), AF_INET);
+}
+
+/* The TCP socket of a struct socket, or NULL. */
+static __always_inline struct sock *tcp_sock_of(struct socket *sock)
+{
+	struct sock *sk = NULL;
+
+	read(sk, &sock->sk);
+	return sk && is_tcp(sk) ? sk : NULL;
+}
+
+#ifdef HOOK_FENTRY
+static __always_inline int denied(struct sock *sk, void *to, int result)
+{
+	struct call call = { .sk = sk };
+
+	if (!sk || result >= 0)
+		return 0;
+	bpf_probe_read_kernel(&call.to, sizeof(call.to), to);
+	failed(&call, result);
+	return 0;
+}
+
+int exit_pre_connect(hook_ctx *ctx)
+{
+	return denied(ARG1(ctx), ARG2(ctx), RETURNED(ctx));
+}
+
+int exit_security(hook_ctx *ctx)
+{
+	return denied(tcp_sock_of(ARG1(ctx)), ARG2(ctx), RETURNED(ctx));
+}
+#else
+int enter_security(hook_ctx *ctx)
+{
+	struct sock *sk = tcp_sock_of(ARG1(ctx));
+	u16 family = 0;
+
+	if (!sk)
+		return 0;
+	read(family, &sk->__sk_common.skc_family);
+	return enter_connect(sk, ARG2(ctx), family);
+}
+
+int exit_security(hook_ctx *ctx)
+{
+	return exit_connect(RETURNED(ctx), ANY_FAMILY);
+}
+#endif
+
+int enter_v6_connect(hook_ctx *ctx)
+{
+	return enter_connect(ARG1(ctx), ARG2(ctx), AF_INET6);
+}
+
+int exit_v6_connect(hook_ctx *ctx)
+{
+	return exit_connect(RETURNED(ctx), AF_INET6);
+}
+#endif
+
+#ifdef HOOK_TRACEPOINT
+/* include/uapi/linux/net.h */
+#define SS_UNCONNECTED 1
+
+/* connect(int fd, struct sockaddr *uaddr, int addrlen). A second call for a connection that is
+ * being made, or is there, is no attempt. */
+int enter_connect_syscall(syscall_enter *ctx)
+{
+	s32 fd = ctx->args[0];
+	void *to = (void *)ctx->args[1];
+	s32 length = ctx->args[2];
+	u32 tid = bpf_get_current_pid_tgid();
+	struct socket *sock = fd_socket(fd);
+	struct call call = {};
+	u32 state = 0;
+
+	if (!sock)
+		return 0;
+	read(state, &sock->state);
+	read(call.sk, &sock->sk);
+	if (state != SS_UNCONNECTED || !call.sk || !is_tcp(call.sk))
+		return 0;
+	bpf_probe_read_user(&call.to, length < sizeof(call.to) ? 16 : sizeof(call.to), to);
+	if (call.to.family)
+		calls.update(&tid, &call);
+	return 0;
+}
+
+/* Threads that were preempted while they began an attempt, and how many: mostly none, so that the
+ * many switches of others cost one look. */
+BPF_HASH(interrupted, u32, struct sock *, 1024);
+BPF_ARRAY(interruptions, u64, 1);
+
+static __always_inline void count_interrupted(s64 change)
+{
+	u32 zero = 0;
+	u64 *number = interruptions.lookup(&zero);
+
+	if (number)
+		__sync_fetch_and_add(number, change);
+}
+
+static __always_inline void forget_interrupted(u32 tid)
+{
+	if (interrupted.lookup(&tid) && !interrupted.delete(&tid))
+		count_interrupted(-1);
+}
+
+static __always_inline bool is_failure(long ret)
+{
+	return ret < 0 && ret > -ERESTARTSYS && ret != -EINPROGRESS && ret != -EINTR &&
+	       ret != -EALREADY && ret != -EISCONN;
+}
+
+int exit_connect_syscall(syscall_exit *ctx)
+{
+	long ret = ctx->ret;
+	u32 tid = bpf_get_current_pid_tgid();
+	struct call *found = calls.lookup(&tid), call;
+
+	if (!found)
+		return 0;
+	call = *found;
+	/* What was launched and is not waiting any more has been reported. */
+	if (is_failure(ret) && (!call.launched || attempts.lookup(&call.sk)))
+		failed(&call, ret);
+	else
+		launched(call.sk);
+	calls.delete(&tid);
+	forget_interrupted(tid);
+	return 0;
+}
+
+/* sched_switch(bool preempt, prev, next): the current task is still the one that is switched out.
+ * One that sleeps in its call has sent its SYN; one that is preempted may not even have a port. */
+int on_switch(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid(), zero = 0;
+	bool preempted = ctx->args[0];
+	struct beginning *beginning = beginnings.lookup(&zero);
+	struct sock *sk = NULL, **found;
+	u64 *number;
+
+	if (beginning && beginning->sk) {
+		if (beginning->tid == tid)
+			sk = beginning->sk;
+		beginning->sk = NULL;
+		if (sk && preempted && !interrupted.update(&tid, &sk))
+			count_interrupted(1);
+	} else if (!preempted) {
+		number = interruptions.lookup(&zero);
+		if (!number || !*number)
+			return 0;
+		found = interrupted.lookup(&tid);
+		if (found)
+			sk = *found;
+		forget_interrupted(tid);
+	}
+	if (sk && !preempted)
+		launched(sk);
+	return 0;
+}
+#endif

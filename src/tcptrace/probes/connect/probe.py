@@ -1,0 +1,351 @@
+"""Attempts to connect: `CONNECT`."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from tcptrace.kernel.fetch import RETURN_VALUE
+from tcptrace.kernel.hooks import Hook, How, with_stand_in
+from tcptrace.model.columns import (
+    COMM,
+    COMMON,
+    ERR,
+    IP,
+    LADDR,
+    LPORT,
+    PID,
+    RADDR,
+    RPORT,
+    TIME,
+    Column,
+    Table,
+    field,
+    milliseconds,
+)
+from tcptrace.model.events import U32, Clock, Event, Milliseconds, address_text, error_name, one_of
+from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
+from tcptrace.probes.samples import (
+    AF_INET,
+    AF_INET6,
+    IS_TCP,
+    WITHOUT_TASK,
+    Point,
+    Sample,
+    TraceEvent,
+    TraceVariant,
+    Wants,
+    head,
+    sock_fields,
+)
+
+OUTCOMES = {
+    None: "aborted",
+    "ECONNREFUSED": "refused",
+    "ETIMEDOUT": "timeout",
+    "EHOSTUNREACH": "unreachable",
+    "ENETUNREACH": "unreachable",
+}
+
+
+SADDR = dataclasses.replace(LADDR, heading="SADDR")
+DADDR = dataclasses.replace(RADDR, heading="DADDR")
+DPORT = dataclasses.replace(RPORT, heading="DPORT")
+LPORT_AFTER_SADDR = dataclasses.replace(LPORT, after="laddr")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Connect(Event):
+    """One attempt to connect; `struct connect_event` in connect.bpf.c."""
+
+    type = "connect"
+    nullable = frozenset({"error"})
+
+    latency_ms: Milliseconds
+    """From SYN_SENT to the end, where the attempt was followed."""
+    error: Annotated[str | None, "i", error_name]
+    """Why it failed: inside the host, or where it was followed, in the end."""
+    _end: Annotated[str | None, "I", one_of(None, "established", "closed")]
+    retransmits: U32 | None
+    """SYN retransmissions, where it was followed."""
+    _padding2: U32
+    outcome: str | None = None
+    query: str | None = None
+    query_age_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        """Name the outcome."""
+        if self._end is None:
+            self.retransmits = None
+        elif self._end == "established":
+            self.outcome = "established"
+        else:
+            self.outcome = OUTCOMES.get(self.error, "error")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Count:
+    """How many attempts there were between two addresses to one port; `struct count_key`."""
+
+    type: ClassVar[str] = "count"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    ts_ns: int
+    """When it was read."""
+    family: int
+    laddr: str | None
+    lport: int | None
+    """Absent unless they were counted by it."""
+    raddr: str | None
+    rport: int | None
+    connects: int
+
+
+_COUNT_KEY = struct.Struct("=16s16sHHI")
+
+
+def read_counts(table: Mapping[bytes, bytes]) -> list[Count]:
+    """Return the entries of the map `counts`."""
+    now = time.monotonic_ns()
+    rows = []
+    for key, value in table.items():
+        laddr, raddr, lport, rport, family = _COUNT_KEY.unpack(key)
+        rows.append(
+            Count(
+                ts_ns=now,
+                family=family,
+                laddr=address_text(laddr, family) if any(laddr) else None,
+                lport=lport or None,
+                raddr=address_text(raddr, family),
+                rport=rport,
+                connects=int.from_bytes(value, sys.byteorder),
+            )
+        )
+    return rows
+
+
+def _result(event: Any, _clock: Clock) -> str | None:
+    outcome: str | None = event.outcome
+    error: str | None = event.error
+    return error if outcome == "error" else outcome
+
+
+OLD_MS = 100
+LOCALHOST = ("127.0.0.1", "::1")
+
+
+def _query(event: Any, _clock: Clock) -> str:
+    if event.raddr in LOCALHOST:
+        return "localhost"
+    if event.query is None:
+        return "No DNS Query"
+    age = event.query_age_ms
+    return f"{event.query} ({age:.3f}ms)" if age > OLD_MS else str(event.query)
+
+
+def _connect_once() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=1),
+    ):
+        pass
+
+
+_STATE = with_stand_in("inet_sock_set_state", "on_state")
+_SECURITY = "security_socket_connect"
+_ENTRIES_AND_RETURNS = {
+    "tcp_v4_connect": "v4_connect",
+    "tcp_v6_connect": "v6_connect",
+    "tcp_v4_pre_connect": "v4_connect",
+    "tcp_v6_pre_connect": "v6_connect",
+    _SECURITY: "security",
+}
+
+
+def _around(enter: How, leave: How, functions: Iterable[str]) -> tuple[Hook, ...]:
+    """Return the hooks at entry and return; a kernel without IPv6 has but tcp_v4_connect."""
+    return tuple(
+        Hook(how, name, f"{way}_{_ENTRIES_AND_RETURNS[name]}", optional=name != "tcp_v4_connect")
+        for name in functions
+        for how, way in ((enter, "enter"), (leave, "exit"))
+    )
+
+
+class _Attempts:
+    """Makes one record of the samples of one attempt.
+
+    A thread passes several points until the call returns; the latest has the most of the tuple.
+    Where the first data are to open the connection (TCP_FASTOPEN_CONNECT), the call returns before
+    there is a port: such a socket is waited for at tcp_connect.
+    """
+
+    def __init__(self, *_: Wants) -> None:
+        self._requests: dict[int, Sample] = {}
+        self._calls: dict[int, Sample] = {}
+        self._deferred: set[int] = set()
+
+    def __call__(self, sample: Sample) -> Iterator[Connect]:
+        """Yield what the next sample completes."""
+        calls = self._requests if sample.name in {"request", "answer"} else self._calls
+        if "result" in sample.fields:
+            call = calls.pop(sample.tid, None)
+            if call:
+                yield from self._returned(call, sample)
+            return
+        sk = sample.fields["sk"]
+        if sk in self._deferred and any(sample.fields["lport"]):
+            self._deferred.discard(sk)
+            yield _attempt(sample)
+        else:
+            calls[sample.tid] = sample
+
+    def _returned(self, call: Sample, sample: Sample) -> Iterator[Connect]:
+        result = sample.fields["result"]
+        if result or any(call.fields["lport"]):
+            if result or sample.name != "answer":
+                yield _attempt(call, result)
+        elif sample.name != "answer":
+            self._deferred.add(call.fields["sk"])
+
+
+def _attempt(sample: Sample, result: int = 0) -> Connect:
+    return Connect(
+        **head(sample),
+        latency_ms=None,
+        error=error_name(result),
+        _end=None,
+        retransmits=None,
+        _padding2=0,
+    )
+
+
+def _to(sk: str, address: str) -> dict[str, str]:
+    """Return what is fetched where the remote end is a `struct sockaddr *`."""
+    ipv6 = f"((struct sockaddr_in6 *){address})"
+    return {
+        **sock_fields(sk),
+        "family": f"{address}->sa_family",
+        "raddr": f"((struct sockaddr_in *){address})->sin_addr.s_addr",
+        "raddr6": f"{ipv6}->sin6_addr.in6_u.u6_addr32",
+        "rport": f"{ipv6}->sin6_port",
+        "sk": sk,
+    }
+
+
+def _returns(name: str, *functions: str, condition: str = "") -> TraceEvent:
+    return TraceEvent(
+        name,
+        tuple(
+            Point(
+                function, {"result": RETURN_VALUE}, at_return=True, optional=_is_optional(function)
+            )
+            for function in functions
+        ),
+        condition,
+        is_filtered=False,
+    )
+
+
+def _is_optional(function: str) -> bool:
+    """Tell whether a kernel can be without it: one without IPv6, or security modules."""
+    return function not in {"tcp_v4_connect", "inet_hash_connect", "tcp_connect"}
+
+
+_CONNECT = ("tcp_v4_connect", "tcp_v6_connect")
+_PRE_CONNECT = ("tcp_v4_pre_connect", "tcp_v6_pre_connect")
+_IS_TCP_ADDRESS = f"(family == {AF_INET} || family == {AF_INET6}) && {IS_TCP}"
+_BY_TRACEFS = TraceVariant(
+    "tcp_connect",
+    (
+        TraceEvent(
+            "request",
+            (Point(_SECURITY, _to("sock->sk", "address"), optional=True),),
+            _IS_TCP_ADDRESS,
+        ),
+        _returns("answer", _SECURITY),
+        TraceEvent(
+            "attempt",
+            (
+                *(
+                    Point(function, _to("sk", "uaddr"), optional=_is_optional(function))
+                    for function in (*_PRE_CONNECT, *_CONNECT)
+                ),
+                *(
+                    Point(
+                        function, sock_fields("sk") | {"sk": "sk"}, optional=_is_optional(function)
+                    )
+                    for function in ("inet_hash_connect", "inet6_hash_connect", "tcp_connect")
+                ),
+            ),
+            _IS_TCP_ADDRESS,
+        ),
+        _returns("denied", *_PRE_CONNECT, condition="result < 0"),
+        _returns("result", *_CONNECT),
+    ),
+    follow=_Attempts,
+    ports=("rport",),
+)
+
+
+COUNT_TABLE = Table(
+    shown=(LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8, "cyan")),
+    more=(TIME, IP, LPORT_AFTER_SADDR),
+)
+
+CONNECT = Probe(
+    name="connect",
+    source=Path(__file__).with_name("connect.bpf.c"),
+    records=(Connect,),
+    variants=(
+        Variant(
+            "fentry",
+            (
+                *_STATE,
+                *_around("fentry", "fexit", ("tcp_v4_connect", "tcp_v6_connect")),
+                Hook("fexit", "tcp_v4_pre_connect", "exit_pre_connect", optional=True),
+                Hook("fexit", "tcp_v6_pre_connect", "exit_pre_connect", optional=True),
+                Hook("fexit", _SECURITY, "exit_security", optional=True),
+            ),
+        ),
+        Variant("kprobe", (*_STATE, *_around("kprobe", "kretprobe", _ENTRIES_AND_RETURNS))),
+        Variant(
+            "tracepoint",
+            (
+                *_STATE,
+                Hook("raw_tracepoint", "sched_switch", "on_switch"),
+                Hook("tracepoint", "syscalls:sys_enter_connect", "enter_connect_syscall"),
+                Hook("tracepoint", "syscalls:sys_exit_connect", "exit_connect_syscall"),
+            ),
+        ),
+    ),
+    filters=ALL_FILTERS,
+    ports="Destination ports",
+    columns=(PID, COMM, IP, SADDR, DADDR, DPORT),
+    more_columns=(
+        *COMMON,
+        LPORT_AFTER_SADDR,
+        ERR,
+        Column("result", "RESULT", 11, _result, "yellow"),
+        milliseconds("lat", "LAT(ms)", 9, name="latency_ms"),
+        field("retr", "RETR", 4, name="retransmits"),
+        Column("query", "QUERY", 24, _query, "green"),
+    ),
+    switches={"COUNTS": Switch(maps=("counts",))},
+    self_test=_connect_once,
+    trace_variants=(_BY_TRACEFS,),
+    absent={
+        "ftrace": dict.fromkeys(
+            (
+                *WITHOUT_TASK,
+                *("latency_ms", "retransmits", "outcome", "query", "query_age_ms"),
+            ),
+            ALWAYS,
+        )
+    },
+)

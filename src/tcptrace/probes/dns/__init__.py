@@ -1,0 +1,1 @@
+"""DNS messages, and the exchanges that they make."""

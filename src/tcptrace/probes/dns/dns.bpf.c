@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * DNS messages: what processes send to servers' ports and receive from them, over UDP and TCP.
+ *
+ * All hooks are in process context, and the event names the process that sends or receives:
+ *   fentry, kprobe: udp_sendmsg, tcp_sendmsg and their likes, with the caller's buffers. A datagram
+ *                   is received where skb_consume_udp lets go of it: its own headers tell the ends,
+ *                   and it is read from the packet if that is in one piece, else from the buffers
+ *                   that the entry of udp_recvmsg has seen. TCP's bytes are in the buffers of
+ *                   tcp_recvmsg when the raw tracepoint tcp_rcv_space_adjust is passed; how far the
+ *                   socket's copied_seq has moved tells how many.
+ *   tracepoint:     entries and exits of the system calls, walking the process's descriptors; the
+ *                   message is in the caller's buffers, whose layout is ABI. Not seen: io_uring,
+ *                   and 32-bit processes, which the kernel's tracepoints leave out. All calls of
+ *                   read(2) and write(2) pay for it while the trace runs: some 0.4 and 0.2 us.
+ * So an answer is in the ring buffer before its receiver can connect to what it names.
+ *
+ * Only sockets that may be a DNS client's get past the first look. What a peer sends is never more
+ * than bytes here: Python takes TCP's stream apart and reads the messages.
+ *
+ * With ANSWERS_ONLY the probe is a companion: only answers are reported, of all processes whatever
+ * the filters, which are for the other probe.
+ */
+#define CAPTURED 4096	/* bytes of a message; a power of two */
+#define MOST_SEGMENTS 4
+#define MOST_MESSAGES 8
+
+struct dns_event {
+	struct event head;	/* the remote end is the server */
+	u64 socket;	/* which one, as long as it is open */
+	u32 length;	/* of the message, or of the piece of TCP's stream */
+	u32 flags;	/* enum dns_flag */
+};
+_Static_assert(sizeof(struct dns_event) == SIZE_DNS, "probes/dns/probe.py: Message differs");
+
+/* probes/dns/probe.py: SENT, TCP */
+enum dns_flag { DNS_SENT = 1, DNS_TCP = 2 };
+
+/* The most that append can write: CAPTURED - 1 behind the beginning, and a mask's worth. */
+struct dns_scratch {
+	struct dns_event event;
+	u8 payload[3 * CAPTURED];
+};
+BPF_PERCPU_ARRAY(dns_scratches, struct dns_scratch, 2);
+
+/* include/linux/socket.h, include/uapi/linux/uio.h */
+struct dns_segment {
+	u64 base;
+	u64 length;
+};
+
+struct dns_msghdr {
+	u64 name;
+	u32 name_length;
+	u64 segments;
+	u64 segment_count;
+	u64 control[2];
+	u32 flags;
+};
+
+struct dns_mmsghdr {
+	struct dns_msghdr header;
+	u32 length;
+};
+
+#define DNS_MSG_PEEK 2
+#define DNS_MSG_ERRQUEUE 0x2000
+
+/* Where a call to receive will put what it receives. */
+enum dns_form { DNS_BUFFER, DNS_SEGMENTS, DNS_MESSAGE, DNS_MESSAGES };
+
+struct dns_call {
+	struct sock *sk;
+	u64 where;
+	u64 size;	/* bytes of DNS_BUFFER, number of DNS_SEGMENTS */
+	u64 name;
+	u32 form;
+	u32 copied_seq;	/* of TCP, when the call began */
+	u64 done;	/* how much of what was received has been reported */
+};
+BPF_TABLE("lru_hash", u32, struct dns_call, dns_calls, 16384);
+
+/* A socket address as IPv4 and IPv6 have it. */
+struct dns_address {
+	u16 family;
+	__be16 port;
+	u8 bytes[20];	/* IPv4: 4 of address; IPv6: 4 of flow label, 16 of address */
+};
+
+/* Where an unconnected socket last sent to: recv(2) does not tell where from. */
+struct dns_asked {
+	struct dns_address server;
+	u16 lport;
+};
+BPF_TABLE("lru_hash", struct sock *, struct dns_asked, dns_servers, 4096);
+
+static __always_inline bool is_server_port(u16 port)
+{
+#ifdef ANSWERS_ONLY
+	return port == 53;
+#else
+	return keep_port(port);
+#endif
+}
+
+/* Fill what concerns the current task and judge all but the message. */
+static __always_inline bool keep_dns(struct event *event)
+{
+#ifdef ANSWERS_ONLY
+	fill_task(event);
+	return event->netns != SELF_TEST_NETNS && is_server_port(event->rport);
+#else
+	return keep_sock(event) && is_server_port(event->rport) && fill_task(event);
+#endif
+}
+
+static __always_inline u16 remote_port(struct sock *sk)
+{
+	u16 port = 0;
+
+	read(port, &sk->__sk_common.skc_dport);
+	return bpf_ntohs(port);
+}
+
+/* Whether a socket can be a DNS client's. Without a port it is an unconnected one, or TCP that may
+ * be about to connect by sending (MSG_FASTOPEN). */
+static __always_inline bool may_ask(struct sock *sk)
+{
+	u16 family = 0, port = remote_port(sk);
+
+	if (port && !is_server_port(port))
+		return false;
+	read(family, &sk->__sk_common.skc_family);
+	return family == AF_INET || family == AF_INET6;
+}
+
+static __always_inline bool is_dns_tcp(struct sock *sk)
+{
+	u16 protocol = 0;
+
+	read(protocol, &sk->sk_protocol);
+	return protocol == IPPROTO_TCP;
+}
+
+/* Make an address the event's remote end. */
+static __always_inline void fill_server(struct event *event, struct dns_address *server)
+{
+	event->rport = bpf_ntohs(server->port);
+	__builtin_memset(event->raddr, 0, sizeof(event->raddr));
+	if (server->family == AF_INET) {
+		event->family = 4;
+		__builtin_memcpy(event->raddr, server->bytes, 4);
+	} else if (server->family == AF_INET6) {
+		event->family = 6;
+		__builtin_memcpy(event->raddr, server->bytes + 4, 16);
+		if (is_ipv4_mapped(event->raddr)) {
+			unmap(event->raddr);
+			event->family = 4;
+		}
+	}
+	if (event->family == 4 && is_ipv4_mapped(event->laddr))
+		unmap(event->laddr);
+}
+
+static __always_inline void start_dns(struct dns_scratch *scratch, struct sock *sk, u32 flags)
+{
+	struct dns_event *event = &scratch->event;
+
+	__builtin_memset(event, 0, sizeof(*event));
+	event->head.kind = KIND_DNS;
+	event->socket = (u64)sk;
+	event->flags = flags | (is_dns_tcp(sk) ? DNS_TCP : 0);
+	fill_sock(&event->head, sk);
+}
+
+/* Read what a caller's message is described by: with functions as hooks, the kernel's copy. */
+static __always_inline int read_caller(void *to, u32 size, u64 from)
+{
+#ifdef HOOK_TRACEPOINT
+	return bpf_probe_read_user(to, size, (void *)from);
+#else
+	return bpf_probe_read_kernel(to, size, (void *)from);
+#endif
+}
+
+/* Begin an event; `name` is the caller's address of the other end, or 0. */
+static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *sk, u64 name,
+				      u32 flags)
+{
+	struct dns_event *event = &scratch->event;
+	struct dns_asked asked = {}, *found;
+
+	start_dns(scratch, sk, flags);
+	if (name)
+		read_caller(&asked.server.family, 2, name);
+	if (asked.server.family == AF_INET)
+		read_caller(&asked.server, 8, name);
+	else if (asked.server.family == AF_INET6)
+		read_caller(&asked.server, sizeof(asked.server), name);
+	else
+		name = 0;
+	if (name && (!event->head.rport || flags & DNS_SENT)) {
+		fill_server(&event->head, &asked.server);
+		if (flags & DNS_SENT && is_server_port(event->head.rport)) {
+			asked.lport = event->head.lport;
+			dns_servers.update(&sk, &asked);
+		}
+	} else if (!event->head.rport) {
+		found = dns_servers.lookup(&sk);
+		if (found && (!found->lport || found->lport == event->head.lport))
+			fill_server(&event->head, &found->server);
+	}
+	return keep_dns(&event->head);
+}
+
+/* Copy one more segment behind the `at` bytes that are there, `left` at most; return how many bytes
+ * are there now. More than the user's segment is never read: that might be another page. */
+static __always_inline u64 append(struct dns_scratch *scratch, u64 at, u64 base, u64 length,
+				  u64 left)
+{
+	u64 size = length, place = at;
+
+	if (at >= CAPTURED)
+		return at;
+	if (size > left)
+		size = left;
+	if (size > CAPTURED)
+		size = CAPTURED;
+	/* clang would drop masks that it knows to do nothing; the verifier knows less. */
+	asm volatile("" : "+r"(size), "+r"(place));
+	size &= 2 * CAPTURED - 1;
+	place &= CAPTURED - 1;
+	if (!size || bpf_probe_read_user(scratch->payload + place, size, (void *)base))
+		return at;
+	return at + size;
+}
+
+/* Copy `length` bytes of the segments, from the `skip`th on. */
+static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64 count, u64 skip,
+				  u64 length)
+{
+	struct dns_segment segment;
+	u64 at = 0;
+
+	for (int i = 0; i < MOST_SEGMENTS; i++) {
+		if (i >= count || at >= length)
+			break;
+		if (read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
+			break;
+		if (skip >= segment.length) {
+			skip -= segment.length;
+			continue;
+		}
+		at = append(scratch, at, segment.base + skip, segment.length - skip, length - at);
+		skip = 0;
+	}
+	return at;
+}
+
+#define DNS_HEADER 12
+
+/* Whether it can name an address: a response with answers. TCP's pieces may begin anywhere. */
+static __always_inline bool may_answer(struct dns_scratch *scratch, u64 size)
+{
+#ifdef ANSWERS_ONLY
+	u8 *header = scratch->payload;
+
+	if (scratch->event.flags & DNS_SENT)
+		return false;
+	if (!(scratch->event.flags & DNS_TCP))
+		return size > DNS_HEADER && header[2] & 0x80 && (header[6] || header[7]);
+#endif
+	return true;
+}
+
+static __always_inline void report_dns(struct dns_scratch *scratch, u64 size, u32 length)
+{
+	scratch->event.length = length;
+	if (!may_answer(scratch, size))
+		return;
+	if (size > CAPTURED)
+		size = CAPTURED;
+	asm volatile("" : "+r"(size));
+	size &= 2 * CAPTURED - 1;
+	emit(scratch, sizeof(scratch->event) + size);
+}
+
+#define ANY_LENGTH 0x7fffffff
+
+#ifndef HOOK_TRACEPOINT
+/* include/linux/fs.h: flags of iov_iter.type where it has no iter_type */
+#define DNS_ITER_FLAGS 1
+
+#ifdef HAVE_ITER_IOV
+#define DNS_IOV __iov
+#else
+#define DNS_IOV iov
+#endif
+
+/* Take the caller's buffers from a message; false where they are not a process's memory. */
+static __always_inline bool take_buffers(struct dns_call *call, struct msghdr *message)
+{
+	struct iov_iter *iter = &message->msg_iter;
+	u32 kind;
+#ifdef HAVE_ITER_TYPE
+	u8 type = 0;
+
+	read(type, &iter->iter_type);
+	kind = type;
+#else
+	unsigned int type = 0;
+
+	read(type, &iter->type);
+	kind = type & ~DNS_ITER_FLAGS;
+#endif
+	if (kind == ITER_IOVEC) {
+		call->form = DNS_SEGMENTS;
+		read(call->where, &iter->DNS_IOV);
+		read(call->size, &iter->nr_segs);
+		return true;
+	}
+#ifdef HAVE_ITER_UBUF
+	if (kind == ITER_UBUF) {
+		u64 offset = 0;
+
+		call->form = DNS_BUFFER;
+		read(call->where, &iter->ubuf);
+		read(offset, &iter->iov_offset);
+		read(call->size, &iter->count);
+		call->where += offset;
+		return true;
+	}
+#endif
+	return false;
+}
+
+/* Copy `length` bytes of the caller's buffers, from the `skip`th on. */
+static __always_inline u64 copy_buffers(struct dns_scratch *scratch, struct dns_call *call,
+					u64 skip, u64 length)
+{
+	if (call->form == DNS_SEGMENTS)
+		return gather(scratch, call->where, call->size, skip, length);
+	if (skip >= call->size)
+		return 0;
+	return append(scratch, 0, call->where + skip, call->size - skip, length);
+}
+
+/* udp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len), and udpv6_sendmsg, which calls it
+ * for an IPv4-mapped address: that is one message, the outer one's; tcp_sendmsg. */
+static __always_inline int send_message(struct sock *sk, struct msghdr *message, u32 length)
+{
+	struct dns_call call = {};
+	struct dns_scratch *scratch;
+	u32 which = DNS_SENT;
+	u64 name = 0;
+
+	if (!may_ask(sk) || !take_buffers(&call, message))
+		return 0;
+	read(name, &message->msg_name);
+	scratch = dns_scratches.lookup(&which);
+	if (scratch && begin_dns(scratch, sk, name, DNS_SENT))
+		report_dns(scratch, copy_buffers(scratch, &call, 0, length), length);
+	return 0;
+}
+
+static __always_inline bool is_family(struct sock *sk, u16 wanted)
+{
+	u16 family = 0;
+
+	read(family, &sk->__sk_common.skc_family);
+	return family == wanted;
+}
+
+int enter_dns_udp_sendmsg(hook_ctx *ctx)
+{
+	struct sock *sk = ARG1(ctx);
+
+	return is_family(sk, AF_INET) ? send_message(sk, ARG2(ctx), (u64)ARG3(ctx)) : 0;
+}
+
+int enter_dns_udpv6_sendmsg(hook_ctx *ctx)
+{
+	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
+}
+
+int enter_dns_tcp_sendmsg(hook_ctx *ctx)
+{
+	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
+}
+
+/* udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...), udpv6_recvmsg, tcp_recvmsg */
+static __always_inline int begin_receive(struct sock *sk, struct msghdr *message)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_call call = { .sk = sk };
+
+	if (!may_ask(sk) || !take_buffers(&call, message))
+		return 0;
+	read(call.copied_seq, &((struct tcp_sock *)sk)->copied_seq);
+	dns_calls.update(&tid, &call);
+	return 0;
+}
+
+int enter_dns_udp_recvmsg(hook_ctx *ctx)
+{
+	return begin_receive(ARG1(ctx), ARG2(ctx));
+}
+
+int enter_dns_udpv6_recvmsg(hook_ctx *ctx)
+{
+	return begin_receive(ARG1(ctx), ARG2(ctx));
+}
+
+int enter_dns_tcp_recvmsg(hook_ctx *ctx)
+{
+	return begin_receive(ARG1(ctx), ARG2(ctx));
+}
+
+/* Fill both ends from a datagram's own headers. */
+static __always_inline void fill_ends(struct event *event, struct sk_buff *skb)
+{
+	unsigned char *head = NULL;
+	u16 network = 0, transport = 0;
+	__be16 ports[2] = {};
+	u8 version = 0;
+
+	read(head, &skb->head);
+	read(network, &skb->network_header);
+	read(transport, &skb->transport_header);
+	read(ports, head + transport);
+	event->rport = bpf_ntohs(ports[0]);
+	event->lport = bpf_ntohs(ports[1]);
+	read(version, head + network);
+	__builtin_memset(event->laddr, 0, sizeof(event->laddr));
+	__builtin_memset(event->raddr, 0, sizeof(event->raddr));
+	if (version >> 4 == 4) {
+		event->family = 4;
+		bpf_probe_read_kernel(event->raddr, 4, head + network + 12);
+		bpf_probe_read_kernel(event->laddr, 4, head + network + 16);
+	} else {
+		event->family = 6;
+		read(event->raddr, head + network + 8);
+		read(event->laddr, head + network + 24);
+	}
+}
+
+static __always_inline u64 copy_datagram(struct dns_scratch *scratch, struct sk_buff *skb,
+					 u64 length)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_call *call;
+	void *data = NULL;
+	u32 elsewhere = 0;
+
+	read(elsewhere, &skb->data_len);
+	if (elsewhere) {
+		call = dns_calls.lookup(&tid);
+		return call && call->sk == (struct sock *)scratch->event.socket ?
+			       copy_buffers(scratch, call, 0, length) :
+			       0;
+	}
+	read(data, &skb->data);
+	if (length > CAPTURED)
+		length = CAPTURED;
+	asm volatile("" : "+r"(length));
+	length &= 2 * CAPTURED - 1;
+	return length && !bpf_probe_read_kernel(scratch->payload, length, data) ? length : 0;
+}
+
+/* skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len); len < 0 for MSG_PEEK. */
+int enter_dns_skb_consume_udp(hook_ctx *ctx)
+{
+	struct sock *sk = ARG1(ctx);
+	struct sk_buff *skb = ARG2(ctx);
+	struct dns_scratch *scratch;
+	u32 which = 0, length = 0;
+
+	if ((int)(u64)ARG3(ctx) <= 0 || !may_ask(sk))
+		return 0;
+	scratch = dns_scratches.lookup(&which);
+	if (!scratch)
+		return 0;
+	start_dns(scratch, sk, 0);
+	fill_ends(&scratch->event.head, skb);
+	read(length, &skb->len);
+	if (keep_dns(&scratch->event.head))
+		report_dns(scratch, copy_datagram(scratch, skb, length), length);
+	return 0;
+}
+
+/* tcp_rcv_space_adjust(struct sock *sk): a piece has been copied to the caller, and taken away
+ * unless it was MSG_PEEK. */
+int on_dns_copied(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	u32 tid = bpf_get_current_pid_tgid(), which = 0, copied_seq = 0;
+	struct dns_call *call = dns_calls.lookup(&tid);
+	struct dns_scratch *scratch;
+	u64 from, length;
+
+	if (!call || call->sk != sk)
+		return 0;
+	read(copied_seq, &((struct tcp_sock *)sk)->copied_seq);
+	from = call->done;
+	length = (u32)(copied_seq - call->copied_seq) - from;
+	if (!length || length > ANY_LENGTH)
+		return 0;
+	call->done = from + length;
+	scratch = dns_scratches.lookup(&which);
+	if (scratch && begin_dns(scratch, sk, 0, 0))
+		report_dns(scratch, copy_buffers(scratch, call, from, length), length);
+	return 0;
+}
+#endif
+
+#ifdef HOOK_TRACEPOINT
+/* The socket behind a descriptor, or NULL where it cannot be a DNS client's. */
+static __always_inline struct sock *dns_sock(s32 fd)
+{
+	struct socket *sock = fd_socket(fd);
+	struct sock *sk = NULL;
+	u16 protocol = 0;
+
+	if (!sock)
+		return NULL;
+	read(sk, &sock->sk);
+	if (!sk || !may_ask(sk))
+		return NULL;
+	read(protocol, &sk->sk_protocol);
+	return protocol == IPPROTO_UDP || protocol == IPPROTO_TCP ? sk : NULL;
+}
+
+/* A message of `length` bytes in one buffer of `size`. */
+static __always_inline void report_buffer(struct sock *sk, u64 base, u64 size, u64 name, u32 length,
+					  u32 flags)
+{
+	u32 which = flags & DNS_SENT;
+	struct dns_scratch *scratch = dns_scratches.lookup(&which);
+
+	if (scratch && begin_dns(scratch, sk, name, flags))
+		report_dns(scratch, append(scratch, 0, base, size, length), length);
+}
+
+/* A message of `length` bytes in segments; the length of one that is sent is theirs. */
+static __always_inline void report_segments(struct sock *sk, u64 segments, u64 count, u64 name,
+					    u32 length, u32 flags)
+{
+	u32 which = flags & DNS_SENT;
+	struct dns_scratch *scratch = dns_scratches.lookup(&which);
+	u64 size;
+
+	if (!scratch || !begin_dns(scratch, sk, name, flags))
+		return;
+	size = gather(scratch, segments, count, 0, length);
+	report_dns(scratch, size, length == ANY_LENGTH ? size : length);
+}
+
+static __always_inline void report_message(struct sock *sk, u64 where, u32 length, u32 flags)
+{
+	struct dns_msghdr header = {};
+
+	if (!read_caller(&header, sizeof(header), where))
+		report_segments(sk, header.segments, header.segment_count,
+				header.name_length ? header.name : 0, length, flags);
+}
+
+static __always_inline void report_messages(struct sock *sk, u64 where, u64 number, u32 flags)
+{
+	struct dns_mmsghdr message;
+
+	for (int i = 0; i < MOST_MESSAGES; i++) {
+		if (i >= number)
+			return;
+		if (read_caller(&message, sizeof(message), where + i * sizeof(message)))
+			return;
+		report_segments(sk, message.header.segments, message.header.segment_count,
+				message.header.name_length ? message.header.name : 0,
+				flags & DNS_SENT ? ANY_LENGTH : message.length, flags);
+	}
+	if (number > MOST_MESSAGES)
+		count(COUNT_UNTRACKED);
+}
+
+/* What is sent is there when the call begins. */
+
+/* sendto(fd, buffer, size, flags, name, name_length) */
+int enter_dns_sendto(syscall_enter *ctx)
+{
+	struct sock *sk = dns_sock(ctx->args[0]);
+
+	if (sk)
+		report_buffer(sk, ctx->args[1], ctx->args[2], ctx->args[4], ctx->args[2], DNS_SENT);
+	return 0;
+}
+
+/* sendmsg(fd, message, flags) */
+int enter_dns_sendmsg(syscall_enter *ctx)
+{
+	struct sock *sk = dns_sock(ctx->args[0]);
+
+	if (sk)
+		report_message(sk, ctx->args[1], ANY_LENGTH, DNS_SENT);
+	return 0;
+}
+
+/* sendmmsg(fd, messages, count, flags) */
+int enter_dns_sendmmsg(syscall_enter *ctx)
+{
+	struct sock *sk = dns_sock(ctx->args[0]);
+
+	if (sk)
+		report_messages(sk, ctx->args[1], (u32)ctx->args[2], DNS_SENT);
+	return 0;
+}
+
+#ifndef ANSWERS_ONLY
+/* write(fd, buffer, size) */
+int enter_dns_write(syscall_enter *ctx)
+{
+	struct sock *sk = dns_sock(ctx->args[0]);
+
+	if (sk)
+		report_buffer(sk, ctx->args[1], ctx->args[2], 0, ctx->args[2], DNS_SENT);
+	return 0;
+}
+
+/* writev(fd, segments, count) */
+int enter_dns_writev(syscall_enter *ctx)
+{
+	struct sock *sk = dns_sock(ctx->args[0]);
+
+	if (sk)
+		report_segments(sk, ctx->args[1], ctx->args[2], 0, ANY_LENGTH, DNS_SENT);
+	return 0;
+}
+#endif
+
+/* What is received is there when the call ends; its arguments are only here. */
+static __always_inline int enter_receive(syscall_enter *ctx, u64 form, u64 name,
+					 u32 flags)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_call call = {
+		.sk = dns_sock(ctx->args[0]),
+		.where = ctx->args[1],
+		.size = ctx->args[2],
+		.name = name,
+		.form = form,
+	};
+
+	if (call.sk && !(flags & (DNS_MSG_PEEK | DNS_MSG_ERRQUEUE)))
+		dns_calls.update(&tid, &call);
+	return 0;
+}
+
+/* recvfrom(fd, buffer, size, flags, name, name_length) */
+int enter_dns_recvfrom(syscall_enter *ctx)
+{
+	return enter_receive(ctx, DNS_BUFFER, ctx->args[4], ctx->args[3]);
+}
+
+/* recvmsg(fd, message, flags) */
+int enter_dns_recvmsg(syscall_enter *ctx)
+{
+	return enter_receive(ctx, DNS_MESSAGE, 0, ctx->args[2]);
+}
+
+/* recvmmsg(fd, messages, count, flags, timeout) */
+int enter_dns_recvmmsg(syscall_enter *ctx)
+{
+	return enter_receive(ctx, DNS_MESSAGES, 0, ctx->args[3]);
+}
+
+/* read(fd, buffer, size) */
+int enter_dns_read(syscall_enter *ctx)
+{
+	return enter_receive(ctx, DNS_BUFFER, 0, 0);
+}
+
+/* readv(fd, segments, count) */
+int enter_dns_readv(syscall_enter *ctx)
+{
+	return enter_receive(ctx, DNS_SEGMENTS, 0, 0);
+}
+
+static __always_inline bool take_call(struct dns_call *call)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_call *found = dns_calls.lookup(&tid);
+
+	if (!found)
+		return false;
+	*call = *found;
+	dns_calls.delete(&tid);
+	return true;
+}
+
+/* read and recvfrom, readv */
+int exit_dns_receive(syscall_exit *ctx)
+{
+	struct dns_call call;
+	long ret = ctx->ret;
+
+	if (!take_call(&call) || ret <= 0)
+		return 0;
+	if (call.form == DNS_SEGMENTS)
+		report_segments(call.sk, call.where, call.size, 0, ret, 0);
+	else
+		report_buffer(call.sk, call.where, call.size, call.name, ret, 0);
+	return 0;
+}
+
+int exit_dns_recvmsg(syscall_exit *ctx)
+{
+	struct dns_call call;
+	long ret = ctx->ret;
+
+	if (take_call(&call) && ret > 0)
+		report_message(call.sk, call.where, ret, 0);
+	return 0;
+}
+
+int exit_dns_recvmmsg(syscall_exit *ctx)
+{
+	struct dns_call call;
+	long ret = ctx->ret;
+
+	if (take_call(&call) && ret > 0)
+		report_messages(call.sk, call.where, ret, 0);
+	return 0;
+}
+#endif

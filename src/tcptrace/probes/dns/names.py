@@ -1,0 +1,76 @@
+"""The DNS cache: answers in, names of addresses out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from tcptrace.model.events import Event
+from tcptrace.probes.dns.messages import Streams, read_packet
+from tcptrace.probes.dns.probe import SENT, Message
+
+DAY_NS = 24 * 3600 * 1_000_000_000
+
+
+class _Answer(NamedTuple):
+    name: str
+    ts_ns: int
+    until_ns: int
+
+
+class Names:
+    """The names that addresses were asked for by, as the answers passed.
+
+    The last 10,240 answers, of 24 hours at most, kept for each process, each network namespace and
+    for all. Of several names for an address the latest is kept, and a few before it, for attempts
+    that began before the latest came.
+    """
+
+    MOST = 10_240
+    KEPT = 4
+
+    def __init__(self, *, own_ttl: bool = False) -> None:
+        """Start empty; with `own_ttl` an answer ends when its time to live does."""
+        self._own_ttl = own_ttl
+        self._streams = Streams()
+        self._answers: tuple[LRUCache[object, tuple[_Answer, ...]], ...] = tuple(
+            LRUCache(self.MOST) for _ in range(3)
+        )
+        self.malformed = 0
+        """How many messages could not be read."""
+
+    def learn(self, message: Message) -> None:
+        """Take the names from what was received."""
+        if message.flags & SENT:
+            return
+        for data, length in self._streams.messages(message):
+            packet = read_packet(data, length)
+            self.malformed += packet.is_malformed
+            if packet.is_response and packet.query is not None:
+                for address, ttl in packet.addresses:
+                    self._add(message, address, packet.query, ttl)
+
+    def _keys(self, event: Event, address: str) -> tuple[object, ...]:
+        return ((event.pid, address), (event.netns, address), address)
+
+    def _add(self, message: Message, address: str, name: str, ttl: int) -> None:
+        ns = min(DAY_NS, ttl * 1_000_000_000) if self._own_ttl else DAY_NS
+        answer = _Answer(name, message.ts_ns, message.ts_ns + ns)
+        for cache, key in zip(self._answers, self._keys(message, address), strict=True):
+            before = cache.get(key, ())
+            others = tuple(one for one in before if one.name != name)
+            cache[key] = (answer, *others)[: self.KEPT]
+
+    def find(self, event: Event) -> tuple[str, int] | None:
+        """Return the name of the event's remote address and the age of its answer in nanoseconds.
+
+        The latest answer that its process has seen, else its network namespace, else anyone.
+        """
+        if event.raddr is None:
+            return None
+        for cache, key in zip(self._answers, self._keys(event, event.raddr), strict=True):
+            for answer in cache.get(key, ()):
+                if answer.ts_ns <= event.ts_ns <= answer.until_ns:
+                    return answer.name, event.ts_ns - answer.ts_ns
+        return None

@@ -1,0 +1,191 @@
+"""DNS messages, as processes send and receive them: `DNS`, and `ANSWERS` for other probes."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from tcptrace.kernel.hooks import Hook
+from tcptrace.model.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field, milliseconds
+from tcptrace.model.events import U32, U64, Clock, Event, InCgroup, Tail
+from tcptrace.probes.probe import ALL_FILTERS, Probe, Variant
+
+SENT, TCP = 1, 2
+FUNCTION_HOOKS: tuple[Literal["fentry", "kprobe"], ...] = ("fentry", "kprobe")
+CALLS_TO_RECEIVE = {
+    "read": "receive",
+    "readv": "receive",
+    "recvfrom": "receive",
+    "recvmsg": "recvmsg",
+    "recvmmsg": "recvmmsg",
+}
+CALLS_TO_SEND_TO = ("sendto", "sendmsg", "sendmmsg")
+CALLS_TO_SEND = (*CALLS_TO_SEND_TO, "write", "writev")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Message(Event):
+    """One message, or a piece of TCP's stream; `struct dns_event` in dns.bpf.c.
+
+    The remote end is the server. An unconnected socket may leave it unknown.
+    """
+
+    type = "dns"
+
+    socket: U64
+    """Which one: its address in the kernel. Another may have it once this one is closed."""
+    length: U32
+    """Bytes; there may be more of them than `payload` has."""
+    flags: U32
+    """`SENT` and `TCP`."""
+    payload: Tail
+    """At most 4,096 bytes."""
+
+
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class Query(InCgroup):
+    """A question and what became of it: one row of `tcptrace dns`."""
+
+    type: ClassVar[str] = "dns"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    ts_ns: int
+    """CLOCK_MONOTONIC, nanoseconds: when the answer came, or was given up."""
+    pid: int | None
+    tid: int | None
+    uid: int | None
+    comm: str | None
+    family: int
+    laddr: str | None
+    lport: int | None
+    raddr: str | None
+    rport: int | None
+    netns: int | None
+    mntns: int | None
+    cgroup_id: int | None
+    server: str | None
+    protocol: str
+    """udp or tcp."""
+    query: str | None = None
+    """The name asked for; None, with its type, where it could not be read."""
+    qtype: str | None = None
+    rcode: str
+    """A response code's name, or `TIMEOUT` or `MALFORMED`."""
+    truncated: bool | None = None
+    """The answer is cut off, to be asked for again over TCP."""
+    retry: bool | None = None
+    """Asked over TCP after a truncated answer."""
+    latency_ms: float | None = None
+    """From the question to its answer; None where the question was not seen."""
+    answers: tuple[str, ...] | None = None
+
+
+TIMEOUT, MALFORMED = "timeout", "malformed"
+
+
+def row(asker: Message, message: Message, **values: Any) -> Query:
+    """Return the row of the process that sent or received `asker`, with the ends of `message`.
+
+    A socket that has not yet sent has no port: the answer has it.
+    """
+    return Query(
+        **{name: getattr(asker, name) for name in _OF_TASK},
+        **{name: getattr(message, name) for name in _OF_ENDS},
+        server=message.raddr,
+        protocol="tcp" if message.flags & TCP else "udp",
+        **values,
+    )
+
+
+_OF_TASK = ("pid", "tid", "uid", "comm", "netns", "mntns", "cgroup_id")
+_OF_ENDS = ("family", "laddr", "lport", "raddr", "rport")
+
+
+def _answers(event: Any, _clock: Clock) -> str | None:
+    return ",".join(event.answers) if event.answers else None
+
+
+def _rcode(event: Any, _clock: Clock) -> str:
+    """Return the response code, and what is to be known of the way that it came."""
+    if event.truncated:
+        return f"{event.rcode}/truncated"
+    if event.protocol == "tcp":
+        return f"{event.rcode}/tcp-retry" if event.retry else f"{event.rcode}/tcp"
+    return str(event.rcode)
+
+
+def _ask_once() -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("127.0.0.1", 0))
+        client.sendto(b"question", server.getsockname())
+        _, address = server.recvfrom(16)
+        server.sendto(b"answer", address)
+        client.recvfrom(16)
+
+
+def _syscalls(calls_to_send: tuple[str, ...]) -> tuple[Hook, ...]:
+    """Return the hooks on the system calls."""
+
+    def hook(way: str, call: str, program: str) -> Hook:
+        return Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"{way}_dns_{program}")
+
+    return (
+        *(hook("enter", call, call) for call in (*calls_to_send, *CALLS_TO_RECEIVE)),
+        *(hook("exit", call, program) for call, program in CALLS_TO_RECEIVE.items()),
+    )
+
+
+_CALLED = (
+    *("udp_sendmsg", "udpv6_sendmsg", "tcp_sendmsg"),
+    *("udp_recvmsg", "udpv6_recvmsg", "tcp_recvmsg", "skb_consume_udp"),
+)
+_FUNCTIONS = tuple(
+    Variant(
+        how,
+        (
+            *(Hook(how, name, f"enter_dns_{name}", optional="v6" in name) for name in _CALLED),
+            Hook("raw_tracepoint", "tcp_rcv_space_adjust", "on_dns_copied"),
+        ),
+    )
+    for how in FUNCTION_HOOKS
+)
+
+DNS = Probe(
+    name="dns",
+    source=Path(__file__).with_name("dns.bpf.c"),
+    records=(Message,),
+    variants=(*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND))),
+    filters=ALL_FILTERS,
+    columns=(
+        TIME_S,
+        PID,
+        COMM,
+        IP,
+        dataclasses.replace(RADDR, key="server", heading="SERVER"),
+        field("type", "TYPE", 5, "magenta", name="qtype"),
+        field("query", "QUERY", 32, "green"),
+        Column("rcode", "RCODE", 8, _rcode, "yellow"),
+        milliseconds("lat", "LAT(ms)", 8, name="latency_ms"),
+        Column("answers", "ANSWERS", 16, _answers),
+    ),
+    more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol")),
+    defaults={"port": "53"},
+    rows=(Query,),
+    ports="Servers' ports",
+    types=("sk_buff", "msghdr", "iovec", "iter_type"),
+    self_test=_ask_once,
+)
+
+ANSWERS = dataclasses.replace(
+    DNS,
+    variants=tuple(
+        dataclasses.replace(one, defines=("ANSWERS_ONLY",))
+        for one in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND_TO)))
+    ),
+    self_test=None,
+)

@@ -1,0 +1,98 @@
+"""What the kernel tells: probes are data here, and C in the ``.bpf.c`` files beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tcptrace.kernel.hooks import Hook
+from tcptrace.model.columns import COMMON, Column
+from tcptrace.model.events import Event
+from tcptrace.model.filters import BY_NAME
+from tcptrace.probes.samples import TraceVariant
+
+Backend = Literal["fentry", "kprobe", "tracepoint", "ftrace"]
+BPF_BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
+BACKENDS: tuple[Backend, ...] = (*BPF_BACKENDS, "ftrace")
+ALL_FILTERS = frozenset(BY_NAME)
+ALWAYS = "always"
+"""In `Probe.absent`: never given."""
+PRELUDE = Path(__file__).parent / "c/prelude.bpf.c"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to hook a probe: all of `hooks`, with `defines` set in the C source."""
+
+    backend: Backend
+    hooks: tuple[Hook, ...]
+    defines: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Switch:
+    """What an option such as ``--failed`` needs in the kernel beside its define."""
+
+    variants: tuple[Variant, ...] = ()
+    """Extra hooks, one variant for each backend that needs any."""
+    maps: tuple[str, ...] = ()
+    """BPF maps that the command reads; see `tcptrace.sources.bpf.session.Session.table`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """A kind of kernel event: its C source, its records, its hooks and what it can honour."""
+
+    name: str
+    source: Path
+    """The ``.bpf.c`` file, compiled behind probes/c/prelude.bpf.c."""
+    records: tuple[type[Event], ...]
+    variants: tuple[Variant, ...]
+    """The best first; the first that the kernel permits is taken."""
+    filters: frozenset[str]
+    """Names from `tcptrace.model.filters`; the C source applies each of them."""
+    columns: tuple[Column, ...]
+    """What text shows."""
+    ports: str = "Ports at either end"
+    """Which ports ``-P`` is about."""
+    more_columns: tuple[Column, ...] = COMMON
+    """What ``--columns`` can add."""
+    trace_variants: tuple[TraceVariant, ...] = ()
+    """The same for the backend ftrace, which needs no BPF; the first that works is taken."""
+    switches: Mapping[str, Switch] = dataclasses.field(default_factory=dict)
+    """By define; a define that needs nothing more is not here."""
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What filters are where nothing is said, by name, as the user would write it."""
+    rows: tuple[type[Any], ...] = ()
+    """The classes of what commands make of the records, where they do not show these."""
+    absent: Mapping[Backend, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """What a backend does not give where others do: by JSON key, or type and key (``open.tid``),
+    when it is absent, or `ALWAYS`. docs/backends.md has it as tables, and the kernel tests hold
+    it."""
+    companions: tuple[Probe, ...] = ()
+    """Probes whose events come among this one's; see `tcptrace.sources.plan.Plan`."""
+    types: tuple[str, ...] = ()
+    """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
+    self_test: Callable[[], None] | None = None
+    """Makes the event once; the loader calls it in a network namespace of its own and takes another
+    variant when the kernel's hook stays silent."""
+
+    def absence(self, backend: Backend, kind: str, key: str) -> str | None:
+        """Return when `backend` does not give a field of rows of type `kind`; see `absent`."""
+        known = self.absent.get(backend, {})
+        return known.get(f"{kind}.{key}", known.get(key))
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """The classes of what is shown."""
+        return self.rows or self.records
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends that it has a variant for, the best first."""
+        offered: set[Backend] = {variant.backend for variant in self.variants}
+        if self.trace_variants:
+            offered.add("ftrace")
+        return tuple(name for name in BACKENDS if name in offered)

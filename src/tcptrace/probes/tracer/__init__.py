@@ -1,0 +1,1 @@
+"""Connections from their beginning to their end."""

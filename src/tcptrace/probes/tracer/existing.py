@@ -1,0 +1,148 @@
+"""The connections that were open when the trace began: `Existing`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from tcptrace.kernel import bpf, sockets
+from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
+from tcptrace.model.events import Event, decode_text
+from tcptrace.probes.tracer.probe import Closed, Open
+
+
+def _ends(event: Event) -> Ends:
+    return Ends(event.netns, event.laddr, event.lport, event.raddr, event.rport)
+
+
+def _family(ends: Ends) -> int:
+    return 6 if ":" in (ends.laddr or "") else 4
+
+
+def _row(connection: Connection, process: Process, holders: list[int]) -> Open:
+    ends = connection.ends
+    known = process is not NOBODY
+    return Open(
+        ts_ns=time.monotonic_ns(),
+        cgroup_id=next(iter(process.cgroups), None),
+        _kind=0,
+        pid=process.pid or None,
+        tid=None,
+        uid=connection.uid if known else None,
+        netns=ends.netns,
+        mntns=process.mntns or None,
+        laddr=ends.laddr,
+        raddr=ends.raddr,
+        lport=ends.lport,
+        rport=ends.rport,
+        family=_family(ends),
+        _padding=0,
+        comm=decode_text(process.comm) if known else None,
+        holders=holders or None,
+    )
+
+
+class _Filter:
+    """The filters as the C applies them, for what comes from elsewhere."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Take parsed values, as in `tcptrace.model.filters`; read the pinned maps' keys."""
+        maps = values.keys() & {"cgroupmap", "mntnsmap"}
+        keys = {name: bpf.pinned_keys(values[name]) for name in maps}
+        self._values = {**values, **keys}
+
+    def keeps(self, connection: Connection, process: Process) -> bool:
+        """Tell whether a connection that a process has passes all filters."""
+        ends = connection.ends
+        known: dict[str, Callable[[Any], bool]] = {
+            "pid": lambda pids: pids.wants(process.pid),
+            "uid": lambda uids: uids.wants(connection.uid),
+            "comm": lambda comms: process.comm in comms,
+            "port": lambda ports: ports.wants(ends.lport, ends.rport),
+            "netns": lambda inodes: ends.netns in inodes,
+            "family": lambda family: family == _family(ends),
+            "cgroup": lambda ids: not set(process.cgroups).isdisjoint(ids),
+            "cgroupmap": lambda ids: not ids.isdisjoint(process.cgroups[:1]),
+            "mntnsmap": lambda inodes: process.mntns in inodes,
+        }
+        return all(known[name](value) for name, value in self._values.items())
+
+
+class Existing:
+    """Joins the connections that are open with the events since the probes were attached."""
+
+    def __init__(self, filters: Mapping[str, Any]) -> None:
+        """Begin to look which connections are open, now that the probes are attached.
+
+        Args:
+            filters: parsed values, as in `tcptrace.model.filters`.
+
+        """
+        self._keeps = _Filter(filters).keeps
+        self._survey = sockets.Survey(filters.get("netns"))
+        self.is_complete = self._survey.is_complete
+        """Tells whether all have been found, without waiting."""
+        self._rows: dict[Ends, Open] = {}
+
+    def rows(self, early: Iterable[Event]) -> Iterator[Event]:
+        """Yield the open connections, then the events that came until they had been found.
+
+        A connection that the events tell of has its beginning there, unless it was connecting
+        before the trace began: then its process is known only here. One that has ended before it
+        could be found was open, too; who had it is not known.
+
+        Raises:
+            TcptraceError: the kernel does not tell what is open.
+
+        """
+        found, holders, known = self._survey.result()
+        early = list(early)
+        first: dict[Ends, Event] = {}
+        for event in early:  # the same ends can be used again at once
+            first.setdefault(_ends(event), event)
+        # Their holders were looked for by the numbers of sockets, which may be others' by then.
+        ended = {_ends(event) for event in early if isinstance(event, Closed)}
+        for one in found:
+            begin = first.get(one.ends)
+            if one.ends not in ended and (begin is None or not begin.pid):
+                self._add(one, holders.get(one.inode, []), known)
+        for ends, event in first.items():
+            if isinstance(event, Closed) and event.older and event.passed:
+                self._rows[ends] = _row(Connection(ends, 0, 0), NOBODY, [])
+        yield from list(self._rows.values())
+        yield from self.follow(early)
+
+    def _add(self, one: Connection, holders: list[int], known: Mapping[int, Process]) -> None:
+        """Add a row for a connection, if there is a process that passes the filters."""
+        processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
+        kept = next((process for process in processes if self._keeps(one, process)), None)
+        if kept:
+            self._rows[one.ends] = _row(one, kept, holders)
+
+    def follow(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Yield events; name the owner where one of the open connections ends.
+
+        The kernel has sent the ends of all connections older than the trace: it does not know which
+        have passed the filters. What is shown as open is not shown to begin: its connect was under
+        way when the trace began, or a task was about to return from accept when it was found.
+        """
+        for event in events:
+            ends = _ends(event)
+            if not isinstance(event, Closed):
+                if ends not in self._rows:
+                    yield event
+                continue
+            begin = self._rows.pop(ends, None)
+            if event.older and begin:
+                _name_owner(event, begin)
+            if begin or event.passed:
+                yield event
+
+
+def _name_owner(event: Closed, begin: Open) -> None:
+    """Fill what the kernel could not know."""
+    if event.pid is None and begin.pid:
+        event.pid, event.uid, event.comm = begin.pid, begin.uid, begin.comm
+        event.cgroup_id, event.closer = begin.cgroup_id, "owner"
+    event.mntns = event.mntns or begin.mntns

@@ -1,0 +1,255 @@
+"""Connections from beginning to end: `TRACER`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from tcptrace.kernel.hooks import with_stand_in
+from tcptrace.model.columns import (
+    COMM,
+    COMMON,
+    ERR,
+    IP,
+    LPORT,
+    NETNS,
+    PID,
+    TIME_S,
+    Column,
+    field,
+    milliseconds,
+)
+from tcptrace.model.events import (
+    U32,
+    U64,
+    Clock,
+    Event,
+    Milliseconds,
+    error_name,
+    json_keys,
+    one_of,
+)
+from tcptrace.probes.accept.probe import ACCEPT, Accept
+from tcptrace.probes.connect.probe import DADDR, DPORT, SADDR
+from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
+from tcptrace.probes.samples import (
+    IS_TCP,
+    Follow,
+    Point,
+    TraceEvent,
+    TraceVariant,
+    Wants,
+    sock_fields,
+)
+
+BY_OWNER, OLDER, PASSED = 1, 2, 4
+LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Connected(Event):
+    """A connection that a process of this host opened; `struct connect_event` in tracer.bpf.c."""
+
+    type = "connect"
+    nullable = frozenset({"error"})
+
+    latency_ms: Milliseconds
+    """From SYN_SENT to ESTABLISHED; absent where the trace began between them."""
+    error: None = None
+    outcome: str = "established"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Closed(Event):
+    """A connection that has ended; `struct close_event` in tracer.bpf.c."""
+
+    type = "close"
+
+    duration_ms: Milliseconds
+    """Since ESTABLISHED; absent where that was before the trace."""
+    tx_bytes: U64
+    """Payload that was sent, each byte counted once."""
+    rx_bytes: U64
+    """Payload that was received."""
+    retransmits: U32
+    """Segments."""
+    ended_by: Annotated[str | None, "I", one_of(None, "local", "remote", "reset")]
+    error: Annotated[str | None, "i", error_name]
+    """Why the kernel ended it, where it did."""
+    _flags: U32
+    closer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Say where the task is not the one that closed it."""
+        if self._flags & BY_OWNER:
+            self.closer = "owner"
+
+    @property
+    def older(self) -> bool:
+        """Whether the connection was open before the trace began."""
+        return bool(self._flags & OLDER)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the filters let it pass, for what the kernel knew of it."""
+        return bool(self._flags & PASSED)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Open(Event):
+    """A connection that was open when the trace began; from `tcptrace.probes.tracer.existing`."""
+
+    type = "open"
+
+    holders: list[int] | None = None
+    """Ids of all processes that have it open."""
+
+
+def _letter(event: Any, _clock: Clock) -> str:
+    return LETTERS[event.type]
+
+
+def _nanoseconds(event: Any, clock: Clock) -> int:
+    return clock.since_first_ns(event.ts_ns)
+
+
+def _of_close(column: Column) -> Column:
+    """Return the column with cells in close rows only."""
+
+    def value(event: Any, clock: Clock) -> object:
+        return column.value(event, clock) if event.type == "close" else None
+
+    return dataclasses.replace(column, value=value)
+
+
+VERBOSE = (
+    field("type", "TYPE", 7, "yellow"),
+    dataclasses.replace(TIME_S, heading="TIME(ns)", width=14, value=_nanoseconds),
+    NETNS,
+)
+STATS = (
+    _of_close(milliseconds("ms", "MS", 9, name="duration_ms")),
+    _of_close(field("tx", "TX", 9, name="tx_bytes")),
+    _of_close(field("rx", "RX", 9, name="rx_bytes")),
+    _of_close(field("retr", "RETR", 4, name="retransmits")),
+)
+_HOOKS = (
+    *with_stand_in("inet_sock_set_state", "on_connection_state"),
+    *with_stand_in("tcp_destroy_sock", "on_connection_destroyed"),
+)
+
+
+# The MPTCP connection that a socket is a subflow of.
+_SUBFLOW = (
+    "((struct mptcp_subflow_context *)((struct inet_connection_sock *){})->icsk_ulp_data)->conn"
+)
+
+
+def _state_fields(sk: str) -> dict[str, str]:
+    """Return what is fetched to follow a `struct sock *`; see tracer.bpf.c."""
+    tcp = f"((struct tcp_sock *){sk})"
+    return {
+        "from": f"{sk}->__sk_common.skc_state",
+        "socket": f"{sk}->sk_socket",
+        "owned": f"{sk}->sk_lock.owned",
+        "error": f"{sk}->sk_err",
+        "flags": f"{sk}->__sk_common.skc_flags",
+        **{
+            name: f"{tcp}->{name}"
+            for name in ("bytes_sent", "bytes_retrans", "bytes_received", "total_retrans")
+        },
+        "is_mptcp": f"{tcp}->is_mptcp",
+        "mptcp_sk": _SUBFLOW.format(sk),
+        "path_sk": f"((struct mptcp_sock *){_SUBFLOW.format(sk)})->first",
+        "first_sk": f"((struct mptcp_sock *){sk})->first",
+    }
+
+
+_STATES = TraceEvent(
+    "state",
+    (
+        Point(
+            "tcp_set_state",
+            {**sock_fields("sk"), "sk": "sk", "to": "state", **_state_fields("sk")},
+        ),
+    ),
+    f"{IS_TCP} && from != 10 && (to == 1 || to == 2 || to == 4 || to == 7 || to == 9)",
+    any_port="from == 2 || to == 2",
+)
+
+
+# The kernel closes the subflows of an MPTCP connection itself, in a worker.
+_CLOSES = TraceEvent(
+    "close",
+    (
+        Point(
+            "mptcp_close",
+            {**sock_fields("sk"), "sk": "((struct mptcp_sock *)sk)->first"},
+            optional=True,
+        ),
+    ),
+)
+
+
+_OF_MPTCP = ("is_mptcp", "first_sk", "mptcp_sk", "path_sk")
+
+
+def _follow(wants: Wants, wants_ports: Wants) -> Follow:
+    from tcptrace.probes.tracer.connections import Connections  # noqa: PLC0415 - it makes this probe's records
+
+    return Connections(wants, wants_ports)
+
+
+def _followed(variant: TraceVariant) -> TraceVariant:
+    """Return a way to see accepts as one to follow connections."""
+    (accept,) = variant.events
+    (point,) = accept.points
+    fetch = {**point.fetch, **_state_fields(point.fetch["sk"])}
+    accept = dataclasses.replace(accept, points=(dataclasses.replace(point, fetch=fetch),))
+    return dataclasses.replace(
+        variant,
+        events=(accept, _STATES, _CLOSES),
+        follow=_follow,
+        ports=("lport", "rport"),
+        may_lack={**variant.may_lack, **dict.fromkeys(_OF_MPTCP, 1)},
+        in_softirq=True,
+    )
+
+
+_NOT_BY_TRACEFS = {
+    **{key: when for key, when in ACCEPT.absent["ftrace"].items() if key != "error"},
+    "accept.error": ALWAYS,
+    **{f"open.{key}": ALWAYS for key in json_keys(Open)},
+}
+
+TRACER = Probe(
+    name="tracer",
+    source=Path(__file__).with_name("tracer.bpf.c"),
+    records=(Connected, Closed),
+    variants=tuple(Variant(backend, _HOOKS, ("TRACER",)) for backend in BPF_BACKENDS),
+    filters=ALL_FILTERS,
+    columns=(
+        Column("type", "T", 2, _letter, "yellow"),
+        *(PID, COMM, IP, SADDR, DADDR),
+        dataclasses.replace(LPORT, heading="SPORT"),
+        DPORT,
+    ),
+    more_columns=(
+        *COMMON,
+        *STATS,
+        _of_close(field("ended", "ENDED", 6, "yellow", name="ended_by")),
+        _of_close(field("closer", "CLOSER", 6)),
+        _of_close(ERR),
+    ),
+    companions=(ACCEPT,),
+    rows=(Connected, Accept, Closed, Open),
+    absent={
+        backend: {**ACCEPT.absent.get(backend, {}), "accept.error": ALWAYS, "open.tid": ALWAYS}
+        for backend in BPF_BACKENDS
+    }
+    | {"ftrace": _NOT_BY_TRACEFS},
+    trace_variants=tuple(map(_followed, ACCEPT.trace_variants)),
+    types=("mptcp_subflow_context",),
+    self_test=ACCEPT.self_test,
+)

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Connections: when a connect established one, when a server accepted one, and when each ended.
+ *
+ * The raw tracepoint inet_sock_set_state tells all but the accepts, which are accept.bpf.c's:
+ *   CLOSE -> SYN_SENT          in process context: the connecting task is kept, by socket
+ *   SYN_SENT -> ESTABLISHED    in process or softirq context: reported with that task; also from
+ *                              SYN_RECV, where both ends connected to each other
+ *   SYN_RECV -> ESTABLISHED    of a child in an accept queue: kept, for its time, without a task
+ *   -> FIN_WAIT1, LAST_ACK     what sent the FIN is kept, where that is a process
+ *   -> CLOSE                   reported, with the counters as they are in the end
+ * tcp_destroy_sock ends what has been reset in an accept queue and was never accepted.
+ * So a connection that no process ever had, refused, aborted or never accepted, is not reported.
+ */
+struct connect_event {
+	struct event head;
+	u64 latency_ns;	/* from SYN_SENT */
+};
+_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/tracer/probe.py: Connected differs");
+
+/* probes/tracer/probe.py: Closed.ended_by */
+enum ended_by { LOCAL = 1, REMOTE, RESET };
+
+/* probes/tracer/probe.py: BY_OWNER, OLDER, PASSED */
+enum close_flag {
+	BY_OWNER = 1,	/* the closer is not known: the task is the owner */
+	OLDER = 2,	/* the connection was open before the trace began */
+	PASSED = 4,	/* the filters let it pass */
+};
+
+struct close_event {
+	struct event head;
+	u64 duration_ns;	/* 0 where it is not known */
+	u64 tx_bytes;
+	u64 rx_bytes;
+	u32 retransmits;
+	u32 ended_by;
+	s32 error;	/* negative errno */
+	u32 flags;
+};
+_Static_assert(sizeof(struct close_event) == SIZE_CLOSE, "probes/tracer/probe.py: Closed differs");
+
+enum stage { CONNECTING, QUEUED, OPEN };
+
+/* The task is the owner, which connected or accepted; later the closer, where that is known. The
+ * user remains the owner. */
+struct connection {
+	struct event head;
+	u64 since_ns;	/* SYN_SENT, later ESTABLISHED; 0 if that was before the trace */
+	u8 stage;
+	bool keep;	/* the owner or the closer has passed the filters */
+	bool closed;	/* the closer is known */
+	bool older;
+	u64 accepts, ends;	/* changed atomically; see after_accept */
+};
+
+#ifndef MOST_CONNECTIONS
+#define MOST_CONNECTIONS 65536
+#endif
+BPF_HASH(connections, struct sock *, struct connection, MOST_CONNECTIONS);
+
+#define PF_KTHREAD 0x00200000	/* include/linux/sched.h */
+#define SOCK_DONE 1	/* enum sock_flags in include/net/sock.h: a FIN was received */
+
+static __always_inline bool is_kernel_thread(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	unsigned int flags = 0;
+
+	read(flags, &task->flags);
+	return flags & PF_KTHREAD;
+}
+
+/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow. */
+static __always_inline bool is_added_subflow(struct sock *sk)
+{
+#ifdef HAVE_MPTCP_SOCK
+	struct mptcp_subflow_context *subflow = NULL;
+	struct sock *connection = NULL;
+	bool is_mptcp = false;
+
+	read(is_mptcp, &((struct tcp_sock *)sk)->is_mptcp);
+	if (!is_mptcp)
+		return false;
+	read(subflow, &((struct inet_connection_sock *)sk)->icsk_ulp_data);
+	read(connection, &subflow->conn);
+	return connection && tcp_of(connection) != sk;
+#endif
+	return false;
+}
+
+/* Fill what concerns the socket; false drops the connection. What the loader connects to test the
+ * accept hooks is not to be counted as an accept. */
+static __always_inline bool fill_ends(struct event *head, struct sock *sk)
+{
+	fill_sock(head, sk);
+	return head->netns != SELF_TEST_NETNS && keep_sock(head) && !is_added_subflow(sk);
+}
+
+static __always_inline void follow(struct sock *sk, struct connection *connection)
+{
+	if (connections.update(&sk, connection))
+		count(COUNT_UNTRACKED);
+}
+
+/* CLOSE -> SYN_SENT. The port may not be known yet. */
+static __always_inline void connecting(struct sock *sk)
+{
+	struct connection connection = { .stage = CONNECTING };
+
+	if (!fill_ends(&connection.head, sk))
+		return;
+	connection.keep = fill_task(&connection.head);
+	connection.since_ns = connection.head.ts_ns;
+	follow(sk, &connection);
+}
+
+/* Whether an event of no known task is to be kept. */
+static __always_inline bool keep_without_task(struct event *head)
+{
+#if defined(KEEP_CGROUP) || defined(CGROUPMAP) || defined(MNTNSMAP)
+	return false;
+#endif
+	return keep_pid(0) && keep_uid(head->uid) && keep_comm(head->comm);
+}
+
+static __always_inline void fill_owner_uid(struct event *head, struct sock *sk)
+{
+	read(head->uid, &sk->sk_uid);
+}
+
+static __always_inline void report_connect(struct event *head, u64 now, u64 latency_ns)
+{
+	struct connect_event event = { .head = *head, .latency_ns = latency_ns };
+
+	event.head.kind = KIND_CONNECT;
+	event.head.ts_ns = now;
+	emit(&event, sizeof(event));
+}
+
+static __always_inline void established(struct sock *sk, int from)
+{
+	struct connection *found = connections.lookup(&sk), fresh = { .stage = QUEUED };
+	u64 now = bpf_ktime_get_ns(), latency_ns = 0;
+
+	if (found && found->stage != CONNECTING) {	/* accepted before the handshake ended */
+		if (!found->since_ns)
+			found->since_ns = now;
+		return;
+	}
+	if (!fill_ends(&fresh.head, sk) ||
+	    !keep_either_port(fresh.head.lport, fresh.head.rport)) {
+		connections.delete(&sk);
+	} else if (found && found->stage == CONNECTING) {
+		latency_ns = now - found->since_ns;
+		found->since_ns = now;
+		found->stage = OPEN;
+		found->head.lport = fresh.head.lport;
+		if (found->keep)
+			report_connect(&found->head, now, latency_ns);
+	} else if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
+		fill_owner_uid(&fresh.head, sk);
+		if (keep_without_task(&fresh.head))
+			report_connect(&fresh.head, now, latency_ns);
+	} else {
+		fresh.since_ns = now;
+		follow(sk, &fresh);
+	}
+}
+
+/* accept.bpf.c: a task has taken `sk` from the accept queue. */
+static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
+{
+	struct connection *found, connection = { .stage = QUEUED };
+
+	if (!keep_either_port(head->lport, head->rport))
+		return false;
+	sk = tcp_of(sk);
+	connection.keep = fill_task(head);
+	connection.head = *head;
+	if (!sk)
+		return connection.keep;
+	found = connections.lookup_or_try_init(&sk, &connection);
+	if (found) {
+		found->keep = connection.keep;
+		found->head = connection.head;
+	} else {
+		count(COUNT_UNTRACKED);
+	}
+	return connection.keep;
+}
+
+static __always_inline bool is_established(int state)
+{
+	return state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 ||
+	       state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING;
+}
+
+/* A connection that was open before the trace began is still unknown when it ends: follow it from
+ * now on, if a process has it. */
+static __always_inline void follow_older(struct sock *sk, int from)
+{
+	struct connection connection = { .stage = OPEN, .older = true };
+	struct socket *socket = NULL;
+
+	if (!is_established(from) || connections.lookup(&sk))
+		return;
+	read(socket, &sk->sk_socket);
+	if (!socket || !fill_ends(&connection.head, sk) ||
+	    !keep_either_port(connection.head.lport, connection.head.rport))
+		return;
+	fill_owner_uid(&connection.head, sk);
+	follow(sk, &connection);
+}
+
+/* The current task closes its end, if it is a task: one that holds the socket's lock. What came
+ * from the peer can also be worked off while a task holds it; that leaves an error behind, or it
+ * comes after our own FIN. */
+static __always_inline void closing(struct connection *connection, struct sock *sk, int from, int to)
+{
+	u32 uid = connection->head.uid, mntns = connection->head.mntns;
+	int owned = 0, error = 0;
+
+	read(owned, &sk->sk_lock.owned);
+	read(error, &sk->sk_err);
+	if (!owned || is_kernel_thread())
+		return;
+	if (to == TCP_CLOSE &&
+	    (error || (from != TCP_ESTABLISHED && from != TCP_CLOSE_WAIT && from != TCP_SYN_RECV)))
+		return;
+	describe_task(&connection->head);
+	connection->head.uid = uid;
+	if (!connection->head.mntns)	/* late in exit */
+		connection->head.mntns = mntns;
+	connection->keep |= keep_task(&connection->head);
+	connection->closed = true;
+}
+
+/* Who ended it: the first to send a FIN or a reset; a reset also when it cut off a connection that
+ * a process still had. tcp_reset in net/ipv4/tcp_input.c sets the errors. */
+static __always_inline u32 who_ended(struct sock *sk, int from, int error)
+{
+	struct socket *socket = NULL;
+
+	read(socket, &sk->sk_socket);
+	if ((error == ECONNRESET || error == EPIPE) && (socket || from == TCP_CLOSE))
+		return RESET;
+	return from == TCP_CLOSE_WAIT || from == TCP_LAST_ACK ? REMOTE : LOCAL;
+}
+
+/* Payload: bytes_sent has what was sent again, bytes_received has one for the FIN (tcp_fin). */
+static __always_inline void fill_counters(struct close_event *event, struct sock *sk)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	unsigned long flags = 0;
+	u64 again = 0;
+
+	read(event->tx_bytes, &tcp->bytes_sent);
+	read(again, &tcp->bytes_retrans);
+	event->tx_bytes -= again;
+	read(event->rx_bytes, &tcp->bytes_received);
+	read(flags, &sk->__sk_common.skc_flags);
+	if (event->rx_bytes && flags & 1 << SOCK_DONE)
+		event->rx_bytes--;
+	read(event->retransmits, &tcp->total_retrans);
+}
+
+static __always_inline void closed(struct sock *sk, struct connection *connection, int from)
+{
+	struct close_event event = { .head = connection->head };
+	bool keep = connection->keep || (!event.head.pid && keep_without_task(&event.head));
+	bool open = connection->stage == OPEN;
+	int error = 0;
+
+	event.head.kind = KIND_CLOSE;
+	event.head.ts_ns = bpf_ktime_get_ns();
+	if (connection->since_ns)
+		event.duration_ns = event.head.ts_ns - connection->since_ns;
+	if (!connection->closed && event.head.pid)
+		event.flags |= BY_OWNER;
+	if (connection->older)
+		event.flags |= OLDER;
+	if (keep)
+		event.flags |= PASSED;
+#ifdef EXISTING	/* the command knows who had the older ones */
+	keep |= connection->older;
+#endif
+	/* The deletion also fails, with EBUSY, where it interrupts another of the map's on this CPU;
+	 * the entry then goes with the socket. */
+	if (connections.delete(&sk) == -ENOENT || !open || !keep)
+		return;
+	read(error, &sk->sk_err);
+	event.error = -error;
+	event.ended_by = who_ended(sk, from, error);
+	fill_counters(&event, sk);
+	emit(&event, sizeof(event));
+}
+
+/* accept.bpf.c: the accept has been reported, if it was to be. A connection that was reset while
+ * it waited has ended already, or is about to on another CPU: that one counts the end and then looks
+ * at the stage, here it is the other way round, and an atomic addition is a barrier. So one of the
+ * two reports the end; if both try, the first to delete the entry. */
+static __always_inline void after_accept(struct sock *sk)
+{
+	struct connection *found;
+	u8 state = 0;
+
+	sk = tcp_of(sk);
+	found = connections.lookup(&sk);
+	if (!found)
+		return;
+	found->stage = OPEN;
+	__sync_fetch_and_add(&found->accepts, 1);
+	read(state, &sk->__sk_common.skc_state);
+	if (found->ends || state == TCP_CLOSE)
+		closed(sk, found, TCP_CLOSE);
+}
+
+/* tcp_destroy_sock(struct sock *sk): what ended in an accept queue and was never taken from it. */
+static __always_inline void connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+
+	connections.delete(&sk);
+}
+
+int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+{
+	set_under_way(DESTROYED_PROGRAM, true);
+	connection_destroyed(ctx);
+	set_under_way(DESTROYED_PROGRAM, false);
+	return 0;
+}
+
+int on_connection_destroyed_skipped(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (was_skipped(DESTROYED_PROGRAM))
+		connection_destroyed(ctx);
+	return 0;
+}
+
+/* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate). Of an MPTCP connection,
+ * the first subflow counts; but a process closes the whole, and the kernel then the subflows. */
+static __always_inline void connection_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0], *tcp;
+	int from = ctx->args[1], to = ctx->args[2];
+	struct connection *found;
+	u16 protocol = 0;
+
+	read(protocol, &sk->sk_protocol);
+	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || from == TCP_LISTEN)
+		return;
+	if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK || to == TCP_CLOSE) {
+		tcp = tcp_of(sk);
+		if (sk == tcp)
+			follow_older(sk, from);
+		found = connections.lookup(&tcp);
+		if (found) {
+			closing(found, sk, from, to);
+			if (sk == tcp && to == TCP_CLOSE) {
+				__sync_fetch_and_add(&found->ends, 1);
+				if (*(volatile u8 *)&found->stage != QUEUED)
+					closed(sk, found, from);
+			}
+		}
+	} else if (protocol == IPPROTO_TCP && to == TCP_SYN_SENT) {
+		connecting(sk);
+	} else if (protocol == IPPROTO_TCP && to == TCP_ESTABLISHED) {
+		established(sk, from);
+	}
+}
+
+int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	set_under_way(STATE_PROGRAM, true);
+	connection_state(ctx);
+	set_under_way(STATE_PROGRAM, false);
+	return 0;
+}
+
+int on_connection_state_skipped(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (was_skipped(STATE_PROGRAM))
+		connection_state(ctx);
+	return 0;
+}

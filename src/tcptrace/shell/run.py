@@ -1,0 +1,172 @@
+"""One run of a tracing command: attach, render what comes, sum up."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import click
+
+from tcptrace.errors import LossError
+from tcptrace.model.columns import Column
+from tcptrace.model.events import Event, NewTable
+from tcptrace.sinks import Renderer, make_renderer
+from tcptrace.sources.bpf.attach import Attaching
+from tcptrace.sources.bpf.session import NOTHING_LOST, Session
+from tcptrace.sources.plan import Plan
+
+LOSS_REPORT_S = 1.0
+
+Rows = Callable[[Session, Iterator[Iterator[Event]]], Iterable[Any]]
+"""A command's own work: from the session and its batches of events to rows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """What becomes of the rows."""
+
+    form: str
+    """One of `render.FORMATS`."""
+    columns: Sequence[Column]
+    duration_s: float | None = None
+    count: int | None = None
+    """Stop after so many rows."""
+    tables: bool = False
+    """Whether rows come in tables, each with a header, not one by one."""
+    fail_on_loss: bool = False
+    verbose: bool = False
+
+
+class Stop:
+    """Whether to stop: after SIGINT, SIGTERM or SIGHUP, or at a deadline."""
+
+    def __init__(self) -> None:
+        """Take over the signals, for the rest of the process's life."""
+        self._signalled = False
+        self._deadline = float("inf")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._signal)
+
+    def _signal(self, *_: object) -> None:
+        self._signalled = True
+
+    def end_line(self) -> None:
+        """End the line in which a terminal has echoed ^C."""
+        if self._signalled and sys.stderr.isatty():
+            click.echo(err=True)
+
+    def after(self, seconds: float) -> None:
+        """Stop in `seconds`."""
+        self._deadline = time.monotonic() + seconds
+
+    def __call__(self) -> bool:
+        """Tell whether to stop now."""
+        return self._signalled or time.monotonic() >= self._deadline
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not data."""
+    click.echo(f"tcptrace: {text}", err=True)
+
+
+class LossReport:
+    """Reports losses while tracing, at most once a second, and those of the end."""
+
+    def __init__(self, session: Session) -> None:
+        """Watch `session`."""
+        self._session = session
+        self._reported = NOTHING_LOST
+        self._next = 0.0
+
+    def check(self) -> None:
+        """Report what was lost since the last report, unless that was just now."""
+        if time.monotonic() >= self._next:
+            self.report()
+
+    def report(self) -> None:
+        """Report events that were lost since the last report."""
+        self._next = time.monotonic() + LOSS_REPORT_S
+        lost = self._session.lost()
+        if lost != self._reported:
+            say(str(lost.since(self._reported)))
+            self._reported = lost
+
+
+def run(plan: Plan, rows: Rows, output: Output) -> None:
+    """Trace as planned until it is time to stop.
+
+    Raises:
+        TcptraceError: tracing is not possible, or events were lost and that is to be an error.
+        BrokenPipeError: the reader of standard output is gone.
+
+    """
+    started = time.monotonic()
+    stop = Stop()
+    with closing(Attaching(plan)) as attaching:
+        renderer = make_renderer(output.form, output.columns, sys.stdout)
+        attached = attaching.session(stop)
+    if attached is None:
+        stop.end_line()
+        say("stopped before the probes were attached")
+        return
+    with closing(attached) as session:
+        if session.warning:
+            say(session.warning)
+        if output.verbose:
+            session.notes.append(f"attached {time.monotonic() - started:.3f} s after the start")
+            for note in session.notes:
+                say(note)
+        if output.duration_s is not None:
+            stop.after(output.duration_s)
+        click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
+        renderer.start(session.backend)
+        _trace(session, LossReport(session), rows, renderer, output, stop)
+        if output.fail_on_loss and session.lost().total:
+            raise LossError(str(session.lost()))
+
+
+def _trace(
+    session: Session,
+    losses: LossReport,
+    rows: Rows,
+    renderer: Renderer,
+    output: Output,
+    stop: Stop,
+) -> None:
+    """Write rows until it is time to stop, then the summary."""
+    started = time.monotonic()
+    shown = 0
+
+    def before_wait() -> None:
+        renderer.flush()
+        losses.check()
+
+    try:
+        if not output.tables:
+            renderer.header()
+        for row in rows(session, session.batches(stop, before_wait)):
+            if isinstance(row, NewTable):
+                renderer.header()
+                continue
+            renderer.row(row)
+            shown += 1
+            if shown == output.count:
+                break
+        renderer.flush()
+    finally:
+        seconds = time.monotonic() - started
+        stop.end_line()
+        losses.report()
+        events = "event" if shown == 1 else "events"
+        missing = f"{session.lost().total} lost{_untracked(session)}"
+        say(f"{shown} {events} in {seconds:.1f} s, {missing}")
+
+
+def _untracked(session: Session) -> str:
+    count = session.untracked()
+    return f", {count} not tracked (table full)" if count else ""

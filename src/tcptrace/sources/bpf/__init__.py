@@ -1,0 +1,1 @@
+"""Events through BPF programs, which bcc compiles."""

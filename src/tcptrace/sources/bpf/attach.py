@@ -1,0 +1,84 @@
+"""From a plan to a session: BPF through the loader, or tracefs alone where BPF cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.kernel import tracefs
+from tcptrace.kernel.privileges import require_tracing
+from tcptrace.sources.bpf.loader import Loader
+from tcptrace.sources.bpf.session import BpfSession, Session
+from tcptrace.sources.plan import Plan
+from tcptrace.sources.tracefs.session import BACKEND, FtraceSession
+
+
+class Attaching:
+    """A session that is being made; the loader works while the caller prepares its output."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Begin."""
+        root = tracefs.find()
+        if root:
+            tracefs.remove_stale(root)
+        self._plan = plan
+        self._loader: Loader | None = None
+        self._refusal: TcptraceError | None = None
+        if plan.backend == BACKEND:
+            return
+        try:
+            require_tracing()
+            self._loader = Loader(plan)
+        except TcptraceError as error:
+            self._refusal = error
+
+    def close(self) -> None:
+        """End the loader if it still works."""
+        if self._loader:
+            self._loader.close()
+
+    def session(self, stopped: Callable[[], bool]) -> Session | None:
+        """Return the session; None when `stopped` says to give up.
+
+        Raises:
+            TcptraceError: tracing as planned is not possible.
+
+        """
+        if self._plan.backend == BACKEND:
+            return FtraceSession(self._plan)
+        try:
+            return self._bpf_session(stopped)
+        except RefusedError:
+            raise
+        except TcptraceError as error:
+            if self._plan.backend != "auto" or not self._plan.probe.trace_variants:
+                raise
+            return self._fall_back(error)
+
+    def _bpf_session(self, stopped: Callable[[], bool]) -> Session | None:
+        if self._refusal:
+            raise self._refusal
+        if not self._loader:
+            return None
+        answer = self._loader.attached(stopped)
+        if answer is None:
+            return None
+        session = BpfSession(self._plan, answer)
+        session.notes += self._loader.output().splitlines()
+        return session
+
+    def _fall_back(self, reason: TcptraceError) -> Session:
+        """Return a session on tracefs alone; raise `reason` where that cannot be had either."""
+        why, _, advice = str(reason).partition("\n")
+        why = why.rstrip(".")
+        try:
+            session = FtraceSession(self._plan)
+        except RefusedError as error:
+            also = str(error).splitlines()[0].rstrip(".")
+            raise TcptraceError(f"{why}; and {also}.\n{advice}", details=reason.details) from None
+        except TcptraceError as error:
+            details = filter(None, (reason.details, error.details or f"ftrace refused: {error}"))
+            raise type(reason)(str(reason), details="\n".join(details)) from None
+        session.notes = [*reason.details.splitlines(), *session.notes]
+        session.warning = f"{why}; falling back to ftrace, without cgroups and mount namespaces"
+        return session

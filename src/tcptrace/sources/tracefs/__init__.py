@@ -1,0 +1,1 @@
+"""Events through tracefs alone, without BPF."""
