@@ -81,6 +81,7 @@ def pytest_command(job: Job, arguments: Sequence[str]) -> list[str]:
     """Return the command that runs a job's tests in the guest."""
     options = [
         *("--verbose", "--durations=10", "-p", "no:cacheprovider", "-m", "not anywhere"),
+        *("--reruns=1", "-rfEsR"),  # as in noxfile.py
         *(f"--junitxml={machine.SHARED / JUNIT}", "-o", "junit_family=xunit1"),  # has properties
     ]
     python = str(roots.PYTHON) if job.suite else sys.executable
