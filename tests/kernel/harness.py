@@ -36,7 +36,7 @@ from tcptrace.kernel.syscalls import die_with_parent
 from tcptrace.model.filters import BY_NAME
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.probe import BACKENDS, Backend, Probe
-from tcptrace.sources.bpf.bcc_child import obstacle_to
+from tcptrace.sources.bpf.choose import obstacle_to
 from tcptrace.sources.bpf.find_bcc import import_bcc
 
 Event = dict[str, Any]

@@ -38,7 +38,7 @@ from tcptrace.probes.probe import BACKENDS, BPF_BACKENDS, Backend
 CHANGED = """
 import os, sys
 from pathlib import Path
-import tcptrace.__main__, tcptrace.sources.bpf.bcc_child
+import tcptrace.__main__, tcptrace.sources.bpf.child
 from tcptrace.sources.bpf import find_bcc
 from tcptrace.cli import cli
 for name in cli.list_commands(None):

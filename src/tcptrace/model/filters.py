@@ -2,7 +2,7 @@
 
 Every filter is applied in the kernel. A value becomes integers in a define: no text of the user's
 reaches the C source. probes/c/prelude.bpf.c has the other half, one ``keep_`` predicate per define;
-the maps that it names are held in their places by sources/bpf/bcc_child.py.
+the maps that it names are held in their places by sources/bpf/load.py.
 
 Without BPF, tracefs filters by expressions over an event's fields (Documentation/trace/events.rst).
 """

@@ -20,7 +20,7 @@ from tcptrace.model.filters import BY_NAME, FILTERS, Filter
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.run import Output, run
 from tcptrace.sinks import FORMATS
-from tcptrace.sources.bpf.bcc_child import usable_variants
+from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.bpf.session import Session
 from tcptrace.sources.plan import Plan, listing
 from tcptrace.sources.tracefs.session import BACKEND

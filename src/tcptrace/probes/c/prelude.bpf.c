@@ -240,7 +240,7 @@ static __always_inline bool keep_cgroup(void)
 }
 #endif
 
-/* The descriptors are PINNED_MAPS' of sources/bpf/bcc_child.py. */
+/* The descriptors are PINNED_MAPS' of sources/bpf/load.py. */
 #ifdef CGROUPMAP
 BPF_TABLE_PINNED("hash", u64, u64, cgroupmap, 1, "/proc/self/fd/100");
 #endif

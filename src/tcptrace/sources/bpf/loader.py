@@ -126,7 +126,7 @@ def _child(channel: socket.socket, output: int, plan: Plan) -> NoReturn:
 
 
 def _answer(channel: socket.socket, plan: Plan) -> None:
-    from tcptrace.sources.bpf.bcc_child import attach_best  # noqa: PLC0415 - only the child needs it
+    from tcptrace.sources.bpf.child import attach_best  # noqa: PLC0415 - only the child needs it
 
     try:
         attached = attach_best(plan)

@@ -28,7 +28,7 @@ from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.model import filters
 from tcptrace.model.events import Event, decode_text
 from tcptrace.probes.samples import Sample, TraceEvent, TraceVariant
-from tcptrace.sources.bpf.bcc_child import no_backend
+from tcptrace.sources.bpf.choose import no_backend
 from tcptrace.sources.bpf.session import Losses, Session
 from tcptrace.sources.plan import Plan
 

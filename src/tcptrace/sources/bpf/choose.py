@@ -1,0 +1,58 @@
+"""Which of a plan's variants this kernel permits, the best first; nothing is compiled or loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from tcptrace.kernel import tracefs
+from tcptrace.kernel.hooks import obstacle
+from tcptrace.probes.probe import BACKENDS, Variant
+from tcptrace.sources.plan import Plan
+
+
+def obstacle_to(variant: Variant) -> str | None:
+    """Return why the kernel does not permit a hook that `variant` needs, or None."""
+    needed = (hook for hook in variant.hooks if not hook.optional)
+    return next(filter(None, map(obstacle, needed)), None)
+
+
+def _without_optional(variant: Variant, note: Callable[[str], None]) -> Variant:
+    """Return `variant` without the optional hooks that the kernel does not permit."""
+    reasons = {hook: obstacle(hook) for hook in variant.hooks if hook.optional}
+    for reason in filter(None, reasons.values()):
+        note(f"left out: {reason}")
+    hooks = tuple(hook for hook in variant.hooks if not reasons.get(hook))
+    return dataclasses.replace(variant, hooks=hooks)
+
+
+def usable_variants(plan: Plan, note: Callable[[str], None]) -> Iterator[Variant]:
+    """Yield the variants whose hooks this kernel permits, best first; note why not for others."""
+    for variant in plan.variants():
+        reason = obstacle_to(variant)
+        if reason is None:
+            yield _without_optional(variant, note)
+        else:
+            note(f"{variant.backend} refused: {reason}")
+
+
+def no_backend(plan: Plan) -> str:
+    """Return an error that says what there is in place of what was asked for."""
+    if plan.backend == "auto":
+        return (
+            f"this kernel permits no way to trace {plan.probe.name}.\n`tcptrace doctor` tells why"
+        )
+    free = dataclasses.replace(plan, backend="auto")
+    usable = {variant.backend for variant in usable_variants(free, lambda _: None)}
+    if plan.probe.trace_variants and not tracefs.obstacle():
+        usable.add("ftrace")
+    names = ", ".join(name for name in BACKENDS if name in usable) or "none"
+    if plan.backend in usable and plan.backend != "ftrace":
+        return (
+            f"this kernel refused the {plan.backend} programs of {plan.probe.name}.\n"
+            "Run again with -v for its words, and please report them"
+        )
+    return (
+        f"the backend {plan.backend} is not available for {plan.probe.name} on this kernel.\n"
+        f"Available: {names}; `tcptrace doctor` tells why"
+    )
