@@ -11,7 +11,8 @@ from tcptrace.model.columns import COMMON as COMMON_COLUMNS
 from tcptrace.model.columns import Column, Table, field
 from tcptrace.model.events import Event, NewTable
 from tcptrace.probes.probe import Probe, Switch, Variant
-from tcptrace.shell.command import API_VERSION, command, option
+from tcptrace.shell.command import API_VERSION, command
+from tcptrace.shell.options import option
 
 __version__ = "0.1.0"
 

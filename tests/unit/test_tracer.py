@@ -21,7 +21,7 @@ from tcptrace.model.events import Clock, Decoder, Event, to_json
 from tcptrace.model.filters import BY_NAME
 from tcptrace.probes.tracer.existing import Existing
 from tcptrace.probes.tracer.probe import BY_OWNER, OLDER, PASSED, TRACER, Closed, Connected, Open
-from tcptrace.shell import command as base
+from tcptrace.shell.plan import make_output
 
 DECODER = Decoder(TRACER.records)
 SERVER, CLIENT, NETNS = "192.0.2.1", "192.0.2.2", 4026531840
@@ -79,7 +79,7 @@ def test_a_close_of_an_older_connection_has_no_duration() -> None:
 def shown(*arguments: str) -> Sequence[Column]:
     """Return the columns that a command line shows."""
     context = command.make_context("tracer", list(arguments))
-    return base._output(TRACER, command.params, context.params).columns
+    return make_output(TRACER, command.params, context.params).columns
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from tcptrace.model.events import Event
 from tcptrace.probes.accept.probe import ACCEPT
-from tcptrace.shell.command import command, option
+from tcptrace.shell.command import command
+from tcptrace.shell.options import option
 
 
 @command(ACCEPT)

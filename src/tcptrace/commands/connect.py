@@ -11,7 +11,8 @@ import click
 from tcptrace.model.events import Event, NewTable
 from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, read_counts
 from tcptrace.probes.dns.probe import ANSWERS, Message
-from tcptrace.shell.command import command, option, parse_seconds
+from tcptrace.shell.command import command
+from tcptrace.shell.options import option, parse_seconds
 from tcptrace.shell.run import say
 from tcptrace.sources.bpf.session import Session
 

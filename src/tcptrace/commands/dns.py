@@ -10,7 +10,8 @@ import click
 
 from tcptrace.model.events import Event
 from tcptrace.probes.dns.probe import DNS, Query
-from tcptrace.shell.command import command, option, parse_seconds
+from tcptrace.shell.command import command
+from tcptrace.shell.options import option, parse_seconds
 
 Batches = Iterator[Iterator[Event]]
 Wanted = Callable[[Query], bool]

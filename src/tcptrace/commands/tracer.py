@@ -10,7 +10,8 @@ import click
 
 from tcptrace.model.events import Event
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
-from tcptrace.shell.command import TRACING, command, option
+from tcptrace.shell.command import command
+from tcptrace.shell.options import TRACING, option
 
 
 @command(TRACER)

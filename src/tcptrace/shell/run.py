@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
 import click
 
 from tcptrace.errors import LossError
-from tcptrace.model.columns import Column
 from tcptrace.model.events import Event, NewTable
+from tcptrace.shell.plan import Output
 from tcptrace.sinks import Renderer, make_renderer
 from tcptrace.sources.bpf.attach import Attaching
 from tcptrace.sources.bpf.session import NOTHING_LOST, Session
@@ -24,22 +23,6 @@ LOSS_REPORT_S = 1.0
 
 Rows = Callable[[Session, Iterator[Iterator[Event]]], Iterable[Any]]
 """A command's own work: from the session and its batches of events to rows."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Output:
-    """What becomes of the rows."""
-
-    form: str
-    """One of `render.FORMATS`."""
-    columns: Sequence[Column]
-    duration_s: float | None = None
-    count: int | None = None
-    """Stop after so many rows."""
-    tables: bool = False
-    """Whether rows come in tables, each with a header, not one by one."""
-    fail_on_loss: bool = False
-    verbose: bool = False
 
 
 class Stop:

@@ -1,0 +1,206 @@
+"""The options of a tracing command: its own, the filters that its probe honours, and the shared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from tcptrace.kernel.headers import CHOICES
+from tcptrace.model import columns
+from tcptrace.model.filters import FILTERS, Filter
+from tcptrace.probes.probe import Probe
+from tcptrace.sinks import FORMATS
+
+RowFunction = Callable[..., Iterable[Any]]
+OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
+
+
+class TraceOption(click.Option):
+    """A click option that knows its section of the help text and what it turns on."""
+
+    def __init__(
+        self,
+        *args: Any,
+        section: str = OWN,
+        adds: Sequence[str] = (),
+        switches: Sequence[str] = (),
+        replaces: Sequence[columns.Column] = (),
+        table: columns.Table | None = None,
+        needs: Sequence[str] = (),
+        excludes: Sequence[str] = (),
+        probes: Sequence[Probe] = (),
+        **kwargs: Any,
+    ) -> None:
+        """Say what the option does when it is given; see `option`."""
+        self.section = section
+        self.adds = adds
+        self.switches = switches
+        self.replaces = replaces
+        self.table = table
+        self.needs = needs
+        self.excludes = excludes
+        self.probes = probes
+        super().__init__(*args, **kwargs)
+
+
+def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunction]:
+    """Give a command an option of its own, or one in place of a shared one; below `command`.
+
+    Args:
+        flags: as in `click.option`.
+        attributes: as in `click.option`, and ``needs`` and ``excludes``, names of options that must
+            be given with it, or must not; ``adds``, keys of columns that the option shows, and
+            ``switches``, defines that it sets for the C source, to its value or for a flag to 1,
+            ``replaces``, columns that it shows in place of those with the same keys,
+            and ``table``, columns in place of the probe's, for rows that come in tables, each
+            behind a `NewTable`; ``probes``, whose events come among the others in the order in
+            which they happened, see `tcptrace.sources.plan.Plan`. The function receives the
+            option's value if it has a parameter of its name.
+
+    """
+    return click.option(*flags, cls=TraceOption, **attributes)
+
+
+def _filter_option(one: Filter, probe: Probe) -> TraceOption:
+    default = probe.defaults.get(one.name)
+    help_ = one.help.format(ports=probe.ports)
+    if default:
+        help_ += f" Default: {default}."
+
+    def parse(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is None or value == ():
+            return None
+        try:
+            return one.parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+
+    return TraceOption(
+        [*one.flags, one.name],
+        metavar=one.metavar,
+        multiple=one.multiple,
+        callback=parse,
+        help=help_,
+        section=FILTER,
+        default=[default] if default and one.multiple else default,
+    )
+
+
+def _family_options() -> list[TraceOption]:
+    flag: dict[str, Any] = {"is_flag": True, "section": FILTER}
+    return [
+        TraceOption(["-4", "ipv4"], **flag, help="IPv4 only, IPv4-mapped included."),
+        TraceOption(["-6", "ipv6"], **flag, help="IPv6 only."),
+    ]
+
+
+def parse_seconds(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read ``10``, ``0.5s``, ``5m`` or ``1h`` as seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]+|[0-9]*\.[0-9]+)([smh]?)", value)
+    if not match or not float(match[1]):
+        raise click.BadParameter(
+            f"{value!r} is not a time such as 10, 0.5s, 5m or 1h", param=parameter
+        )
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def shared_options(probe: Probe) -> list[click.Parameter]:
+    """Return the filters that `probe` can honour, and the output and tracing options."""
+    flag: dict[str, Any] = {"is_flag": True}
+    out: dict[str, Any] = {"section": OUTPUT}
+    trace: dict[str, Any] = {"section": TRACING}
+    keys = ", ".join(dict.fromkeys(one.key for one in (*probe.columns, *probe.more_columns)))
+    return [
+        *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
+        *(_family_options() if "family" in probe.filters else ()),
+        TraceOption(
+            ["-T", "--time"], **flag, **out, adds=("time",), help="Add a TIME column (HH:MM:SS)."
+        ),
+        TraceOption(
+            ["-t", "--timestamp"],
+            **flag,
+            **out,
+            adds=("time_s",),
+            help="Add a TIME(s) column: seconds since the first event.",
+        ),
+        TraceOption(
+            ["-o", "--output", "form"], **out, type=click.Choice(FORMATS), help="Default: text."
+        ),
+        TraceOption(["--json"], **flag, **out, help="Short for -o json: one object a line."),
+        TraceOption(
+            ["--columns"],
+            **out,
+            metavar="LIST",
+            default="",
+            help=f"Pick columns (pid,comm), add (+netns) or drop (-ip), of: {keys}.",
+        ),
+        TraceOption(
+            ["--backend"],
+            **trace,
+            type=click.Choice(("auto", *probe.backends)),
+            default="auto",
+            help="How the kernel is asked; see `tcptrace doctor`.",
+        ),
+        TraceOption(
+            ["--headers"],
+            **trace,
+            type=click.Choice(CHOICES),
+            default="auto",
+            help="Where kernel types come from: its BTF, or installed kernel headers.",
+        ),
+        TraceOption(
+            ["--duration"],
+            **trace,
+            metavar="TIME",
+            callback=parse_seconds,
+            help="Stop after 10, 5m or 1h.",
+        ),
+        TraceOption(
+            ["--count-events"],
+            **trace,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Stop after N events.",
+        ),
+        TraceOption(
+            ["--buffer-mb"],
+            **trace,
+            type=click.Choice([str(1 << power) for power in range(11)]),
+            default="4",
+            metavar="MB",
+            help="The event buffer: a power of 2 up to 1024. Default: 4.",
+        ),
+        TraceOption(["--fail-on-loss"], **flag, **trace, help="Exit with 1 if events were lost."),
+        TraceOption(
+            ["-v", "--verbose"], **flag, **trace, help="Say which backend was taken, and why."
+        ),
+        TraceOption(
+            ["--dump-c"], **flag, **trace, help="Print the C that would be compiled, and end."
+        ),
+    ]
+
+
+def turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:
+    """Yield the options that the command line gives."""
+    for one in options:
+        if isinstance(one, TraceOption) and one.name and given[one.name]:
+            yield one
+
+
+def check_combination(options: Sequence[click.Parameter], given: dict[str, Any]) -> None:
+    """Raise UsageError where an option misses one that it needs, or excludes another."""
+    flags = {one.name: one.opts[0] for one in options}
+    for one in turned_on(options, given):
+        for name in one.needs:
+            if not given[name]:
+                raise click.UsageError(f"{one.opts[0]} needs {flags[name]}.")
+        for name in one.excludes:
+            if given[name]:
+                raise click.UsageError(f"{one.opts[0]} and {flags[name]} exclude each other.")

@@ -1,0 +1,102 @@
+"""From a command line to what is traced, a `Plan`, and what becomes of the rows, an `Output`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from tcptrace.model import columns
+from tcptrace.model.columns import Column
+from tcptrace.model.filters import BY_NAME, FILTERS
+from tcptrace.probes.probe import Probe
+from tcptrace.shell.options import TraceOption, turned_on
+from tcptrace.sources.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """What becomes of the rows."""
+
+    form: str
+    """One of `tcptrace.sinks.FORMATS`."""
+    columns: Sequence[Column]
+    duration_s: float | None = None
+    count: int | None = None
+    """Stop after so many rows."""
+    tables: bool = False
+    """Whether rows come in tables, each with a header, not one by one."""
+    fail_on_loss: bool = False
+    verbose: bool = False
+
+
+def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Plan:
+    """Return what the command line asks to be traced. Raises UsageError."""
+    family = {"ipv4": 4, "ipv6": 6}
+    families = [number for name, number in family.items() if given.get(name)]
+    if len(families) > 1:
+        raise click.UsageError("-4 and -6 exclude each other.")
+    names = [one.name for one in FILTERS if one.name in probe.filters]
+    values = {name: given[name] for name in names if given[name] is not None}
+    if families:
+        values["family"] = families[0]
+    switches = {
+        define: str(int(given[one.name or ""]))
+        for one in turned_on(options, given)
+        for define in one.switches
+    }
+    return Plan(
+        probe,
+        values,
+        switches,
+        given["backend"],
+        int(given["buffer_mb"]),
+        given["headers"],
+        companions=tuple(two for one in turned_on(options, given) for two in one.probes),
+        not_in_ftrace=tuple(_not_in_ftrace(probe, values, list(turned_on(options, given)))),
+    )
+
+
+def _not_in_ftrace(
+    probe: Probe, filters: Iterable[str], options: Iterable[TraceOption]
+) -> Iterator[str]:
+    """Yield the options that the backend ftrace cannot honour."""
+    yield from (BY_NAME[name].flags[0] for name in filters if not BY_NAME[name].expression)
+    known = frozenset().union(*(variant.options for variant in probe.trace_variants))
+    yield from (one.opts[0] for one in options if one.probes or not known.issuperset(one.switches))
+
+
+def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:
+    """Return what the command line wants to become of the rows. Raises UsageError."""
+    if given["json"] and given["form"] not in (None, "json"):
+        raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
+    form = "json" if given["json"] else given["form"] or "text"
+    if form == "json" and given["columns"]:
+        raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
+    on = list(turned_on(options, given))
+    adds = [key for one in on for key in one.adds]
+    table = next((one.table for one in on if one.table), None)
+    replaced = {new.key: new for one in on for new in one.replaces}
+    shown, more = (
+        [replaced.get(column.key, column) for column in group]
+        for group in table or (probe.columns, probe.more_columns)
+    )
+    known = {column.key for column in (*shown, *more)}
+    for one in on:
+        if not known.issuperset(one.adds):
+            raise click.UsageError(f"{one.opts[0]} adds a column that these rows do not have.")
+    try:
+        chosen = columns.choose(shown, more, given["columns"], adds)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--columns") from None
+    return Output(
+        form=form,
+        columns=chosen,
+        duration_s=given["duration"],
+        count=given["count_events"],
+        tables=bool(table),
+        fail_on_loss=given["fail_on_loss"],
+        verbose=given["verbose"],
+    )
