@@ -9,22 +9,22 @@ packages() {
     case $1-$2 in
     apt-get-run) echo python3-bpfcc python3-venv ;;
     apt-get-test)
-        echo bpfcc-tools bpftool busybox-static debootstrap dnsmasq-base file iproute2 kmod \
-            libbpf-tools musl-tools qemu-system-x86
+        echo binutils bpfcc-tools bpftool busybox-static debootstrap dnsmasq-base file iproute2 \
+            kmod libbpf-tools musl-tools qemu-system-x86
         ;;
     dnf-run) echo python3-bcc ;;
-    dnf-test) echo bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc qemu-system-x86-core ;;
+    dnf-test) echo binutils bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc qemu-system-x86-core ;;
     pacman-run) echo python-bcc ;;
-    pacman-test) echo bpf busybox dnsmasq file iproute2 kmod musl qemu-system-x86 ;;
+    pacman-test) echo binutils bpf busybox dnsmasq file iproute2 kmod musl qemu-system-x86 ;;
     zypper-run) echo python3-bcc ;;
-    zypper-test) echo bpftool busybox-static dnsmasq file iproute2 kmod musl-devel qemu-x86 ;;
+    zypper-test) echo binutils bpftool busybox-static dnsmasq file iproute2 kmod musl-devel qemu-x86 ;;
     apk-run) echo py3-bcc ;;
-    apk-test) echo bpftool busybox-static dnsmasq file gcc iproute2 kmod musl-dev qemu-system-x86_64 ;;
+    apk-test) echo binutils bpftool busybox-static dnsmasq file gcc iproute2 kmod musl-dev qemu-system-x86_64 ;;
     esac
 }
 
 # Commands of the `test` packages: one that is missing is why they are installed.
-TEST_COMMANDS="bpftool busybox dnsmasq file ip modprobe musl-gcc qemu-system-x86_64"
+TEST_COMMANDS="as bpftool busybox dnsmasq file ip modprobe musl-gcc qemu-system-x86_64"
 # Those that are wanted besides where apt has them: other tracers, and what makes roots for machines.
 TEST_COMMANDS_OF_APT="debootstrap tcpconnect tcpconnect-bpfcc"
 
@@ -165,8 +165,13 @@ install_missing() {
     install_project "$1"
     fingerprint >.venv/.run
     [ "$1" = run ] || fingerprint >.venv/.test
-    # Made by root in a user's work tree, it is the user's all the same.
-    [ "$(id -u)" != 0 ] || chown -Rh "$(stat -c %u:%g .)" .venv
+    give_back
+}
+
+# What root makes in a user's work tree is the user's all the same.
+give_back() {
+    [ "$(id -u)" != 0 ] || [ "$(stat -c %u "$root")" = 0 ] ||
+        find "$root" -xdev -user root -exec chown -h --reference="$root" {} +
 }
 
 # In a subshell: the caller's working directory stays. One at a time: the lock
@@ -191,7 +196,9 @@ test)
     PATH=$PATH:/usr/sbin:/sbin
     ensure test
     cd "$root"
-    exec .venv/bin/nox "$@"
+    trap give_back EXIT
+    trap 'exit 130' INT TERM
+    .venv/bin/nox "$@"
     ;;
 -h | --help)
     usage
