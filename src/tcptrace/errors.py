@@ -23,6 +23,14 @@ class RefusedError(TcptraceError):
     exit_status = 2
 
 
+class HungError(TcptraceError):
+    """A child process does not come to its end: what it was to do is not tried in another way."""
+
+
+class ShortageError(TcptraceError):
+    """A resource that a run needs is short, on the machine or by a limit on the process."""
+
+
 class PluginError(TcptraceError):
     """A plugin cannot be used; everything else still can."""
 

@@ -91,10 +91,11 @@ class Worker:
     def __init__(self, function: Callable[[], Any]) -> None:
         """Fork."""
         self._channel, theirs = socket.socketpair()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             self._channel.close()
-            _work(theirs, function)
+            _work(theirs, function, parent)
         theirs.close()
 
     def start(self) -> None:
@@ -122,10 +123,10 @@ class Worker:
         return self.result()
 
 
-def _work(channel: socket.socket, function: Callable[[], Any]) -> NoReturn:
+def _work(channel: socket.socket, function: Callable[[], Any], parent: int) -> NoReturn:
     """Be a worker: none of pytest's exit handlers may run here."""
     try:
-        die_with_parent()
+        die_with_parent(parent)
         channel.recv(2)
         answer = {"result": function()}
     except BaseException:  # noqa: BLE001 - whatever it is, the test has to see it

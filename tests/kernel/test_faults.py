@@ -261,6 +261,58 @@ def test_loader_is_killed() -> None:
         check_refusal(tracer.ended(), 1, "killed by SIGKILL")
 
 
+IMPATIENT = """
+from tcptrace.kernel import child
+child.IDLE_S = {seconds}
+"""
+
+
+@pytest.mark.anywhere
+def test_loader_hangs() -> None:
+    """A loader that stands still is ended; the error says so, and no other way is tried."""
+    program = changed(IMPATIENT.format(seconds=limit(1)))
+    with Tracer(armed=False, program=program) as tracer:
+        eventually(lambda: any(children_of(tracer.pid)), "the loader process")
+        (loader,) = children_of(tracer.pid)
+        os.kill(loader, signal.SIGSTOP)
+        check_refusal(tracer.ended(), 1, "compiles the probes hangs")
+        assert not Path(f"/proc/{loader}").exists()
+
+
+# Stands still before it begins, so that the test can find it.
+SLOW_SURVEY = """
+import time
+from tcptrace.kernel import sockets
+survey = sockets._survey
+sockets._survey = lambda wanted: time.sleep(600) or survey(wanted)
+"""
+
+
+@pytest.mark.anywhere
+def test_survey_hangs() -> None:
+    """A list of open connections that never comes ends the run, with an error that says so."""
+    program = changed(SLOW_SURVEY + IMPATIENT.format(seconds=limit(1)))
+    with Tracer("--existing", command="tracer", program=program) as tracer:
+        ended = tracer.ended()
+    assert 1 == ended.status
+    assert "lists the open connections hangs" in ended.complaints[0]
+
+
+@pytest.mark.anywhere
+def test_stop_while_the_survey_hangs() -> None:
+    """It is not waited for when the run is to end, and it does not stay."""
+    port = take_port()
+    arguments = ("--existing", "--json", "-P", str(port))
+    with Tracer(*arguments, command="tracer", program=changed(SLOW_SURVEY)) as tracer:
+        eventually(lambda: any(children_of(tracer.pid)), "the process that lists connections")
+        (survey,) = children_of(tracer.pid)
+        accept_once(port=port)
+        ended = tracer.stop()
+        assert 0 == ended.status
+        assert tracer.where(lport=port)
+        assert not Path(f"/proc/{survey}").exists()
+
+
 def check_clean_end(ended: Ended, *words: str) -> None:
     """Check for exit status 0, or 1 with one line that has these words."""
     assert bool(words) == ended.status, ended

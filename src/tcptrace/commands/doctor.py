@@ -65,7 +65,9 @@ class Findings:
 
 def _asked(key: str, question: Callable[[], Iterable[Fact]]) -> list[Fact]:
     try:
-        answers = confined.ask(lambda: [dataclasses.asdict(fact) for fact in question()])
+        answers = confined.ask(
+            lambda: [dataclasses.asdict(fact) for fact in question()], "examines the kernel"
+        )
         return [Fact(**answer) for answer in answers]
     except TcptraceError as error:
         return [Fact(key, str(error), good=False)]
@@ -74,7 +76,7 @@ def _asked(key: str, question: Callable[[], Iterable[Fact]]) -> list[Fact]:
 def _software() -> list[Fact]:
     """Ask a child that imports bcc: LLVM may crash it."""
     try:
-        bcc = confined.ask(find_bcc.describe)
+        bcc = confined.ask(find_bcc.describe, "imports bcc")
     except TcptraceError as error:
         found, _, advice = str(error).partition("\n")
         return [Fact("bcc", found.rstrip("."), good=False, advice=advice)]

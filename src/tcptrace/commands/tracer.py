@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from itertools import chain, islice
 from typing import Any
 
@@ -12,6 +13,9 @@ from tcptrace.model.events import Event
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
 from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
+
+MOST_EARLY = 50_000
+"""So many events are kept until the open connections are known; others wait in the buffer."""
 
 
 @command(TRACER)
@@ -74,9 +78,14 @@ def _with_existing(
 
     found = Existing(filters)
     early: list[Event] = []
-    for batch in batches:  # the buffer would fill up if nobody read it meanwhile
-        early += batch
-        if found.is_complete():
-            break
-    yield from found.rows(chain(early, *islice(batches, 1)))
+    batch: Iterator[Event] = iter(())
+    with closing(found):
+        for batch in batches:  # the buffer would fill up if nobody read it meanwhile
+            if len(early) < MOST_EARLY:
+                early += batch
+            if found.is_complete():
+                break
+        else:  # stopped before
+            found.close()
+        yield from found.rows(chain(early, batch, *islice(batches, 1)))
     yield from found.follow(chain.from_iterable(batches))

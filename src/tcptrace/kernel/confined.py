@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import select
-import signal
 import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from tcptrace import errors
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel.syscalls import CLONE_NEWNET, die_with_parent, unshare
+from tcptrace.kernel.child import Child
+from tcptrace.kernel.shortage import FORKING, check_shortage, short_of
+from tcptrace.kernel.syscalls import CLONE_NEWNET, unshare
 
+MOST_DETAILS = 30_000
+"""Of the words of a compiler, in characters; an answer is one message."""
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 class Question:
     """A question that a forked child works on; the answer comes back as JSON."""
 
-    def __init__(self, question: Callable[[], Any]) -> None:
-        """Start the child."""
-        self._pipe, writing = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._pipe)
-            _child(question, writing)
+    def __init__(self, what: str, question: Callable[[], Any]) -> None:
+        """Start the child, the process that `what`. Raises TcptraceError."""
+        try:
+            self._pipe, writing = os.pipe()
+            os.set_blocking(self._pipe, False)
+            self._child = Child(what, lambda: _answer(what, question, writing))
+        except OSError as error:
+            check_shortage(error, "cannot start a process", FORKING)
+            raise
         os.close(writing)
-        os.set_blocking(self._pipe, False)
         self._text = bytearray()
 
     def is_answered(self) -> bool:
-        """Tell whether the answer is there, without waiting for it."""
+        """Tell whether the answer is there, without waiting for it. Raises HungError."""
         while True:
             try:
                 part = os.read(self._pipe, 1 << 16)
             except BlockingIOError:
+                self._child.check()
                 return False
             if not part:
                 return True
@@ -48,49 +54,64 @@ class Question:
         """Wait for the answer and return it; call it once.
 
         Raises:
+            HungError: the child does not come to its end.
             TcptraceError: the question raised it, or the child died.
 
         """
         while not self.is_answered():
-            select.select([self._pipe], [], [])
-        os.close(self._pipe)
-        _, status = os.waitpid(self._pid, 0)
+            self._child.wait(self._pipe)
+        status = self._child.end()
+        self.close()
         if not self._text:
-            raise TcptraceError(_death(status))
+            raise TcptraceError(self._child.death(status))
         answer = json.loads(self._text)
         if "error" in answer:
-            raise TcptraceError(answer["error"])
+            raise told(answer)
         return answer["answer"]
 
+    def close(self) -> None:
+        """End the child if it still works."""
+        self._child.kill()
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
 
-def ask(question: Callable[[], Any]) -> Any:
+
+def ask(question: Callable[[], Any], what: str = "asked") -> Any:
     """Return what `question` answers in a child. Raises TcptraceError as `Question.answer` does."""
-    return Question(question).answer()
-
-
-def _death(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"the process that asked was killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"the process that asked ended with status {os.waitstatus_to_exitcode(status)}"
-
-
-def _child(question: Callable[[], Any], writing: int) -> NoReturn:
-    """Answer and end, without any exit handler and without a word to the parent's output."""
-    status = 1
+    one = Question(what, question)
     try:
-        die_with_parent()
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nowhere, descriptor)
-        try:
-            answer = {"answer": question()}
-        except TcptraceError as error:
-            answer = {"error": str(error)}
-        with os.fdopen(writing, "w", encoding="ascii") as pipe:
-            json.dump(answer, pipe)
-        status = 0
+        return one.answer()
     finally:
-        os._exit(status)
+        one.close()
+
+
+def telling(error: TcptraceError) -> dict[str, str]:
+    """Return an error in JSON's types, for `told`."""
+    details = error.details[-MOST_DETAILS:]
+    return {"error": str(error), "kind": type(error).__name__, "details": details}
+
+
+def told(answer: dict[str, str]) -> TcptraceError:
+    """Return the error that another process has told with `telling`."""
+    kind = getattr(errors, answer["kind"], TcptraceError)
+    error: TcptraceError = kind(answer["error"], details=answer["details"])
+    return error
+
+
+def _answer(what: str, question: Callable[[], Any], writing: int) -> None:
+    """Answer, without a word to the parent's output."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    try:
+        answer = {"answer": question()}
+    except TcptraceError as error:
+        answer = telling(error)
+    except MemoryError:
+        answer = telling(short_of(errno.ENOMEM, f"the process that {what}"))
+    with os.fdopen(writing, "w", encoding="ascii") as pipe:
+        json.dump(answer, pipe)
 
 
 def enter_test_network() -> int:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import bpf, btf, tracefs
+from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.syscalls import c_pointer, perf_event_open
 
 PMU = Path("/sys/bus/event_source/devices")
@@ -144,6 +145,7 @@ def obstacle(hook: Hook) -> str | None:
     except TcptraceError as error:
         return f"{hook}: {error}"
     except OSError as error:
+        check_shortage(error, f"cannot try {hook}")
         number = error.errno or 0
         return f"{hook}: {_REASONS.get(number, error.strerror)}"
     return None

@@ -22,6 +22,12 @@ def start_time(pid: int) -> int | None:
     return int(fields[19]) if fields and fields[0] not in ENDED else None
 
 
+def cpu_ticks(pid: int) -> int | None:
+    """Return how long a process has run on a processor, in clock ticks."""
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12]) if fields else None
+
+
 def parent_of(pid: int) -> int | None:
     """Return the id of a process's parent."""
     fields = _stat(pid)

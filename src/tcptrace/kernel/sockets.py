@@ -144,14 +144,22 @@ class Survey:
 
     def __init__(self, wanted: Collection[int] | None = None) -> None:
         """Begin; `wanted` is as in `connections`."""
-        self._question = confined.Question(lambda: _survey(wanted))
+        self._question = confined.Question("lists the open connections", lambda: _survey(wanted))
         self.is_complete = self._question.is_answered
+        self._is_closed = False
+
+    def close(self) -> None:
+        """End the child, if it still works; nothing is found then."""
+        self._question.close()
+        self._is_closed = True
 
     def result(self) -> tuple[list[Connection], dict[int, list[int]], dict[int, Process]]:
         """Wait for the end; return connections, holders by inode and processes by id.
 
-        Raises TcptraceError as `connections` does.
+        Raises TcptraceError as `connections` does, and HungError.
         """
+        if self._is_closed:
+            return [], {}, {}
         found, held, known = self._question.answer()
         return (
             [Connection(Ends(*ends), *rest) for ends, *rest in found],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -93,9 +94,11 @@ def detached_mount(kind: str) -> int:
         os.close(context)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends."""
-    _checked(libc.prctl(PR_SET_PDEATHSIG, 9), "prctl")
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends; end it now if that has ended."""
+    _checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def c_pointer(buffer: ctypes.Array[ctypes.c_char]) -> int:

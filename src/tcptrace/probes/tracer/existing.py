@@ -82,7 +82,9 @@ class Existing:
         self._keeps = _Filter(filters).keeps
         self._survey = sockets.Survey(filters.get("netns"))
         self.is_complete = self._survey.is_complete
-        """Tells whether all have been found, without waiting."""
+        """Tells whether all have been found, without waiting. Raises HungError."""
+        self.close = self._survey.close
+        """Ends the search, if it still goes on."""
         self._rows: dict[Ends, Open] = {}
 
     def rows(self, early: Iterable[Event]) -> Iterator[Event]:
@@ -91,6 +93,7 @@ class Existing:
         A connection that the events tell of has its beginning there, unless it was connecting
         before the trace began: then its process is known only here. One that has ended before it
         could be found was open, too; who had it is not known.
+        After `close`, only the latter are known to have been open.
 
         Raises:
             TcptraceError: the kernel does not tell what is open.

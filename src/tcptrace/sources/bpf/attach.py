@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
 from tcptrace.kernel import tracefs
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.sources.bpf.loader import Loader
@@ -48,7 +48,7 @@ class Attaching:
             return FtraceSession(self._plan)
         try:
             return self._bpf_session(stopped)
-        except RefusedError:
+        except (RefusedError, HungError, ShortageError):
             raise
         except TcptraceError as error:
             if self._plan.backend != "auto" or not self._plan.probe.trace_variants:

@@ -11,6 +11,7 @@ import os
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.kernel import headers
 from tcptrace.kernel.confined import enter_test_network
+from tcptrace.kernel.shortage import LOADING, check_shortage
 from tcptrace.sources.bpf.choose import no_backend, usable_variants
 from tcptrace.sources.bpf.compile import Module
 from tcptrace.sources.bpf.load import (
@@ -52,6 +53,7 @@ def attach_best(plan: Plan) -> Attached:
             check_same_maps(module, pinned)
             attached = attach_variant(module, plan, variant, notes)
         except OSError as error:
+            check_shortage(error, "cannot load the programs", LOADING)
             notes.append(f"{variant.backend} refused: {error.strerror}")
             continue
         if self_test is None or fires(self_test, attached):

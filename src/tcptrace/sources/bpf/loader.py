@@ -6,22 +6,26 @@ bcc and LLVM do, and it survives their crashes.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
-import select
-import signal
 import socket
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from tcptrace.errors import RefusedError, TcptraceError
-from tcptrace.kernel.syscalls import die_with_parent
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel.child import Child
+from tcptrace.kernel.confined import telling, told
+from tcptrace.kernel.shortage import FORKING, check_shortage, short_of
+from tcptrace.sources.bpf.load import PINNED_MAPS
 from tcptrace.sources.plan import Plan
 
 MESSAGE_BYTES = 1 << 16
 MOST_DESCRIPTORS = 250
-TICK_S = 0.05
+NO_MEMORY = ("bad_alloc", "out of memory", "Cannot allocate memory", "MemoryError")
+"""What LLVM, the dynamic linker and Python print then."""
 
 
 class Answer(NamedTuple):
@@ -42,30 +46,23 @@ class Loader:
     """The child process that attaches, from its start until it has answered."""
 
     def __init__(self, plan: Plan) -> None:
-        """Start the child; it works while the parent prepares its output."""
-        self._output = os.memfd_create("tcptrace-loader-output")
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._channel.close()
-            _child(theirs, self._output, plan)
+        """Start the child; it works while the parent prepares its output. Raises TcptraceError."""
+        try:
+            self._output = os.memfd_create("tcptrace-loader-output")
+            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._child = Child(
+                "compiles the probes", lambda: _attach(theirs.fileno(), self._output, plan)
+            )
+        except OSError as error:
+            check_shortage(error, "cannot start the process that compiles", FORKING)
+            raise
         theirs.close()
 
     def close(self) -> None:
         """End the child if it still runs."""
-        self._end(signal.SIGKILL)
+        self._child.kill()
         self._channel.close()
         os.close(self._output)
-
-    def _end(self, number: signal.Signals | None = None) -> int:
-        """Reap the child, after sending it a signal; return its status for waitpid's readers."""
-        if not self._pid:
-            return 0
-        if number:
-            os.kill(self._pid, number)
-        _, status = os.waitpid(self._pid, 0)
-        self._pid = 0
-        return status
 
     def output(self) -> str:
         """Return what bcc, LLVM and the verifier printed."""
@@ -76,53 +73,57 @@ class Loader:
         """Wait for the child's answer; None when `stopped` says to give up.
 
         Raises:
-            TcptraceError: the child could not attach, or died.
+            TcptraceError: the child could not attach, died or hangs.
 
         """
-        while not stopped():
-            if select.select([self._channel], [], [], TICK_S)[0]:
-                return self._receive()
-        return None
+        return self._receive() if self._child.wait(self._channel.fileno(), stopped) else None
 
     def _receive(self) -> Answer:
-        message, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_BYTES, MOST_DESCRIPTORS)
-        status = self._end()
+        message, descriptors, flags, _ = socket.recv_fds(
+            self._channel, MESSAGE_BYTES, MOST_DESCRIPTORS
+        )
+        status = self._child.end()
         if not message:
-            raise TcptraceError(_death(status), details=self.output())
+            raise self._death(status)
+        if flags & socket.MSG_CTRUNC:
+            raise short_of(errno.EMFILE, "cannot keep what was attached")
         answer = json.loads(message)
         if "error" in answer:
-            kind = RefusedError if answer["status"] == RefusedError.exit_status else TcptraceError
-            details = "\n".join(filter(None, (answer["details"], self.output())))
-            raise kind(answer["error"], details=details)
+            error = told(answer)
+            error.details = "\n".join(filter(None, (error.details, self.output())))
+            raise error
         rest = iter(descriptors)
         maps = {name: next(rest) for name in answer["maps"]}
         programs = [next(rest) for _ in range(answer["programs"])]
         return Answer(answer["backend"], answer["notes"], maps, programs, [*rest])
 
+    def _death(self, status: int) -> TcptraceError:
+        how, output = self._child.death(status), self.output()
+        if any(words in output for words in NO_MEMORY):
+            error: TcptraceError = short_of(errno.ENOMEM, how)
+            error.details = output
+            return error
+        return TcptraceError(f"{how}.\nRun again with -v; is memory short?", details=output)
 
-def _death(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    else:
-        how = f"ended with status {os.waitstatus_to_exitcode(status)}"
-    return f"the process that compiles the probes {how}.\nRun again with -v; is memory short?"
 
-
-def _child(channel: socket.socket, output: int, plan: Plan) -> NoReturn:
-    """Attach, answer and end, without any exit handler: bcc's would detach."""
-    status = 1
+def _attach(channel: int, output: int, plan: Plan) -> None:
+    """Attach and answer. What is raised is written for -v, in place of the interpreter."""
     try:
-        die_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        _answer(channel, plan)
-        status = 0
-    except BaseException:  # noqa: BLE001 - for -v, in place of the interpreter
+        with socket.socket(fileno=_out_of_the_way(channel)) as answers:
+            _answer(answers, plan)
+    except BaseException:
         os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(status)
+        raise
+
+
+def _out_of_the_way(descriptor: int) -> int:
+    """Return one that is none of those by which the C names pinned maps."""
+    taken = [number for number, *_ in PINNED_MAPS.values()]
+    if descriptor not in taken:
+        return descriptor
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(taken) + 1)
 
 
 def _answer(channel: socket.socket, plan: Plan) -> None:
@@ -131,8 +132,7 @@ def _answer(channel: socket.socket, plan: Plan) -> None:
     try:
         attached = attach_best(plan)
     except TcptraceError as error:
-        answer = {"error": str(error), "status": error.exit_status, "details": error.details}
-        channel.send(json.dumps(answer).encode())
+        channel.send(json.dumps(telling(error)).encode())
         return
     answer = {
         "backend": attached.backend,

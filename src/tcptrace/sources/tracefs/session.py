@@ -19,11 +19,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
 from tcptrace.kernel import btf, confined, tracefs
 from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.fetch import fetch_arguments, zeros
 from tcptrace.kernel.processes import parent_of, threads_of
+from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.model import filters
 from tcptrace.model.events import Event, decode_text
@@ -133,9 +134,14 @@ class FtraceSession(Session):
         for variant in plan.probe.trace_variants:
             try:
                 self._attach(variant)
-            except (OSError, TcptraceError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
-                self.notes.append(f"ftrace refused: {variant.name}: {reason}")
+            except (HungError, ShortageError):
+                raise
+            except TcptraceError as error:
+                self.notes.append(f"ftrace refused: {variant.name}: {error}")
+                continue
+            except OSError as error:
+                check_shortage(error, "cannot define the probes")
+                self.notes.append(f"ftrace refused: {variant.name}: {error.strerror}")
                 continue
             return
         raise TcptraceError(no_backend(plan), details="\n".join(self.notes))
@@ -205,7 +211,7 @@ class FtraceSession(Session):
         for event in events:
             self._instance.enable(event.name, event.condition)
         try:
-            inode = confined.ask(test)
+            inode = confined.ask(test, "tries the probes")
         except TcptraceError as error:
             self.notes.append(f"whether hooks fire was not tried: {error}")
             return

@@ -1,0 +1,112 @@
+"""Child processes that end with their parent, and that are given up where they hang."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from tcptrace.errors import HungError
+from tcptrace.kernel.processes import cpu_ticks
+from tcptrace.kernel.syscalls import die_with_parent
+
+TICK_S = 0.05
+IDLE_S = 10.0
+"""After so long without a moment of processor time, a child hangs."""
+MOST_S = 300.0
+"""After so long it is given up, whatever it does; to compile under emulation takes a tenth."""
+MOST_STEP_S = 1.0
+"""What a check counts at most: while nobody checked, this process stood still itself."""
+
+
+class Child:
+    """A forked process, from its start until it was reaped."""
+
+    def __init__(self, what: str, main: Callable[[], None]) -> None:
+        """Start it; `what` names it in errors. It ends when `main` returns, with status 0.
+
+        What `main` raises is its own affair: the status is then 1. Raises OSError.
+        """
+        self._what = what
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _be_child(parent, main)
+        self._ticks: int | None = 0
+        self._idle_s = self._waited_s = 0.0
+        self._checked_at = time.monotonic()
+
+    def wait(self, descriptor: int, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until `descriptor` can be read; return False where `stopped` says to give up.
+
+        Raises HungError.
+        """
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        while not stopped():
+            if poller.poll(TICK_S * 1000):
+                return True
+            self.check()
+        return False
+
+    def check(self) -> None:
+        """Raise HungError where it hangs; whoever waits for it calls this again and again."""
+        now = time.monotonic()
+        step_s = now - self._checked_at
+        if step_s < TICK_S:
+            return
+        self._checked_at = now
+        step_s = min(step_s, MOST_STEP_S)
+        ticks = cpu_ticks(self._pid)
+        self._idle_s = self._idle_s + step_s if ticks == self._ticks else 0.0
+        self._ticks = ticks
+        self._waited_s += step_s
+        if self._idle_s > IDLE_S:
+            raise HungError(self._hung(f"hangs: it has done nothing for {IDLE_S:.0f} s"))
+        if self._waited_s > MOST_S:
+            raise HungError(self._hung(f"has not come to an end in {MOST_S:.0f} s"))
+
+    def _hung(self, how: str) -> str:
+        return (
+            f"the process that {self._what} {how}; it was given up.\n"
+            "Try again: does something stop or trace it, or are disks or memory overloaded?"
+        )
+
+    def end(self) -> int:
+        """Wait for its end; return its status, as waitpid does."""
+        if not self._pid:
+            return 0
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        return status
+
+    def kill(self) -> None:
+        """End it if it still runs."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self.end()
+
+    def death(self, status: int) -> str:
+        """Return how it has ended, as a sentence without its full stop."""
+        if os.WIFSIGNALED(status):
+            how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        else:
+            how = f"ended with status {os.waitstatus_to_exitcode(status)}"
+        return f"the process that {self._what} {how}"
+
+
+def _be_child(parent: int, main: Callable[[], None]) -> NoReturn:
+    """Work, and end without any exit handler of the parent's."""
+    status = 1
+    try:
+        die_with_parent(parent)
+        for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to both
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        main()
+        status = 0
+    finally:
+        os._exit(status)
