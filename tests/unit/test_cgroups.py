@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,27 @@ def test_containers(monkeypatch: pytest.MonkeyPatch, path: str, container: str |
     cgroups.container_of.cache_clear()
 
 
+ODD = "\f\r\v\x1c\x85\u2028\udcff"
+"""What Python takes for the end of a line, and a byte that is no UTF-8."""
+
+
 @pytest.mark.parametrize(
     ("mounts", "place"),
     [
         ("tmpfs /tmp tmpfs rw 0 0\n", None),
         ("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /cg cgroup2 rw 0 0\n", "/cg"),
         ("none /a\\040b cgroup2 rw 0 0\n", "/a b"),
+        *((f"none /a{char}b tmpfs rw 0 0\nnone /cg cgroup2 rw 0 0\n", "/cg") for char in ODD),
+        *((f"none /a{char}b cgroup2 rw 0 0\n", f"/a{char}b") for char in ODD),
+        ("short\n\nnone /cg cgroup2 rw 0 0\n", "/cg"),
     ],
 )
 def test_mount_point(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounts: str, place: str | None
 ) -> None:
-    """The hierarchy is found among the mounts, also at a place with a blank in its name."""
+    """The hierarchy is found among the mounts, whatever is in its name or in others'."""
     file = tmp_path / "mounts"
-    file.write_text(mounts)
+    file.write_bytes(os.fsencode(mounts))
     monkeypatch.setattr(cgroups, "MOUNTS", file)
     cgroups.mount_point.cache_clear()
     assert place == cgroups.mount_point()

@@ -19,12 +19,19 @@ _CONTAINER = re.compile("[/-]([0-9a-f]{64})(?:[.]scope)?(?=/|$)")
 
 @functools.cache
 def mount_point() -> str | None:
-    """Return where cgroup v2 is mounted; None where it is not."""
-    for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
-        _, place, kind, *_ = line.split(" ")
-        if kind == "cgroup2":
-            return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), place)
+    """Return where cgroup v2 is mounted; None where it is not.
+
+    The kernel escapes blanks and newlines alone: any other byte may be in a name.
+    """
+    for line in MOUNTS.read_bytes().split(b"\n"):
+        _, place, kind, *_ = (*line.split(b" "), b"", b"", b"")
+        if kind == b"cgroup2":
+            return os.fsdecode(re.sub(rb"\\([0-7]{3})", _octal, place))
     return None
+
+
+def _octal(escaped: re.Match[bytes]) -> bytes:
+    return bytes([int(escaped[1], 8) & 0xFF])
 
 
 @functools.cache
@@ -72,13 +79,13 @@ def ids_of(pid: int) -> tuple[int, ...]:
     Empty without cgroup v2, and where its cgroup was removed. Raises OSError where the process has
     ended.
     """
-    text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
-    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), None)
+    lines = Path(f"/proc/{pid}/cgroup").read_bytes().split(b"\n")
+    path = next((line[3:] for line in lines if line.startswith(b"0::")), None)
     place = mount_point()
     if place is None or path is None:
         return ()
     mount = Path(place)
-    own = mount / path.lstrip("/")
+    own = mount / os.fsdecode(path).lstrip("/")
     above = (own, *own.parents)
     if not own.is_dir():
         return ()

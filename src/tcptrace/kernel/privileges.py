@@ -12,10 +12,8 @@ CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 
 def effective_capabilities() -> int:
     """Return the effective capabilities as a bit mask (proc(5), CapEff)."""
-    for line in (
-        Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    ):
-        if line.startswith("CapEff:"):
+    for line in Path("/proc/self/status").read_bytes().split(b"\n"):
+        if line.startswith(b"CapEff:"):
             return int(line.split()[1], 16)
     return 0
 
