@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups, confined
+from tcptrace.kernel import cgroups, confined, sock_diag
 from tcptrace.kernel.netns import NAMED, enter, is_netns
 
 PROC = Path("/proc")
-MAPPED = "::ffff:"
-# include/net/tcp_states.h: all between the handshake and the end.
-ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 3, 4, 5, 8, 9, 11
-OPEN = (ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING)
 
 
 class Ends(NamedTuple):
@@ -68,24 +64,10 @@ def _namespaces() -> dict[int, Path]:
 
 def _dump(netns: int) -> Iterator[Connection]:
     """Yield the connections of this thread's network namespace that a process can have."""
-    from pyroute2 import DiagSocket, NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
-
-    states = sum(1 << state for state in OPEN)
-    for family in (2, 10):
-        try:
-            with DiagSocket() as diag:
-                diag.bind()
-                answers = diag.get_sock_stats(family=family, states=states)
-        except NetlinkError as error:
-            raise TcptraceError(
-                f"the kernel does not tell its TCP sockets ({error}).\n"
-                "--existing needs CONFIG_INET_TCP_DIAG: try modprobe tcp_diag"
-            ) from error
-        for one in answers:
-            if one["idiag_inode"]:  # else it waits to be accepted, or was closed
-                laddr, raddr = (one[key].removeprefix(MAPPED) for key in ("idiag_src", "idiag_dst"))
-                ends = Ends(netns, laddr, one["idiag_sport"], raddr, one["idiag_dport"])
-                yield Connection(ends, one["idiag_uid"], one["idiag_inode"])
+    for one in sock_diag.sockets():
+        if one.inode:  # else it waits to be accepted, or was closed
+            ends = Ends(netns, one.laddr, one.lport, one.raddr, one.rport)
+            yield Connection(ends, one.uid, one.inode)
 
 
 def connections(wanted: Collection[int] | None = None) -> list[Connection]:
