@@ -18,6 +18,7 @@ from tests.kernel.traffic import accept_once
 from tcptrace.kernel import tracefs
 from tcptrace.kernel.hooks import Hook, with_stand_in
 from tcptrace.model.events import Event
+from tcptrace.model.filters import Filters
 from tcptrace.probes.probe import Backend, Probe, Variant
 from tcptrace.sources.bpf.attach import Attaching
 from tcptrace.sources.bpf.session import NOTHING_LOST, Losses
@@ -107,7 +108,7 @@ def trace(source: Path, backend: Backend, hooks: tuple[Hook, ...]) -> tuple[Loss
     probe = Probe("seen", source, (Seen,), (variant,), filters=frozenset(), columns=())
 
     def work() -> tuple[Losses, Losses, list[int]]:
-        with closing(Attaching(Plan(probe, {}, backend=backend))) as attaching:
+        with closing(Attaching(Plan(probe, Filters(), backend=backend))) as attaching:
             session = attaching.session(lambda: False)
         assert session
         with closing(session):

@@ -7,7 +7,9 @@ import pwd
 import re
 import socket
 import struct
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcptrace.kernel import netns
-from tcptrace.model import filters
-from tcptrace.model.filters import BY_NAME, U16_MAX, U32_MAX, Ranges
+from tcptrace.model.filters import BY_NAME, U16_MAX, Filters
+from tcptrace.model.ranges import U32_MAX, Ranges
+from tcptrace.model.systems import Cgroup, PinnedMap, Recorded
+from tcptrace.shell.host import Host
 
 MY_NETNS = Path("/proc/self/ns/net")
 RANGE = r" ?X\((\d+)U,(\d+)U\)"
@@ -25,7 +29,7 @@ RANGE = r" ?X\((\d+)U,(\d+)U\)"
 def parse(name: str, *texts: str) -> Any:
     """Read option values as the command line does."""
     one = BY_NAME[name]
-    return one.parse(texts if one.multiple else texts[0])
+    return one.parse(texts if one.multiple else texts[0], Host())
 
 
 def ranges(keep: str = "", drop: str = "") -> Ranges:
@@ -148,7 +152,7 @@ def test_another_kind_of_namespace_is_refused() -> None:
 def test_cgroups(tmp_path: Path) -> None:
     """A cgroup v2 directory becomes its id; any other directory is refused."""
     (tmp_path / "cgroup.controllers").touch()
-    assert (tmp_path.stat().st_ino,) == parse("cgroup", str(tmp_path))
+    assert [tmp_path.stat().st_ino] == [one.id for one in parse("cgroup", str(tmp_path))]
     for other in (tmp_path.parent, tmp_path / "cgroup.controllers", tmp_path / "missing", "a\0b"):
         with pytest.raises(ValueError, match="cgroup v2"):
             parse("cgroup", str(other))
@@ -171,22 +175,25 @@ def test_process_names() -> None:
         ({"pid": ranges("1", "2")}, {"KEEP_PID": "X(1U,1U)", "DROP_PID": "X(2U,2U)"}),
         ({"uid": ranges("0")}, {"KEEP_UID": "X(0U,0U)"}),
         ({"netns": (7, 8)}, {"KEEP_NETNS": "X(7U,7U) X(8U,8U)"}),
-        ({"cgroup": (1 << 40,)}, {"KEEP_CGROUP": "X(1099511627776ULL,1099511627776ULL)"}),
+        (
+            {"cgroup": (Cgroup(1 << 40, "/a"),)},
+            {"KEEP_CGROUP": "X(1099511627776ULL,1099511627776ULL)"},
+        ),
         ({"family": 6}, {"KEEP_FAMILY": "6"}),
-        ({"cgroupmap": "/a"}, {"CGROUPMAP": "1"}),
-        ({"mntnsmap": "/b"}, {"MNTNSMAP": "1"}),
+        ({"cgroupmap": PinnedMap("/a", set)}, {"CGROUPMAP": "1"}),
+        ({"mntnsmap": PinnedMap("/b", set)}, {"MNTNSMAP": "1"}),
         ({}, {}),
     ],
 )
 def test_defines(values: dict[str, Any], expected: dict[str, str]) -> None:
     """Each filter becomes its define."""
-    assert expected == filters.defines(values)
+    assert expected == Filters(values).defines()
 
 
 def test_defines_of_several_filters_are_joined() -> None:
     """Filters combine."""
     values = {"port": ranges("80"), "family": 4}
-    assert {"KEEP_PORT", "KEEP_FAMILY"} == filters.defines(values).keys()
+    assert {"KEEP_PORT", "KEEP_FAMILY"} == Filters(values).defines().keys()
 
 
 @given(
@@ -195,7 +202,7 @@ def test_defines_of_several_filters_are_joined() -> None:
 def test_any_ranges_survive(pairs: list[list[int]]) -> None:
     """Ranges come out of the defines as they were typed."""
     texts = [f"{low}-{high}" for low, high in pairs]
-    define = filters.defines({"port": parse("port", ",".join(texts))})["KEEP_PORT"]
+    define = Filters({"port": parse("port", ",".join(texts))}).defines()["KEEP_PORT"]
     assert pairs == [[int(low), int(high)] for low, high in re.findall(RANGE, define)]
 
 
@@ -206,18 +213,27 @@ def test_no_text_reaches_the_c_source(name: str, text: str) -> None:
         value = parse(name, text)
     except ValueError:
         return
-    for define in filters.defines({name: value}).values():
+    for define in Filters({name: value}).defines().values():
         assert re.fullmatch(f"({RANGE})+", define)
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
 def test_a_process_name_becomes_two_words(name: str) -> None:
     """The words hold the name's bytes, cut to 15 and ended by NUL, and no text."""
-    define = filters.defines({"comm": parse("comm", name)})["KEEP_COMM"]
+    define = Filters({"comm": parse("comm", name)}).defines()["KEEP_COMM"]
     match = re.fullmatch(r"Y\((0x[0-9a-f]+)ULL,(0x[0-9a-f]+)ULL\)", define)
     assert match
     words = struct.pack("=QQ", *(int(word, 16) for word in match.groups()))
     assert os.fsencode(name)[:15].ljust(16, b"\0") == words
+
+
+def wants(ranges: Ranges, *values: int) -> bool:
+    """Tell whether ranges keep some numbers, as the definition says."""
+
+    def within(pairs: Iterable[tuple[int, int]]) -> bool:
+        return any(low <= value <= high for low, high in pairs for value in values)
+
+    return (not ranges.keep or within(ranges.keep)) and not within(ranges.drop)
 
 
 NUMBERS = st.lists(st.integers(0, U16_MAX), min_size=2, max_size=2).map(sorted).map(tuple)
@@ -238,23 +254,23 @@ def port(name: str, value: int) -> dict[str, int]:
 @given(RANGES, st.integers(0, U16_MAX))
 def test_port_expression_is_what_ranges_keep(ranges: Ranges, value: int) -> None:
     """A port that is compared byte for byte is kept where the ranges keep it."""
-    text = filters.expression({"port": ranges}, ["lport"])
-    assert ranges.wants(value) == holds(text, **port("lport", value))
+    text = Filters({"port": ranges}).expression(["lport"])
+    assert wants(ranges, value) == holds(text, **port("lport", value))
 
 
 @given(RANGES, st.integers(0, U16_MAX), st.integers(0, U16_MAX))
 def test_either_port_expression(ranges: Ranges, lport: int, rport: int) -> None:
     """With two ports, one has to be in what is kept, and none in what is dropped."""
-    text = filters.expression({"port": ranges}, ["lport", "rport"])
+    text = Filters({"port": ranges}).expression(["lport", "rport"])
     fields = {**port("lport", lport), **port("rport", rport)}
-    assert ranges.wants(lport, rport) == holds(text, **fields)
+    assert wants(ranges, lport, rport) == holds(text, **fields)
 
 
 @given(RANGES, st.integers(0, U16_MAX))
 def test_uid_expression_is_what_ranges_keep(ranges: Ranges, value: int) -> None:
     """Users are compared as numbers."""
-    text = filters.expression({"uid": ranges}, [])
-    assert ranges.wants(value) == holds(text, uid=value)
+    text = Filters({"uid": ranges}).expression([])
+    assert wants(ranges, value) == holds(text, uid=value)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +287,7 @@ def test_family_expression(family: int, address: str, version: int) -> None:
     """An IPv4-mapped address is IPv4."""
     raw = memoryview(socket.inet_pton(socket.AF_INET6, address)).cast("I")
     fields = {"family": family, **{f"raddr6_{n}": word for n, word in enumerate(raw)}}
-    kept = [asked for asked in (4, 6) if holds(filters.expression({"family": asked}, []), **fields)]
+    kept = [asked for asked in (4, 6) if holds(Filters({"family": asked}).expression([]), **fields)]
     assert [version] == kept
 
 
@@ -279,9 +295,137 @@ def test_netns_and_comm_expressions() -> None:
     """Values of one filter are alternatives, filters go together."""
     values = {"comm": (b"nginx", b'say "hi"'), "netns": (1, 2), "pid": Ranges(((1, 1),), ())}
     expected = """(comm == "nginx" || comm == 'say "hi"') && (netns == 1 || netns == 2)"""
-    assert expected == filters.expression(values, [])
+    assert expected == Filters(values).expression([])
 
 
 def test_a_name_that_no_quotes_can_hold_is_not_compared() -> None:
     """The kernel's expressions have no escapes; tcptrace itself compares the name."""
-    assert not filters.expression({"comm": (b"\"'", b"nginx")}, [])
+    assert not Filters({"comm": (b"\"'", b"nginx")}).expression([])
+
+
+@given(RANGES, st.lists(st.integers(0, U16_MAX), max_size=1))
+def test_ranges_test_is_their_definition(ranges: Ranges, more: list[int]) -> None:
+    """Looking numbers up gives what comparing them with each range does."""
+    test, of_ports = ranges.test(), Filters({"port": ranges}).test("port")
+    bounds = {bound for pair in (*ranges.keep, *ranges.drop) for bound in pair}
+    for one in {0, U16_MAX, *bounds, *(bound + 1 for bound in bounds if bound < U16_MAX)}:
+        assert wants(ranges, one) == test(one)
+        assert wants(ranges, one, *more) == of_ports(one, *more)
+
+
+RECORD = {
+    "pid": 181,
+    "uid": 1000,
+    "comm": "nginx",
+    "family": 4,
+    "netns": 4026531840,
+    "mntns": 4026531841,
+    "lport": 80,
+    "rport": 40000,
+    "cgroup_id": 7,
+    "cgroups": (7, "/", "/a", "/a/b"),
+}
+NOT_KNOWN = {**dict.fromkeys(RECORD), "family": 4, "cgroups": (None,)}
+
+
+def keeps(values: dict[str, Any], changes: dict[str, Any] | None = None, *ports: str) -> bool:
+    """Tell whether filters keep a record with these changes."""
+    record = SimpleNamespace(**{**RECORD, **(changes or {})})
+    return Filters(values, ports or ("lport", "rport")).keeps(record)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "dropped"),
+    [
+        ("pid", ["181"], ["182"]),
+        ("pid", ["!182"], ["!181"]),
+        ("port", ["80"], ["443"]),
+        ("port", ["39000-41000"], ["39000-41000,!80"]),
+        ("uid", ["1000"], ["!1000"]),
+        ("comm", ["bash", "nginx"], ["ngin"]),
+        ("netns", ["4026531840"], ["4026531841"]),
+    ],
+)
+def test_records_are_kept_as_the_kernel_would(
+    name: str, kept: list[str], dropped: list[str]
+) -> None:
+    """Each filter keeps a record that has what it asks for, and drops others."""
+    assert [True, False] == [keeps({name: parse(name, *texts)}) for texts in (kept, dropped)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"family": 4}, True),
+        ({"family": 6}, False),
+        ({"cgroup": (Cgroup(7, None),)}, True),
+        ({"cgroup": (Cgroup(None, "/a"),)}, True),
+        ({"cgroup": (Cgroup(None, "/"),)}, True),
+        ({"cgroup": (Cgroup(8, "/a/bc"),)}, False),
+        ({"cgroupmap": PinnedMap("", lambda: {7})}, True),
+        ({"cgroupmap": PinnedMap("", lambda: {8})}, False),
+        ({"mntnsmap": PinnedMap("", lambda: {4026531841})}, True),
+        ({"mntnsmap": PinnedMap("", set)}, False),
+        ({}, True),
+        ({"family": 4, "port": ranges("443"), "uid": ranges("1000")}, False),
+        ({"family": 4, "port": ranges("80"), "uid": ranges("1000")}, True),
+    ],
+)
+def test_values_and_combinations(values: dict[str, Any], *, expected: bool) -> None:
+    """A cgroup is known by its id or path, a map by its keys, and all filters have to agree."""
+    assert expected == keeps(values)
+
+
+def test_a_probe_s_ports_are_compared() -> None:
+    """Which ports -P is about is the probe's affair."""
+    values = {"port": ranges("80")}
+    assert [True, False, True] == [
+        keeps(values, None, *ports) for ports in (["lport"], ["rport"], ["lport", "rport"])
+    ]
+
+
+@pytest.mark.parametrize("name", ["pid", "uid", "port"])
+def test_what_is_not_known_passes_exclusions_alone(name: str) -> None:
+    """A record without a process is kept unless only some are to be kept."""
+    assert [True, False] == [
+        keeps({name: one}, NOT_KNOWN) for one in (ranges(drop="1000"), ranges("1000"))
+    ]
+
+
+def test_an_unknown_container_is_in_none() -> None:
+    """Without cgroup and mount namespace, a record is in none that was asked for."""
+    for name in ("cgroup", "cgroupmap", "mntnsmap", "comm", "netns"):
+        value = {"cgroup": (Cgroup(None, None),), "comm": (b"nginx",), "netns": (1,)}.get(
+            name, PinnedMap("", lambda: {7})
+        )
+        assert not keeps({name: value}, NOT_KNOWN)
+
+
+def recorded(name: str, text: str) -> Any:
+    """Read an option's value for a recording."""
+    one = BY_NAME[name]
+    return one.parse((text,) if one.multiple else text, Recorded())
+
+
+def test_a_recording_takes_numbers_and_paths() -> None:
+    """What records hold can be compared: numbers, names of processes, paths of cgroups."""
+    assert ranges("1000") == recorded("uid", "1000")
+    assert (4026531840,) == recorded("netns", "4026531840")
+    for text in ("/sys/fs/cgroup/a/b", "/a/b", "a/b/"):
+        assert (Cgroup(None, "/a/b"),) == recorded("cgroup", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("uid", "postgres"),
+        ("netns", "blue"),
+        ("netns", "/proc/1/ns/net"),
+        ("cgroupmap", "/sys/fs/bpf/web"),
+        ("mntnsmap", "/sys/fs/bpf/web"),
+    ],
+)
+def test_what_a_recording_cannot_tell_is_refused(name: str, text: str) -> None:
+    """Names that only the host knew and maps of its kernel are refused, not guessed."""
+    with pytest.raises(ValueError, match="recording"):
+        recorded(name, text)

@@ -14,10 +14,11 @@ from tests.unit.test_trace_buffer import HEADER_PAGE
 
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.kernel import processes, tracefs
-from tcptrace.model import filters
+from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.samples import Follow, Sample
+from tcptrace.shell.host import Host
 from tcptrace.sources.bpf import attach
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.tracefs import session as ftrace
@@ -25,9 +26,9 @@ from tcptrace.sources.tracefs import session as ftrace
 
 def test_more_than_a_page_of_filters_is_refused() -> None:
     """The kernel would refuse it without saying why."""
-    ports = filters.BY_NAME["port"].parse([",".join(map(str, range(1, 999, 2)))])
+    ports = BY_NAME["port"].parse([",".join(map(str, range(1, 999, 2)))], Host())
     with pytest.raises(RefusedError, match="so many filters"):
-        ftrace.check(Plan(ACCEPT, {"port": ports}))
+        ftrace.check(Plan(ACCEPT, Filters({"port": ports})))
 
 
 def test_threads_belong_to_their_creator_s_process() -> None:
@@ -206,7 +207,7 @@ def attached(plan: Plan) -> Any:
 
 def test_auto_falls_back_and_says_so(without_bcc: None) -> None:
     """Without bcc, auto takes ftrace; the warning says why, the notes all of it."""
-    session = attached(Plan(ACCEPT, {}))
+    session = attached(Plan(ACCEPT, Filters()))
     assert session.warning.startswith("bcc is not installed; ")
     assert ["refused: all", "accept: ftrace"] == session.notes
 
@@ -214,13 +215,13 @@ def test_auto_falls_back_and_says_so(without_bcc: None) -> None:
 def test_a_named_backend_does_not_fall_back(without_bcc: None) -> None:
     """Who asks for kprobe gets kprobe, or the reason."""
     with pytest.raises(TcptraceError, match=r"^bcc is not installed"):
-        attached(Plan(ACCEPT, {}, backend="kprobe"))
+        attached(Plan(ACCEPT, Filters(), backend="kprobe"))
 
 
 def test_auto_does_not_fall_back_to_less_than_was_asked(without_bcc: None) -> None:
     """An option that ftrace cannot honour is named beside the reason."""
     with pytest.raises(TcptraceError) as caught:
-        attached(Plan(ACCEPT, {}, not_in_ftrace=("--cgroup",)))
+        attached(Plan(ACCEPT, Filters(), not_in_ftrace=("--cgroup",)))
     message = "bcc is not installed; and the backend ftrace cannot honour --cgroup.\nInstall it"
     assert (1, message) == (caught.value.exit_status, str(caught.value))
 
@@ -231,4 +232,4 @@ def test_outside_of_the_initial_pid_namespace(
     """There the kernel's process ids would be taken for others."""
     monkeypatch.setattr(ftrace, "PID_NS_INIT_INO", 1)
     with pytest.raises(TcptraceError, match="initial PID namespace"):
-        attached(Plan(ACCEPT, {}, backend="ftrace"))
+        attached(Plan(ACCEPT, Filters(), backend="ftrace"))

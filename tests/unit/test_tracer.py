@@ -14,13 +14,15 @@ import pytest
 from tests.unit.records import HEAD, packed
 
 from tcptrace.commands.tracer import tracer as command
-from tcptrace.kernel import bpf, sockets
+from tcptrace.kernel import sockets
 from tcptrace.kernel.sockets import Connection, Ends, Process
 from tcptrace.model.columns import Column
 from tcptrace.model.events import Clock, Decoder, Event, to_json
-from tcptrace.model.filters import BY_NAME
+from tcptrace.model.filters import BY_NAME, Filters
+from tcptrace.model.systems import Cgroup, PinnedMap
 from tcptrace.probes.tracer.existing import Existing
 from tcptrace.probes.tracer.probe import BY_OWNER, OLDER, PASSED, TRACER, Closed, Connected, Open
+from tcptrace.shell.host import Host
 from tcptrace.shell.plan import make_output
 
 DECODER = Decoder(TRACER.records)
@@ -129,8 +131,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Existing]:
         monkeypatch.setattr(sockets, "connections", lambda _: list(held))
         monkeypatch.setattr(sockets, "holders", lambda inodes: {5: [181, 182]} if inodes else {})
         monkeypatch.setattr(sockets, "process", {181: PROCESS, 182: OTHER}.get)
-        monkeypatch.setattr(bpf, "pinned_keys", lambda path: path)
-        return Existing(filters)
+        return Existing(Filters(filters))
 
     return find
 
@@ -161,7 +162,7 @@ def test_filters_hold_for_what_is_open(
     found: Callable[..., Existing], name: str, value: list[str], pid: int | None
 ) -> None:
     """An open connection is shown with the first process that passes, or not at all."""
-    rows = list(found(HELD, **{name: BY_NAME[name].parse(value)}).rows([]))
+    rows = list(found(HELD, **{name: BY_NAME[name].parse(value, Host())}).rows([]))
     assert ([pid] if pid else []) == [row.pid for row in rows]
 
 
@@ -170,13 +171,13 @@ def test_filters_hold_for_what_is_open(
     [
         ("family", 4, 181),
         ("family", 6, None),
-        ("cgroup", (4243,), 182),
-        ("cgroup", (1,), 181),
-        ("cgroup", (7,), None),
-        ("cgroupmap", {4243}, 182),
-        ("cgroupmap", {1}, None),
-        ("mntnsmap", {4026531842}, 182),
-        ("mntnsmap", {7}, None),
+        ("cgroup", (Cgroup(4243, None),), 182),
+        ("cgroup", (Cgroup(1, None),), 181),
+        ("cgroup", (Cgroup(7, None),), None),
+        ("cgroupmap", PinnedMap("", lambda: {4243}), 182),
+        ("cgroupmap", PinnedMap("", lambda: {1}), None),
+        ("mntnsmap", PinnedMap("", lambda: {4026531842}), 182),
+        ("mntnsmap", PinnedMap("", lambda: {7}), None),
     ],
 )
 def test_container_filters_hold_for_what_is_open(
@@ -204,7 +205,7 @@ def test_a_connection_without_process_is_shown_without(found: Callable[..., Exis
     (row,) = found(nobody).rows([])
     actual = to_json(row, Clock(), "tracepoint")
     assert not {"pid", "tid", "uid", "comm", "mntns", "cgroup_id", "holders"} & actual.keys()
-    assert [] == list(found(nobody, pid=BY_NAME["pid"].parse(["181"])).rows([]))
+    assert [] == list(found(nobody, pid=BY_NAME["pid"].parse(["181"], Host())).rows([]))
 
 
 def types(rows: Sequence[Event]) -> list[tuple[str, int | None]]:
@@ -253,7 +254,7 @@ def test_the_owner_of_an_open_connection_is_named(found: Callable[..., Existing]
 
 def test_only_ends_of_what_was_shown_are_shown(found: Callable[..., Existing]) -> None:
     """The kernel sends the ends of all older connections; those that filters drop are not shown."""
-    one = found(HELD, pid=BY_NAME["pid"].parse(["7"]))
+    one = found(HELD, pid=BY_NAME["pid"].parse(["7"], Host()))
     assert [] == list(one.rows([closed(flags=OLDER)]))
     assert [] == list(one.follow([closed(flags=OLDER)]))
     assert [("close", 181)] == types(list(one.follow([closed(flags=OLDER | PASSED)])))

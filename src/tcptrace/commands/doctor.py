@@ -17,6 +17,7 @@ from tcptrace.errors import TcptraceError
 from tcptrace.kernel import confined, facts
 from tcptrace.kernel.facts import NOT_ASKED, Fact
 from tcptrace.kernel.privileges import may_trace
+from tcptrace.model.filters import Filters
 from tcptrace.shell.command import TraceCommand
 from tcptrace.sinks.report import Line, write_report
 from tcptrace.sources.bpf import find_bcc
@@ -93,7 +94,7 @@ def _try(name: str, command: TraceCommand) -> Trial:
     if not may_trace():
         return Trial(name, built_in, None, (), NOT_ASKED)
     try:
-        with closing(Attaching(Plan(probe, {}))) as attaching:
+        with closing(Attaching(Plan(probe, Filters()))) as attaching:
             session = attaching.session(lambda: False)
     except TcptraceError as error:
         return Trial(name, built_in, None, _refusals(error.details.splitlines()), str(error))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain, islice
-from typing import Any
 
 import click
 
 from tcptrace.model.events import Event
+from tcptrace.model.filters import Filters
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
 from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
@@ -51,7 +51,7 @@ MOST_EARLY = 50_000
 def tracer(
     events: Iterator[Event],
     batches: Iterator[Iterator[Event]],
-    filters: Mapping[str, Any],
+    filters: Filters,
     *,
     existing: bool,
 ) -> Iterable[Event]:
@@ -70,9 +70,7 @@ def tracer(
     return _with_existing(batches, filters) if existing else events
 
 
-def _with_existing(
-    batches: Iterator[Iterator[Event]], filters: Mapping[str, Any]
-) -> Iterator[Event]:
+def _with_existing(batches: Iterator[Iterator[Event]], filters: Filters) -> Iterator[Event]:
     """Yield the open connections before the events; a connection once, in either form."""
     from tcptrace.probes.tracer.existing import Existing  # noqa: PLC0415 - for few runs
 

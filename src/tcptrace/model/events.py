@@ -91,6 +91,15 @@ Address = Annotated[str, "16s"]
 """Network order; IPv4 takes the first four bytes."""
 
 
+@lru_cache(maxsize=4096)
+def lineage(path: str | None) -> tuple[str, ...]:
+    """Return a path and those above it, up to the root."""
+    if path is None:
+        return ()
+    parts = path.strip("/").split("/")
+    return ("/", *("/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1)))
+
+
 class InCgroup:
     """A row that knows the id of a cgroup, with what follows from that."""
 
@@ -101,6 +110,11 @@ class InCgroup:
     def cgroup(self) -> str | None:
         """Path from the root of cgroup v2; None where the cgroup is gone."""
         return cgroups.path_of(self.cgroup_id)
+
+    @property
+    def cgroups(self) -> tuple[int | str | None, ...]:
+        """What names the cgroup and those above it, as far as known: its id, and paths."""
+        return (self.cgroup_id, *lineage(self.cgroup))
 
     @property
     def container(self) -> str | None:

@@ -1,142 +1,63 @@
-"""The filters: one table from option to C define, and to filter expression in tracefs.
+"""The filters: one table of what an option becomes, wherever events are told apart.
 
-Every filter is applied in the kernel. A value becomes integers in a define: no text of the user's
-reaches the C source. probes/c/prelude.bpf.c has the other half, one ``keep_`` predicate per define;
-the maps that it names are held in their places by sources/bpf/load.py.
+An entry knows its option and how its text is read; the C defines for the BPF programs, of which
+probes/c/prelude.bpf.c has the other half, one ``keep_`` predicate per define; the expression over
+an event's fields by which tracefs filters without BPF (Documentation/trace/events.rst); and the
+test of a record in Python, for what sock_diag lists, what tracefs cannot tell, and what was
+recorded. No text of the user's reaches the C source: a value becomes integers in a define.
 
-Without BPF, tracefs filters by expressions over an event's fields (Documentation/trace/events.rst).
+Nothing here asks the kernel. What a name stands for on this host, a `System` tells.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import pwd
 import re
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
-from tcptrace.kernel import netns
+from tcptrace.model.events import decode_text
+from tcptrace.model.ranges import KEEP, U32_MAX, Ranges, items_of, parse_ranges
+from tcptrace.model.systems import Cgroup, PinnedMap, System
 
 Defines = dict[str, str]
 Expression = Callable[[Any, Sequence[str]], str]
 Between = Callable[[str, int, int], str]
+Test = Callable[..., bool]
+"""Tells of a field's value, of ports of one value or more, whether it is wanted."""
 
 U16_MAX = 0xFFFF
-U32_MAX = 0xFFFFFFFF
 COMM_LENGTH = 15
-_RANGE = re.compile("(!?)([0-9]{1,20})(?:-([0-9]{1,20}))?")  # int() refuses 4,300 digits
+EITHER_PORT = ("lport", "rport")
+NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ranges:
-    """Inclusive ranges of integers to keep and to drop; with nothing to keep, all but `drop`."""
-
-    keep: tuple[tuple[int, int], ...]
-    drop: tuple[tuple[int, int], ...]
-
-    def wants(self, *values: int) -> bool:
-        """Tell whether one of `values` is to be kept and none to be dropped, as the C does."""
-
-        def within(ranges: tuple[tuple[int, int], ...]) -> bool:
-            return any(low <= value <= high for low, high in ranges for value in values)
-
-        return (not self.keep or within(self.keep)) and not within(self.drop)
+def _parse_pids(specs: Iterable[str], _system: System) -> Ranges:
+    return parse_ranges(specs, "process id", U32_MAX)
 
 
-def parse_ranges(specs: Iterable[str], what: str, most: int) -> Ranges:
-    """Read ``80,443,8000-8100`` and ``!22`` as inclusive ranges from 0 to `most`.
-
-    Args:
-        specs: each a comma list; all are taken together.
-        what: the name of such a number in an error, such as "port".
-        most: the largest number that is allowed.
-
-    Raises:
-        ValueError: with a message for the user.
-
-    """
-    keep: list[tuple[int, int]] = []
-    drop: list[tuple[int, int]] = []
-    for item in (item.strip() for spec in specs for item in spec.split(",")):
-        match = _RANGE.fullmatch(item)
-        if not match:
-            msg = f"{item!r} is not a {what}; give numbers, ranges (1-9) or exclusions (!5)"
-            raise ValueError(msg)
-        exclusion, low, high = match.groups()
-        first, last = int(low), int(high or low)
-        if last > most:
-            msg = f"{item!r} is not a {what}: the largest is {most}"
-            raise ValueError(msg)
-        if first > last:
-            msg = f"{item!r} is not a {what}: a range goes from low to high"
-            raise ValueError(msg)
-        (drop if exclusion else keep).append((first, last))
-    return Ranges(tuple(keep), tuple(drop))
+def _parse_ports(specs: Iterable[str], _system: System) -> Ranges:
+    return parse_ranges(specs, "port", U16_MAX)
 
 
-def _user_id(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,20}", text):
-        return int(text)
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError:
-        msg = f"there is no user {text!r} here; give a name from `getent passwd`, or a number"
-        raise ValueError(msg) from None
-
-
-def _parse_user_ids(specs: Iterable[str]) -> Ranges:
+def _parse_user_ids(specs: Iterable[str], system: System) -> Ranges:
     """Read user names and ids; a name may hold a dash, so a known name is never a range."""
-    items = [item.strip() for spec in specs for item in spec.split(",")]
     numbers = []
-    for item in items:
+    for item in items_of(specs):
         name = item.removeprefix("!")
-        is_range = re.fullmatch(r"[0-9]+-[0-9]+", name)
-        numbers.append(item if is_range else item[: len(item) - len(name)] + str(_user_id(name)))
+        is_number = re.fullmatch("[0-9]+(-[0-9]+)?", name)
+        number = name if is_number else str(system.user_id(name))
+        numbers.append(item[: len(item) - len(name)] + number)
     return parse_ranges(numbers, "user id", U32_MAX)
 
 
-def _inode(text: str) -> int:
-    if not 0 < int(text) <= U32_MAX:
-        msg = f"{text!r} is not a namespace's inode number: 1 to {U32_MAX}"
-        raise ValueError(msg)
-    return int(text)
-
-
-def _parse_netns(specs: Iterable[str]) -> tuple[int, ...]:
-    """Read inode numbers, names under /run/netns and paths."""
-    inodes = []
-    for spec in specs:
-        if re.fullmatch(r"[0-9]{1,20}", spec):
-            inodes.append(_inode(spec))
-            continue
-        path = Path(spec) if "/" in spec else netns.NAMED / spec
-        if not netns.is_netns(path):
-            msg = (
-                f"{spec!r} is not a network namespace: give an inode number, "
-                f"a name under {netns.NAMED}, or a path such as /proc/PID/ns/net"
-            )
-            raise ValueError(msg)
-        inodes.append(path.stat().st_ino)
-    return tuple(inodes)
-
-
-def _parse_cgroups(specs: Iterable[str]) -> tuple[int, ...]:
-    """Read cgroup v2 directories as cgroup ids."""
-    ids = []
-    for spec in specs:
-        path = Path(spec)
-        if not (path / "cgroup.controllers").is_file():
-            msg = f"{spec!r} is not a cgroup v2 directory"
-            raise ValueError(msg)
-        ids.append(path.stat().st_ino)
-    return tuple(ids)
-
-
-def _parse_comms(specs: Iterable[str]) -> tuple[bytes, ...]:
+def _parse_comms(specs: Iterable[str], _system: System) -> tuple[bytes, ...]:
     names = tuple(os.fsencode(spec)[:COMM_LENGTH] for spec in specs)
     if b"" in names:
         msg = "a name is not empty"
@@ -144,9 +65,20 @@ def _parse_comms(specs: Iterable[str]) -> tuple[bytes, ...]:
     return names
 
 
-def _parse_path(path: str) -> str:
-    """Read a path, also an empty one, as an absolute one: the loader has another directory."""
-    return str(Path.cwd() / path)
+def _parse_netns(specs: Iterable[str], system: System) -> tuple[int, ...]:
+    return tuple(map(system.netns, specs))
+
+
+def _parse_cgroups(specs: Iterable[str], system: System) -> tuple[Cgroup, ...]:
+    return tuple(map(system.cgroup, specs))
+
+
+def _parse_map(path: str, system: System) -> PinnedMap:
+    return system.pinned_map(path)
+
+
+def _parse_family(family: str, _system: System) -> int:
+    return int(family)
 
 
 def _range_defines(name: str) -> Callable[[Ranges], Defines]:
@@ -161,11 +93,8 @@ def _range_defines(name: str) -> Callable[[Ranges], Defines]:
     return defines
 
 
-def _list_defines(name: str, suffix: str) -> Callable[[Sequence[int]], Defines]:
-    def defines(values: Sequence[int]) -> Defines:
-        return {name: " ".join(f"X({value}{suffix},{value}{suffix})" for value in values)}
-
-    return defines
+def _listed(name: str, suffix: str, values: Iterable[int | None]) -> Defines:
+    return {name: " ".join(f"X({value}{suffix},{value}{suffix})" for value in values)}
 
 
 def _comm_defines(names: Sequence[bytes]) -> Defines:
@@ -220,21 +149,65 @@ def _family_expression(family: int, _ports: Sequence[str]) -> str:
     return ipv4 if family == 4 else f"!{ipv4}"
 
 
+def _ranges_test(ranges: Ranges) -> Test:
+    """Compare a number; where there is none, a record passes unless only some are to be kept."""
+    wants, without = ranges.test(), not ranges.keep
+    return lambda number: without if number is None else wants(number)
+
+
+def _ports_test(ranges: Ranges) -> Test:
+    """Compare ports: one is to be kept and none to be dropped; 0 stands where there is none."""
+    verdicts = ranges.table(U16_MAX + 1)
+
+    def keeps(first: int | None, *more: int | None) -> bool:
+        verdict = verdicts[first or 0]
+        for port in more:
+            verdict |= verdicts[port or 0]
+        return verdict == KEEP
+
+    return keeps
+
+
+def _pids_test(ranges: Ranges) -> Test:
+    """Compare a process id; 0 stands where a record has no process, as in the kernel."""
+    wants = ranges.test()
+    return lambda pid: wants(pid or 0)
+
+
+def _comms_test(names: Sequence[bytes]) -> Test:
+    return frozenset(map(decode_text, names)).__contains__
+
+
+def _cgroups_test(cgroups: Sequence[Cgroup]) -> Test:
+    """Compare the ids and paths of a record's cgroup and of those above, as far as known."""
+    wanted = frozenset(name for cgroup in cgroups for name in cgroup if name is not None)
+    return lambda known: not wanted.isdisjoint(known)
+
+
+def _map_test(pinned: PinnedMap) -> Test:
+    """Compare with the keys that the map has now."""
+    return frozenset(pinned.keys()).__contains__
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filter:
-    """One filter: its option, how its values are read, and the C defines that they become."""
+    """One filter: its option, how its values are read, and what they become where."""
 
     name: str
     """Its parameter name; probes name the filters that they honour by it."""
     flags: tuple[str, ...]
     metavar: str
     help: str
-    parse: Callable[[Any], Any]
+    parse: Callable[[Any, System], Any]
     """From the option's texts to a value; raises ValueError with a message for the user."""
     defines: Callable[[Any], Defines]
     expression: Expression | None
     """From a value, and the fields that hold ports, to tracefs's filter expression; None where
     tracefs cannot tell."""
+    field: str
+    """What it is about: an attribute of records; empty for ports, as probes differ in which."""
+    test: Callable[[Any], Test]
+    """From a value to a test of the field, which is None where it is not known."""
     multiple: bool = True
     """Whether the option can be repeated; then `parse` takes a sequence."""
 
@@ -245,18 +218,22 @@ FILTERS = (
         ("-p", "--pid"),
         "PIDS",
         "These processes (thread group ids): a list, ranges, exclusions (!181).",
-        lambda specs: parse_ranges(specs, "process id", U32_MAX),
+        _parse_pids,
         _range_defines("PID"),
         lambda _ranges, _ports: "",  # events have thread ids
+        "pid",
+        _pids_test,
     ),
     Filter(
         "port",
         ("-P", "--port"),
         "PORTS",
         "{ports}: a list, ranges, exclusions (80,443,8000-8100 or !22).",
-        lambda specs: parse_ranges(specs, "port", U16_MAX),
+        _parse_ports,
         _range_defines("PORT"),
         lambda ranges, ports: _expression(ranges, ports, _port_between),
+        "",
+        _ports_test,
     ),
     Filter(
         "uid",
@@ -266,6 +243,8 @@ FILTERS = (
         _parse_user_ids,
         _range_defines("UID"),
         lambda ranges, _ports: _expression(ranges, ("uid",), _between),
+        "uid",
+        _ranges_test,
     ),
     Filter(
         "comm",
@@ -275,6 +254,8 @@ FILTERS = (
         _parse_comms,
         _comm_defines,
         _comm_expression,
+        "comm",
+        _comms_test,
     ),
     Filter(
         "netns",
@@ -282,8 +263,10 @@ FILTERS = (
         "NETNS",
         "A network namespace: inode number, name under /run/netns, or path.",
         _parse_netns,
-        _list_defines("KEEP_NETNS", "U"),
+        lambda inodes: _listed("KEEP_NETNS", "U", inodes),
         lambda inodes, _ports: _either(f"netns == {inode}" for inode in inodes),
+        "netns",
+        lambda inodes: frozenset(inodes).__contains__,
     ),
     Filter(
         "cgroup",
@@ -291,17 +274,21 @@ FILTERS = (
         "PATH",
         "Processes in this cgroup v2 directory or below it.",
         _parse_cgroups,
-        _list_defines("KEEP_CGROUP", "ULL"),
+        lambda cgroups: _listed("KEEP_CGROUP", "ULL", (one.id for one in cgroups)),
         None,
+        "cgroups",
+        _cgroups_test,
     ),
     Filter(
         "cgroupmap",
         ("--cgroupmap",),
         "PATH",
         "Processes whose cgroup id is a key of this pinned BPF map.",
-        _parse_path,
-        lambda _path: {"CGROUPMAP": "1"},
+        _parse_map,
+        lambda _map: {"CGROUPMAP": "1"},
         None,
+        "cgroup_id",
+        _map_test,
         multiple=False,
     ),
     Filter(
@@ -309,9 +296,11 @@ FILTERS = (
         ("--mntnsmap",),
         "PATH",
         "Processes whose mount namespace is a key of this pinned BPF map.",
-        _parse_path,
-        lambda _path: {"MNTNSMAP": "1"},
+        _parse_map,
+        lambda _map: {"MNTNSMAP": "1"},
         None,
+        "mntns",
+        _map_test,
         multiple=False,
     ),
 )
@@ -320,29 +309,94 @@ FAMILY = Filter(
     ("-4/-6",),
     "",
     "IPv4 or IPv6 only; an IPv4-mapped IPv6 address is IPv4.",
-    int,
+    _parse_family,
     lambda family: {"KEEP_FAMILY": str(family)},
     _family_expression,
+    "family",
+    lambda family: family.__eq__,
     multiple=False,
 )
 BY_NAME = {one.name: one for one in (*FILTERS, FAMILY)}
 
 
-def defines(values: dict[str, Any]) -> Defines:
-    """Return the C defines of parsed filter values, by filter name."""
-    result: Defines = {}
-    for name, value in values.items():
-        result |= BY_NAME[name].defines(value)
-    return result
+class Filters:
+    """The filters of a run: what was asked, and what becomes of it in each place."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] = NO_VALUES,
+        port_fields: Sequence[str] = EITHER_PORT,
+    ) -> None:
+        """Take parsed values by filter name, and the fields of records that ``-P`` is about."""
+        self.values = dict(values)
+        self.port_fields = tuple(port_fields)
+
+    def only(self, names: Collection[str]) -> Filters:
+        """Return those of these names."""
+        return Filters({name: self.values[name] for name in self.values if name in names})
+
+    def without(self, names: Collection[str]) -> Filters:
+        """Return all but those of these names."""
+        return self.only(self.values.keys() - names)
+
+    def defines(self) -> Defines:
+        """Return the C defines."""
+        result: Defines = {}
+        for name, value in self.values.items():
+            result |= BY_NAME[name].defines(value)
+        return result
+
+    def expression(self, ports: Sequence[str]) -> str:
+        """Return a filter expression in tracefs; `ports` are fields.
+
+        It keeps all that is wanted, but may keep more: sources/tracefs/session.py filters by task
+        once more.
+        """
+        conditions = (
+            one.expression(value, ports)
+            for name, value in self.values.items()
+            if (one := BY_NAME[name]).expression
+        )
+        return " && ".join(filter(None, conditions))
+
+    def test(self, name: str) -> Test:
+        """Return the test of the field that one of the filters is about, or of ports.
+
+        It passes all where the filter was not asked for.
+        """
+        if name not in self.values:
+            return lambda *_: True
+        return BY_NAME[name].test(self.values[name])
+
+    def predicate(self, port_fields: Sequence[str] = ()) -> Callable[[Any], bool]:
+        """Return `keeps` as a function, for many records; `port_fields` in place of the run's.
+
+        What a filter asks of the system, such as the keys of a pinned map, it asks now.
+        """
+        tests = [
+            _of_record(self.test(name), BY_NAME[name].field or port_fields or self.port_fields)
+            for name in self.values
+        ]
+        return functools.reduce(_both, tests) if tests else lambda _record: True
+
+    @functools.cached_property
+    def keeps(self) -> Callable[[Any], bool]:
+        """Tell whether a record passes all filters, as the kernel judges it when it happens.
+
+        A connection that has ended is judged by the process in its record; the kernel also keeps
+        one whose beginning it has kept.
+        """
+        return self.predicate()
 
 
-def expression(values: dict[str, Any], ports: Sequence[str]) -> str:
-    """Return parsed filter values as a filter expression in tracefs; `ports` are fields.
+def _of_record(test: Test, fields: str | Sequence[str]) -> Callable[[Any], bool]:
+    """Return a test of a record by one of its attributes, or by several."""
+    if isinstance(fields, str) or len(fields) == 1:
+        get = attrgetter(fields if isinstance(fields, str) else fields[0])
+        return lambda record: test(get(record))
+    get_all = attrgetter(*fields)
+    return lambda record: test(*get_all(record))
 
-    It keeps all that is wanted, but may keep more: sources/tracefs/session.py filters by task
-    once more.
-    """
-    conditions = (
-        one.expression(values[name], ports) for name in values if (one := BY_NAME[name]).expression
-    )
-    return " && ".join(filter(None, conditions))
+
+def _both(first: Callable[[Any], bool], second: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda record: first(record) and second(record)

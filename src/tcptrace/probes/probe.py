@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tcptrace.kernel.hooks import Hook
 from tcptrace.model.columns import COMMON, Column
 from tcptrace.model.events import Event
-from tcptrace.model.filters import BY_NAME
+from tcptrace.model.filters import BY_NAME, EITHER_PORT
 from tcptrace.probes.samples import TraceVariant
 
 Backend = Literal["fentry", "kprobe", "tracepoint", "ftrace"]
@@ -57,6 +57,8 @@ class Probe:
     """What text shows."""
     ports: str = "Ports at either end"
     """Which ports ``-P`` is about."""
+    port_fields: tuple[str, ...] = EITHER_PORT
+    """The fields of its rows that have these ports."""
     more_columns: tuple[Column, ...] = COMMON
     """What ``--columns`` can add."""
     trace_variants: tuple[TraceVariant, ...] = ()

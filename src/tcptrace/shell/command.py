@@ -77,9 +77,9 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
 
     The decorated function gets an iterator of events, and the values of its own options by name; it
     returns an iterable of the events to show. Its docstring is the help text. For work that is not
-    event by event it can have the parameters ``session``, a `Session`, ``filters``, the parsed
-    values of `tcptrace.model.filters` by name, and ``batches``, an iterator over iterators of
-    events that comes round some 30 times a second, to be used in place of the first argument.
+    event by event it can have the parameters ``session``, a `Session`, ``filters``, the run's
+    `Filters`, and ``batches``, an iterator over iterators of events that comes round some 30 times
+    a second, to be used in place of the first argument.
 
     Args:
         probe: what to trace; its filters become options.

@@ -12,6 +12,7 @@ from tcptrace.kernel.headers import CHOICES
 from tcptrace.model import columns
 from tcptrace.model.filters import FILTERS, Filter
 from tcptrace.probes.probe import Probe
+from tcptrace.shell.host import Host
 from tcptrace.sinks import FORMATS
 
 RowFunction = Callable[..., Iterable[Any]]
@@ -74,7 +75,7 @@ def _filter_option(one: Filter, probe: Probe) -> TraceOption:
         if value is None or value == ():
             return None
         try:
-            return one.parse(value)
+            return one.parse(value, Host())
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
 

@@ -10,7 +10,7 @@ import click
 
 from tcptrace.model import columns
 from tcptrace.model.columns import Column
-from tcptrace.model.filters import BY_NAME, FILTERS
+from tcptrace.model.filters import BY_NAME, FILTERS, Filters
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.options import TraceOption, turned_on
 from tcptrace.sources.plan import Plan
@@ -49,7 +49,7 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
     }
     return Plan(
         probe,
-        values,
+        Filters(values, probe.port_fields),
         switches,
         given["backend"],
         int(given["buffer_mb"]),

@@ -7,11 +7,10 @@ import itertools
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tcptrace.kernel.headers import CFLAGS
-from tcptrace.model import filters
 from tcptrace.model.events import Decoder, Event
+from tcptrace.model.filters import Filters
 from tcptrace.probes.probe import PRELUDE, Probe, Switch, Variant
 
 
@@ -20,8 +19,7 @@ class Plan:
     """What a session is to trace."""
 
     probe: Probe
-    filters: dict[str, Any]
-    """Parsed values by filter name."""
+    filters: Filters
     switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Defines that the command's own options set."""
     backend: str = "auto"
@@ -94,7 +92,7 @@ def cflags(plan: Plan, variant: Variant) -> list[str]:
         **plan.switches,
         "RINGBUF_PAGES": str(pages),
         **Decoder(plan.records).defines(),
-        **filters.defines(plan.filters),
+        **plan.filters.defines(),
     }
     return [*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items())]
 

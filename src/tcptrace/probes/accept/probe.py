@@ -117,6 +117,7 @@ ACCEPT = Probe(
     ),
     filters=ALL_FILTERS,
     ports="Local ports",
+    port_fields=("lport",),
     columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
     more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, "yellow"), ERR),
     switches={

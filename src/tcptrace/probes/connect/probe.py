@@ -326,6 +326,7 @@ CONNECT = Probe(
     ),
     filters=ALL_FILTERS,
     ports="Destination ports",
+    port_fields=("rport",),
     columns=(PID, COMM, IP, SADDR, DADDR, DPORT),
     more_columns=(
         *COMMON,

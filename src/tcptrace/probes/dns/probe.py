@@ -177,6 +177,7 @@ DNS = Probe(
     defaults={"port": "53"},
     rows=(Query,),
     ports="Servers' ports",
+    port_fields=("rport",),
     types=("sk_buff", "msghdr", "iovec", "iter_type"),
     self_test=_ask_once,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from tcptrace.kernel import bpf, sockets
+from tcptrace.kernel import sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.events import Event, decode_text
+from tcptrace.model.filters import Filters
 from tcptrace.probes.tracer.probe import Closed, Open
 
 
@@ -43,44 +44,44 @@ def _row(connection: Connection, process: Process, holders: list[int]) -> Open:
     )
 
 
-class _Filter:
-    """The filters as the C applies them, for what comes from elsewhere."""
+class _Held(NamedTuple):
+    """A connection that a process has, as the filters look at it."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        """Take parsed values, as in `tcptrace.model.filters`; read the pinned maps' keys."""
-        maps = values.keys() & {"cgroupmap", "mntnsmap"}
-        keys = {name: bpf.pinned_keys(values[name]) for name in maps}
-        self._values = {**values, **keys}
+    pid: int
+    uid: int
+    comm: str
+    netns: int | None
+    mntns: int
+    family: int
+    lport: int | None
+    rport: int | None
+    cgroup_id: int | None
+    cgroups: tuple[int, ...]
 
-    def keeps(self, connection: Connection, process: Process) -> bool:
-        """Tell whether a connection that a process has passes all filters."""
-        ends = connection.ends
-        known: dict[str, Callable[[Any], bool]] = {
-            "pid": lambda pids: pids.wants(process.pid),
-            "uid": lambda uids: uids.wants(connection.uid),
-            "comm": lambda comms: process.comm in comms,
-            "port": lambda ports: ports.wants(ends.lport, ends.rport),
-            "netns": lambda inodes: ends.netns in inodes,
-            "family": lambda family: family == _family(ends),
-            "cgroup": lambda ids: not set(process.cgroups).isdisjoint(ids),
-            "cgroupmap": lambda ids: not ids.isdisjoint(process.cgroups[:1]),
-            "mntnsmap": lambda inodes: process.mntns in inodes,
-        }
-        return all(known[name](value) for name, value in self._values.items())
+
+def _held(connection: Connection, process: Process) -> _Held:
+    ends = connection.ends
+    return _Held(
+        pid=process.pid,
+        uid=connection.uid,
+        comm=decode_text(process.comm),
+        netns=ends.netns,
+        mntns=process.mntns,
+        family=_family(ends),
+        lport=ends.lport,
+        rport=ends.rport,
+        cgroup_id=next(iter(process.cgroups), None),
+        cgroups=process.cgroups,
+    )
 
 
 class Existing:
     """Joins the connections that are open with the events since the probes were attached."""
 
-    def __init__(self, filters: Mapping[str, Any]) -> None:
-        """Begin to look which connections are open, now that the probes are attached.
-
-        Args:
-            filters: parsed values, as in `tcptrace.model.filters`.
-
-        """
-        self._keeps = _Filter(filters).keeps
-        self._survey = sockets.Survey(filters.get("netns"))
+    def __init__(self, filters: Filters) -> None:
+        """Begin to look which connections are open, now that the probes are attached."""
+        self._keeps = filters.predicate()
+        self._survey = sockets.Survey(filters.values.get("netns"))
         self.is_complete = self._survey.is_complete
         """Tells whether all have been found, without waiting. Raises HungError."""
         self.close = self._survey.close
@@ -119,7 +120,7 @@ class Existing:
     def _add(self, one: Connection, holders: list[int], known: Mapping[int, Process]) -> None:
         """Add a row for a connection, if there is a process that passes the filters."""
         processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
-        kept = next((process for process in processes if self._keeps(one, process)), None)
+        kept = next((process for process in processes if self._keeps(_held(one, process))), None)
         if kept:
             self._rows[one.ends] = _row(one, kept, holders)
 

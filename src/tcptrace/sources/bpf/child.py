@@ -35,7 +35,7 @@ def attach_best(plan: Plan) -> Attached:
     notes: list[str] = []
     pinned = hold_pinned_maps(plan)
     lift_memory_limit()
-    if "mntnsmap" in plan.filters and not headers.from_btf(plan.headers):
+    if "mntnsmap" in plan.filters.values and not headers.from_btf(plan.headers):
         raise RefusedError(
             "--mntnsmap needs the kernel's BTF: kernel headers do not describe mount namespaces.\n"
             "Filter by --cgroup or --netns, or boot a kernel with CONFIG_DEBUG_INFO_BTF=y"

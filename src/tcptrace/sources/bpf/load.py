@@ -65,8 +65,8 @@ def hold_pinned_maps(plan: Plan) -> dict[str, int]:
     """
     ids = {}
     for name, (descriptor, *sizes) in PINNED_MAPS.items():
-        if name in plan.filters:
-            path = plan.filters[name]
+        if name in plan.filters.values:
+            path = plan.filters.values[name].path
             ids[name] = bpf.check_pinned_hash(path, *sizes).id
             opened = os.open(path, os.O_PATH)
             os.dup2(opened, descriptor)

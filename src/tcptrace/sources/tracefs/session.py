@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from math import inf
 from pathlib import Path
@@ -26,8 +26,8 @@ from tcptrace.kernel.fetch import fetch_arguments, zeros
 from tcptrace.kernel.processes import parent_of, threads_of
 from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
-from tcptrace.model import filters
 from tcptrace.model.events import Event, decode_text
+from tcptrace.model.filters import Filters, Test
 from tcptrace.probes.samples import Sample, TraceEvent, TraceVariant
 from tcptrace.sources.bpf.choose import no_backend
 from tcptrace.sources.bpf.session import Losses, Session
@@ -127,7 +127,11 @@ class FtraceSession(Session):
         check(plan)
         self._plan = plan
         self._threads = Threads()
-        self._by_task = dict(_by_task(plan.filters))
+        asked = plan.filters.values.keys()
+        self._by_task: dict[str, Test] = {
+            name: plan.filters.test(name) for name in TASK_FILTERS & asked
+        }
+        self._of_ports = plan.filters.test("port")
         self._follows_pids = False
         self._armed_ns = 0
         self.notes = []
@@ -223,7 +227,7 @@ class FtraceSession(Session):
 
     def _follow_pids(self) -> None:
         """Have the kernel record the asked processes alone, and the threads that they will make."""
-        ranges = self._plan.filters.get("pid")
+        ranges = self._plan.filters.values.get("pid")
         if not ranges or not ranges.keep:
             return
         if sum(high - low + 1 for low, high in ranges.keep) > MOST_PIDS:
@@ -264,9 +268,8 @@ class FtraceSession(Session):
 
     def _wants_ports(self, sample: Sample) -> bool:
         """Tell whether the filter by port keeps a sample, where the kernel cannot."""
-        ranges = self._plan.filters.get("port")
         ports = (int.from_bytes(sample.fields[name], "big") for name in self._ports)
-        return not ranges or bool(ranges.wants(*ports))
+        return self._of_ports(*ports)
 
     def _sample(self, record: Record) -> Sample | None:
         """Return what a record says, unless it is of a new task."""
@@ -299,25 +302,16 @@ def _arguments(
         return zeros(name, words)
 
 
-def _by_task(values: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[Any], bool]]]:
-    """Yield the filters by task, as functions of a sample's values."""
-    for name in TASK_FILTERS & values.keys():
-        if name == "comm":
-            yield name, frozenset(map(decode_text, values[name])).__contains__
-        else:
-            yield name, values[name].wants
-
-
 def condition(plan: Plan, variant: TraceVariant, event: TraceEvent) -> str:
     """Return the filter expression of an event: its own, and of what the user asked."""
-    asked = dict(plan.filters) if event.is_filtered else {}
+    asked = plan.filters if event.is_filtered else Filters()
     if variant.in_softirq:
-        asked = {name: asked[name] for name in asked.keys() - TASK_FILTERS}
-    port = {"port": asked.pop("port")} if "port" in asked else {}
-    ports = filters.expression(port, variant.ports)
+        asked = asked.without(TASK_FILTERS)
+    ports = asked.only({"port"}).expression(variant.ports)
     if ports and event.any_port:
         ports = f"{event.any_port} || {ports}"
-    conditions = (event.condition, filters.expression(asked, variant.ports), ports)
+    rest = asked.without({"port"}).expression(variant.ports)
+    conditions = (event.condition, rest, ports)
     return " && ".join(f"({one})" for one in conditions if one)
 
 
