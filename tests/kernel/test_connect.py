@@ -6,13 +6,17 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import functools
+import mmap
 import os
 import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.kernel.bpfmaps import unlimited_memory
@@ -23,6 +27,7 @@ from tests.kernel.harness import (
     Tracer,
     Worker,
     ended_well,
+    eventually,
     limit,
     need,
     plain,
@@ -30,17 +35,24 @@ from tests.kernel.harness import (
 )
 from tests.kernel.traffic import (
     DUAL,
+    MPTCP,
     NO_DELAY_AT_CLOSE,
+    TCP_FASTOPEN_CONNECT,
     V4,
     V6,
     accept_what_is_not_tcp,
     connect,
+    established,
+    fast_open_at_once,
     ip,
     known,
     listen,
     namespace_id,
+    need_mptcp,
     port_of,
+    second_path,
     segments_sent_again,
+    setting,
     task_fields,
 )
 
@@ -60,6 +72,11 @@ MAPPED = "::ffff:"
 # include/uapi/linux/bpf.h
 PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
 MOST_COUNTS = 65536  # the size of the map `counts` in connect.bpf.c
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+SYN_RETRIES = Path("/proc/sys/net/ipv4/tcp_syn_retries")
+STEPS = int(3_000 / min(TIME_SCALE, 10))
+COARSE_NS = 2_000_000
+"""How coarsely the kernel stamps a segment that was sent again."""
 BURST = int(5_000 / min(TIME_SCALE, 5))
 
 
@@ -102,11 +119,11 @@ def local_end(sock: socket.socket) -> tuple[str, int]:
     return address.removeprefix(MAPPED), port
 
 
-def attempt(address: str, port: int, *, blocking: bool = True) -> Event:
+def attempt(address: str, port: int, *, blocking: bool = True, protocol: int = 0) -> Event:
     """Connect; return the event to expect of an attempt that leaves the host."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     remote = address.removeprefix(MAPPED)
-    with socket.socket(family) as sock:
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as sock:
         sock.setblocking(blocking)
         with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
             sock.connect((address, port))
@@ -117,28 +134,91 @@ def attempt(address: str, port: int, *, blocking: bool = True) -> Event:
         return expected((remote, port), (own, local_end(sock)[1]))
 
 
-def failure(address: str, port: int, error: str) -> Event:
+def by_mptcp(address: str) -> Callable[[int], Event]:
+    """Return a case: connect over MPTCP where nobody listens, or nobody is."""
+
+    def case(port: int) -> Event:
+        need_mptcp()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        own = {SILENT: OURS, SILENT6: OURS6}.get(address, address)
+        with socket.socket(family, socket.SOCK_STREAM, MPTCP) as sock:
+            sock.bind((own, take_port()))
+            local = local_end(sock)
+            sock.setblocking(own == address)
+            assert sock.connect_ex((address, port)) in {errno.ECONNREFUSED, errno.EINPROGRESS}
+        return expected((address, port), local)
+
+    return case
+
+
+def on_two_paths(port: int) -> Event:
+    """Connect over MPTCP when the kernel adds a second path on its own."""
+    need_mptcp()
+    with (
+        second_path(),
+        listen(V4, port, MPTCP) as server,
+        connect(server, protocol=MPTCP) as client,
+        server.accept()[0] as taken,
+    ):
+        for one, other in ((client, taken), (taken, client)):
+            one.sendall(b"data")
+            other.recv(4)
+        eventually(lambda: "127.0.0.2" in established(port), "the second path")
+        return expected((V4, port), local_end(client))
+
+
+@contextlib.contextmanager
+def put_off(address: str, port: int) -> Iterator[socket.socket]:
+    """Connect with TCP_FASTOPEN_CONNECT: the first write sends the SYN."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with fast_open_at_once(), socket.socket(family) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        sock.connect((address, port))
+        yield sock
+
+
+def sent_with_data(server: str) -> Callable[[int], Event]:
+    """Return a case: connect by the first write."""
+
+    def case(port: int) -> Event:
+        with listen(server, port) as listener:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+            with put_off(server, port) as sock:
+                sock.sendall(b"data")
+                return expected((server, port), local_end(sock))
+
+    return case
+
+
+def failure(address: str, port: int, error: str, protocol: int = 0) -> Event:
     """Connect where the host itself refuses; return the event to expect."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as sock:
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as sock:
         assert error == errno.errorcode[sock.connect_ex((address, port))]
     return expected((address.removeprefix(MAPPED), port), None, error)
 
 
-def no_free_port(port: int) -> Event:
+def no_free_port(port: int, protocol: int = 0) -> Event:
     """Connect when the only port of the range is taken."""
-    setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    before = setting.read_text()
-    with listen(V4, port) as server:
-        only = take_port()
-        setting.write_text(f"{only} {only}")
-        try:
-            with socket.socket() as holder:
-                holder.bind((V4, only))
-                event = failure(V4, port_of(server), "EADDRNOTAVAIL")
-        finally:
-            setting.write_text(before)
+    only = take_port()
+    with (
+        listen(V4, port) as server,
+        setting(PORT_RANGE, f"{only} {only}"),
+        socket.socket() as holder,
+    ):
+        holder.bind((V4, only))
+        event = failure(V4, port_of(server), "EADDRNOTAVAIL", protocol)
     return {**event, "laddr": V4}
+
+
+def over_mptcp(case: Callable[..., Event], *arguments: Any) -> Callable[[int], Event]:
+    """Return a case: as `case`, which takes a protocol, with MPTCP."""
+
+    def with_mptcp(port: int) -> Event:
+        need_mptcp()
+        return case(*arguments[:1], port, *arguments[1:], protocol=MPTCP)
+
+    return with_mptcp
 
 
 def bound_to_port(port: int) -> Event:
@@ -209,6 +289,16 @@ CASES: dict[str, Callable[[int], Event]] = {
     "unreachable IPv6": lambda port: failure(UNREACHABLE6, port, "EHOSTUNREACH"),
     "prohibited": lambda port: failure(PROHIBITED, port, "EACCES"),
     "no free port": no_free_port,
+    "MPTCP, refused": by_mptcp(V4),
+    "MPTCP, refused IPv6": by_mptcp(V6),
+    "MPTCP, silent": by_mptcp(SILENT),
+    "MPTCP, silent IPv6": by_mptcp(SILENT6),
+    "MPTCP, no route": over_mptcp(failure, NOWHERE, "ENETUNREACH"),
+    "MPTCP, unreachable IPv6": over_mptcp(failure, UNREACHABLE6, "EHOSTUNREACH"),
+    "MPTCP, no free port": over_mptcp(no_free_port),
+    "MPTCP on two paths": on_two_paths,
+    "sent with data": sent_with_data(V4),
+    "sent with data, IPv6": sent_with_data(V6),
 }
 
 
@@ -273,6 +363,27 @@ def test_blocking_attempt_without_answer_shows_at_once(
     assert (OURS, sock.getsockname()[1]) == (event["laddr"], event["lport"])
     waiting.join(limit(10))
     sock.close()
+    assert 1 == len(observed(tracer, backend, port))
+
+
+def test_what_was_put_off_and_never_sent_is_not_shown(tracer: Tracer, backend: Backend) -> None:
+    """With TCP_FASTOPEN_CONNECT and no write, no SYN leaves and nothing is shown."""
+    port = take_port()
+    with listen(V4, port), put_off(V4, port):
+        pass
+    assert [] == observed(tracer, backend, port)
+
+
+def test_what_was_put_off_is_shown_though_nobody_answers(tracer: Tracer, backend: Backend) -> None:
+    """With TCP_FASTOPEN_CONNECT, an attempt without answer is shown once, and while it waits."""
+    port = take_port()
+    with put_off(SILENT, port) as sock:
+        before = time.monotonic_ns()
+        sock.settimeout(0)
+        sock.send(b"data")
+        (event,) = tracer.wait_for(rport=port)
+        assert local_end(sock) == (event["laddr"], event["lport"])
+        assert before - COARSE_NS <= event["ts_ns"]
     assert 1 == len(observed(tracer, backend, port))
 
 
@@ -348,6 +459,14 @@ FATES = {
         lambda port: failure(NOWHERE, port, "ENETUNREACH"), "unreachable", "ENETUNREACH"
     ),
     "no free port": Fate(no_free_port, "error", "EADDRNOTAVAIL"),
+    "MPTCP established": Fate(on_two_paths, "established"),
+    "MPTCP refused": Fate(by_mptcp(V4), "refused", "ECONNREFUSED"),
+    "MPTCP refused IPv6": Fate(by_mptcp(V6), "refused", "ECONNREFUSED"),
+    "MPTCP unreachable": Fate(
+        over_mptcp(failure, NOWHERE, "ENETUNREACH"), "unreachable", "ENETUNREACH"
+    ),
+    "MPTCP no free port": Fate(over_mptcp(no_free_port), "error", "EADDRNOTAVAIL"),
+    "MPTCP closed": Fate(by_mptcp(SILENT), "aborted"),
     "killed": Fate(killed_while_connecting, "aborted"),
     "closed": Fate(closed_while_connecting, "aborted"),
 }
@@ -387,6 +506,43 @@ def test_timeout_and_retransmission(outcomes: Tracer) -> None:
     assert 2000 < event["latency_ms"] < limit(10_000)
 
 
+@pytest.mark.parametrize("address", [SILENT, SILENT6])
+def test_mptcp_that_nobody_answers_is_one_timeout(outcomes: Tracer, address: str) -> None:
+    """An attempt over MPTCP that the kernel gives up is shown once."""
+    need_mptcp()
+    port, family = take_port(), socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        setting(SYN_RETRIES, "1"),
+        socket.socket(family, socket.SOCK_STREAM, MPTCP) as sock,
+    ):
+        assert errno.ETIMEDOUT == sock.connect_ex((address, port))
+    to_server(V4, V4)(marker := take_port())
+    outcomes.wait_for(rport=marker)
+    (event,) = outcomes.where(rport=port)
+    assert ("timeout", "ETIMEDOUT") == (event["outcome"], event["error"])
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+@pytest.mark.parametrize("outcome", ["established", "refused"])
+def test_latency_runs_from_the_syn(outcomes: Tracer, outcome: str, address: str) -> None:
+    """Where the first write sends the SYN (TCP_FASTOPEN_CONNECT), time and latency are its."""
+    port = take_port()
+    with contextlib.ExitStack() as stack:
+        if outcome == "established":
+            server = stack.enter_context(listen(address, port))
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        sock = stack.enter_context(put_off(address, port))
+        before = time.monotonic_ns()
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(b"data")
+            sock.recv(1) if outcome == "refused" else None
+        (event,) = outcomes.wait_for(rport=port)
+        after = time.monotonic_ns()
+    assert outcome == event["outcome"]
+    assert before <= event["ts_ns"]
+    assert 0 < event["latency_ms"] * 1e6 <= after - before
+
+
 def counted(*options: str, backend: Backend) -> Ended:
     """Count attempts: three to one port over IPv4, one over IPv6, one that fails."""
     ports = take_port(), take_port()
@@ -408,6 +564,48 @@ def test_counts(backend: Backend) -> None:
     assert [V4, V4, "3"] == [lines[1][0], lines[1][1], lines[1][3]]
     assert {(V6, V6, "1"), ("-", NOWHERE, "1")} == {(one[0], one[1], one[3]) for one in lines[2:]}
     assert 0 == ended.status
+
+
+def test_counts_are_exact_where_processes_reach_a_new_key_together(backend: Backend) -> None:
+    """Two processes that count to the same destinations in step are both counted."""
+    need(backend, CONNECT, switches=["COUNTS"])
+    ports = range(1024, 1024 + STEPS)
+    steps = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def count(mine: int) -> None:
+        for step, port in enumerate(ports):
+            steps[4 * mine : 4 * mine + 4] = step.to_bytes(4, "little")
+            while int.from_bytes(steps[4 - 4 * mine : 8 - 4 * mine], "little") < step:
+                pass
+            with socket.socket() as sock:
+                assert errno.ECONNREFUSED == sock.connect_ex((V4, port))
+
+    arguments = ("-c", "--json", "-N", "/proc/self/ns/net", "--backend", backend)
+    with Tracer(*arguments, command="connect") as tracer:
+        workers = [Worker(functools.partial(count, mine)) for mine in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.result()
+        ended_well(tracer)
+    assert {(port, 2) for port in ports} == {
+        (event["rport"], event["connects"]) for event in tracer.events
+    }
+
+
+@pytest.mark.parametrize("protocol", [0, MPTCP])
+def test_a_refused_attempt_counts_once(backend: Backend, protocol: int) -> None:
+    """-c counts an attempt that is refused once, over MPTCP, too."""
+    need(backend, CONNECT, switches=["COUNTS"])
+    if protocol:
+        need_mptcp()
+    port = take_port()
+    arguments = ("-c", "--json", "-P", str(port), "--backend", backend)
+    with Tracer(*arguments, command="connect") as tracer:
+        attempt(V4, port, protocol=protocol)
+        attempt(V6, port, protocol=protocol)
+        ended_well(tracer)
+    assert [1, 1] == [event["connects"] for event in tracer.events]
 
 
 @pytest.mark.anywhere

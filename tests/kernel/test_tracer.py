@@ -42,9 +42,12 @@ from tests.kernel.harness import (
 from tests.kernel.traffic import (
     BACKLOG,
     DUAL,
+    FAST_OPEN,
+    FAST_OPEN_AT_ONCE,
     MPTCP,
     NAME,
     NOBODY,
+    TCP_FASTOPEN_CONNECT,
     V4,
     V6,
     Actor,
@@ -52,14 +55,18 @@ from tests.kernel.traffic import (
     cast,
     comm,
     connect,
+    established,
+    fast_open_at_once,
     in_namespace,
     ip,
     known,
     listen,
     namespace_id,
     near_misses,
+    need_mptcp,
     port_of,
     reset,
+    second_path,
     segments_sent_again,
     task_fields,
 )
@@ -84,9 +91,6 @@ MAPPED = "::ffff:"
 TIMES = {"duration_ms", "latency_ms"}
 UNIT = b"u" * 1000
 ANY_FIGURES = dict.fromkeys(("tx_bytes", "rx_bytes", "retransmits"), ANY)
-FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
-# Client and server, data in the first SYN without a cookie: ip-sysctl.rst.
-FAST_OPEN_AT_ONCE = 0x1 | 0x2 | 0x4 | 0x200
 # Longer than TIME_WAIT: the kernel keeps the whole socket until the FIN comes.
 LINGER2_S = 120
 SOCKADDR_UNSPEC = struct.pack("16x")
@@ -393,22 +397,25 @@ def to_itself(port: int) -> list[Event]:
 
 def fast_open(port: int) -> list[Event]:
     """Send data with the SYN, to a server that takes it from there."""
-    before = FAST_OPEN.read_text()
-    FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
-    try:
-        with listen(V4, port) as listener, socket.socket() as near:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
-            near.sendto(UNIT, socket.MSG_FASTOPEN, (V4, port))
-            far = listener.accept()[0]
-            begin, taken = opened(near), accepted(far)
-            receive(far, len(UNIT))
-            near.close()
-            until_closed(far)
-            far.close()
-    finally:
-        FAST_OPEN.write_text(before)
+    with fast_open_at_once(), listen(V4, port) as listener, socket.socket() as near:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        near.sendto(UNIT, socket.MSG_FASTOPEN, (V4, port))
+        far = listener.accept()[0]
+        begin, taken = opened(near), accepted(far)
+        receive(far, len(UNIT))
+        near.close()
+        until_closed(far)
+        far.close()
     size = len(UNIT)
     return [begin, taken, closed(begin, "local", tx=size), closed(taken, "remote", rx=size)]
+
+
+def put_off_for_good(port: int) -> list[Event]:
+    """Put the SYN off until the first write (TCP_FASTOPEN_CONNECT), and never write."""
+    with fast_open_at_once(), listen(V4, port), socket.socket() as near:
+        near.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        near.connect((V4, port))
+    return []
 
 
 def reset_after_close(port: int) -> list[Event]:
@@ -519,16 +526,6 @@ def destroyed(port: int) -> list[Event]:
     return [begin, taken, near_end, cut_off(taken)]
 
 
-def need_mptcp() -> None:
-    """Skip the test where there is no MPTCP."""
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP).close()
-    except OSError as error:
-        not_offered(f"this kernel has no MPTCP sockets: {error}")
-    if not FROM_BTF:
-        not_offered("kernel headers do not tell of MPTCP sockets")
-
-
 def on_mptcp(port: int) -> list[Event]:
     """Exchange data over MPTCP."""
     need_mptcp()
@@ -538,29 +535,22 @@ def on_mptcp(port: int) -> list[Event]:
 def on_two_paths(port: int) -> list[Event]:
     """Exchange data over MPTCP when the kernel adds a second path on its own."""
     need_mptcp()
-    ip("mptcp limits set subflows 1 add_addr_accepted 1")
-    ip("mptcp endpoint add 127.0.0.2 dev lo subflow")
-    try:
-        with listen(V4, port, MPTCP) as listener, connect(listener, protocol=MPTCP) as near:
-            far = listener.accept()[0]
-            begin, taken = opened(near), accepted(far)
-            for one, other in ((near, far), (far, near)):
-                one.sendall(UNIT)
-                receive(other, len(UNIT))
-            eventually(lambda: "127.0.0.2" in established(port), "the second path")
-            near.close()
-            until_closed(far)
-            far.close()
-    finally:
-        ip("mptcp endpoint flush")
+    with (
+        second_path(),
+        listen(V4, port, MPTCP) as listener,
+        connect(listener, protocol=MPTCP) as near,
+    ):
+        far = listener.accept()[0]
+        begin, taken = opened(near), accepted(far)
+        for one, other in ((near, far), (far, near)):
+            one.sendall(UNIT)
+            receive(other, len(UNIT))
+        eventually(lambda: "127.0.0.2" in established(port), "the second path")
+        near.close()
+        until_closed(far)
+        far.close()
     closes = closed(begin, "local"), closed(taken, "remote")
     return [begin, taken, *({**event, **ANY_FIGURES} for event in closes)]
-
-
-def established(port: int) -> str:
-    """Return what ss tells of the connections to a port."""
-    command = ["ss", "-Htn", "state", "established", f"( dport = :{port} )"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 CASES: dict[str, Callable[[int], list[Event]]] = {
@@ -583,6 +573,7 @@ CASES: dict[str, Callable[[int], list[Event]]] = {
     "used again": used_again,
     "to itself": to_itself,
     "fast open": fast_open,
+    "put off for good": put_off_for_good,
     "never accepted": never_accepted,
     "reset before the accept": reset_before_accept,
     "reset after a close": reset_after_close,
@@ -743,6 +734,19 @@ def test_times(run: Run) -> None:
     for event in ended:
         assert between <= event["ts_ns"]
         assert 0 < event["duration_ms"] * 1e6 <= event["ts_ns"] - start
+
+
+def test_latency_runs_from_the_syn(run: Run) -> None:
+    """Where the first write sends the SYN (TCP_FASTOPEN_CONNECT), latency runs from there."""
+    port = take_port()
+    with fast_open_at_once(), listen(V4, port) as listener, socket.socket() as near:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        near.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        near.connect((V4, port))
+        before = time.monotonic_ns()
+        near.sendall(UNIT)
+        (begin,) = run.tracer.wait_for(type="connect", rport=port)
+    assert 0 < begin["latency_ms"] * 1e6 <= begin["ts_ns"] - before
 
 
 @pytest.fixture
@@ -1271,25 +1275,20 @@ def test_accepted_before_the_handshake_ended(run: Run, backend: Backend, other_h
             receive(near, len(UNIT))
             until_closed(near)
 
-    before = FAST_OPEN.read_text()
-    FAST_OPEN.write_text(str(FAST_OPEN_AT_ONCE))
     cut_link()
-    try:
-        with listen(OURS, port) as listener:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
-            worker = Worker(client)
-            worker.start()
-            far = listener.accept()[0]
-            taken = accepted(far)
-            receive(far, len(UNIT))
-            state = tcp_state(far)
-            mend_link()
-            run.tracer.wait_for(type="accept", lport=port)
-            far.sendall(UNIT)
-            far.close()
-            worker.result()
-    finally:
-        FAST_OPEN.write_text(before)
+    with fast_open_at_once(), listen(OURS, port) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        worker = Worker(client)
+        worker.start()
+        far = listener.accept()[0]
+        taken = accepted(far)
+        receive(far, len(UNIT))
+        state = tcp_state(far)
+        mend_link()
+        run.tracer.wait_for(type="accept", lport=port)
+        far.sendall(UNIT)
+        far.close()
+        worker.result()
     size = len(UNIT)
     ended = closed(taken, "local", tx=size, rx=size, retransmits=ANY)
     assert TCP_SYN_RECV == state

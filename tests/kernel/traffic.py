@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from tests.kernel.harness import (
     Worker,
     eventually,
     limit,
+    not_offered,
     plain,
     take_port,
 )
@@ -47,6 +48,10 @@ NOBODY = 65534
 V4, V6, DUAL = "127.0.0.1", "::1", "::"
 MPTCP = 262
 PR_SET_NAME = 15
+TCP_FASTOPEN_CONNECT = 30  # include/uapi/linux/tcp.h
+FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
+# Client and server, data in the first SYN without a cookie: ip-sysctl.rst.
+FAST_OPEN_AT_ONCE = 0x1 | 0x2 | 0x4 | 0x200
 NAME = b"exactly-fifteen"
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 NO_DELAY_AT_CLOSE = struct.pack("ii", 1, 0)
@@ -58,6 +63,49 @@ def raise_loopback() -> None:
     """Bring up the loopback interface of this process's network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
+def need_mptcp() -> None:
+    """Skip the test where there is no MPTCP."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP).close()
+    except OSError as error:
+        not_offered(f"this kernel has no MPTCP sockets: {error}")
+    if not FROM_BTF:
+        not_offered("kernel headers do not tell of MPTCP sockets")
+
+
+@contextlib.contextmanager
+def second_path() -> Iterator[None]:
+    """Have the kernel add a path from 127.0.0.2 to each MPTCP connection."""
+    ip("mptcp limits set subflows 1 add_addr_accepted 1")
+    ip("mptcp endpoint add 127.0.0.2 dev lo subflow")
+    try:
+        yield
+    finally:
+        ip("mptcp endpoint flush")
+
+
+def established(port: int) -> str:
+    """Return what ss tells of the connections to a port."""
+    command = ["ss", "-Htn", "state", "established", f"( dport = :{port} )"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def setting(path: Path, value: str) -> Iterator[None]:
+    """Give a sysctl a value for a while."""
+    before = path.read_text()
+    path.write_text(value)
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def fast_open_at_once() -> contextlib.AbstractContextManager[None]:
+    """Let clients send data in the first SYN without a cookie, and servers take them."""
+    return setting(FAST_OPEN, str(FAST_OPEN_AT_ONCE))
 
 
 def namespace_id(kind: str) -> int:

@@ -44,6 +44,7 @@ def sample(name: str = "state", *, pid: int = OWNER, at_ms: int = 0, **changes: 
         "bytes_retrans": 20,
         "bytes_received": 31,
         "total_retrans": 1,
+        "sent_ns": 0,
         "listener_protocol": 6,
         **changes,
     }
@@ -74,6 +75,13 @@ def test_a_connection_from_beginning_to_end() -> None:
     assert ("close", CLOSER, "task-11", 4.0) == (end.type, end.pid, end.comm, end.duration_ms)
     assert (50, 30, 1) == (end.tx_bytes, end.rx_bytes, end.retransmits)
     assert ("local", None, None) == (end.ended_by, end.error, end.closer)
+
+
+def test_latency_runs_from_the_syn() -> None:
+    """The SYN can leave long after SYN_SENT, at the first write (TCP_FASTOPEN_CONNECT)."""
+    sent = {**OPENED.fields, "total_retrans": 0, "sent_ns": 4_000_001}
+    (begin,) = told([CONNECTING, dataclasses.replace(OPENED, fields=sent)])
+    assert 1.0 == begin.latency_ms
 
 
 def test_an_accepted_connection() -> None:

@@ -49,7 +49,9 @@ def test_threads_that_were_there_are_known() -> None:
     assert {os.getpid()} == {threads.group(tid) for tid in processes.threads_of(os.getpid())}
 
 
-def sample(name: str, *, tid: int = 7, result: int | None = None, lport: int = 0) -> Sample:
+def sample(
+    name: str, *, tid: int = 7, result: int | None = None, lport: int = 0, added_to: int = 0
+) -> Sample:
     """Return a sample of an attempt, from a point of its way or at a return."""
     fields: dict[str, Any] = {"result": result}
     if result is None:
@@ -65,6 +67,9 @@ def sample(name: str, *, tid: int = 7, result: int | None = None, lport: int = 0
             "raddr6": bytes(16),
             "lport": lport.to_bytes(2, "big"),
             "rport": (443).to_bytes(2, "big"),
+            "is_mptcp": int(bool(added_to)),
+            "mptcp_sk": added_to,
+            "path_sk": 0xEEEE,
         }
     return Sample(name, 1, 7, tid, fields)
 
@@ -77,7 +82,8 @@ def rows(samples: Iterable[Sample]) -> list[tuple[int | None, str | None]]:
 
 
 REQUEST, ATTEMPT = sample("request"), sample("attempt")
-LAUNCHED = sample("attempt", lport=40000)
+LAUNCHED = sample("syn", lport=40000)
+BOUND, SENT = sample("attempt", lport=40000), sample("result", result=0)
 ALLOWED, DENIED = sample("answer", result=0), sample("answer", result=-13)
 
 
@@ -94,6 +100,10 @@ ALLOWED, DENIED = sample("answer", result=0), sample("answer", result=-13)
         ([LAUNCHED, sample("result", result=0, tid=8)], []),
         ([ATTEMPT, sample("result", result=0)], []),
         ([ATTEMPT, sample("result", result=0), LAUNCHED], [(40000, None)]),
+        ([BOUND, SENT], []),
+        ([BOUND, SENT, BOUND, LAUNCHED, SENT], [(40000, None)]),
+        ([sample("attempt", added_to=0xF000), sample("result", result=-101)], []),
+        ([sample("syn", added_to=0xF000), SENT], []),
     ],
     ids=[
         "launched",
@@ -106,6 +116,10 @@ ALLOWED, DENIED = sample("answer", result=0), sample("answer", result=-13)
         "another thread's result",
         "deferred until there are data",
         "deferred, then sent",
+        "deferred at a port that was bound",
+        "deferred, closed, and its socket's place used again",
+        "a path that the kernel adds to MPTCP, and fails",
+        "a path that the kernel adds to MPTCP",
     ],
 )
 def test_one_row_for_each_attempt(

@@ -34,6 +34,7 @@ FEATURES = {
     "IPV6": rb"\bskc_v6_daddr;",  # a kernel can be built without
     "ITER_UBUF": rb"\bITER_UBUF\b",  # enum iter_type, fcb14cb1bdac (6.0)
     "ITER_IOV": rb"\b__iov;",  # struct iov_iter, de4f5fed3f23 (6.4); `iov` before
+    "TCP_WSTAMP": rb"\btcp_wstamp_ns;",  # struct tcp_sock, d3edd06ea8ea (4.20)
     "ITER_TYPE": rb"\biter_type;",  # struct iov_iter, 8cd54c1c8480 (5.14); flags in `type` before
 }
 OPTIONAL_STRUCTS = ("mnt_namespace", "mptcp_sock")

@@ -103,6 +103,32 @@ def sock_fields(sk: str) -> dict[str, str]:
     }
 
 
+# The MPTCP connection that a socket is a subflow of.
+_SUBFLOW = (
+    "((struct mptcp_subflow_context *)((struct inet_connection_sock *){})->icsk_ulp_data)->conn"
+)
+
+
+def subflow_fields(sk: str) -> dict[str, str]:
+    """Return what tells whether a `struct sock *` is one that the kernel added to MPTCP."""
+    return {
+        "is_mptcp": f"((struct tcp_sock *){sk})->is_mptcp",
+        "mptcp_sk": _SUBFLOW.format(sk),
+        "path_sk": f"((struct mptcp_sock *){_SUBFLOW.format(sk)})->first",
+    }
+
+
+MAY_LACK_SUBFLOWS: Mapping[str, int] = dict.fromkeys(subflow_fields("sk"), 1)
+
+
+def is_added_subflow(sample: Sample) -> bool:
+    """Tell whether the kernel has added it to an MPTCP connection, which has another first one."""
+    fields = sample.fields
+    if not fields["is_mptcp"] or not fields["mptcp_sk"]:
+        return False
+    return bool(fields["path_sk"] != fields["sk"])
+
+
 def is_mapped(raddr6: bytes) -> bool:
     """Tell whether an address is an IPv4-mapped one."""
     return raddr6[:12] == _MAPPED

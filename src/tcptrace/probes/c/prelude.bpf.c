@@ -39,6 +39,7 @@ typedef struct {
 #if IS_ENABLED(CONFIG_IPV6)
 #define HAVE_IPV6
 #endif
+#define HAVE_TCP_WSTAMP
 #endif
 
 #ifndef SELF_TEST_NETNS
@@ -374,6 +375,57 @@ static __always_inline struct sock *tcp_of(struct sock *sk)
 	read(first, &((struct mptcp_sock *)sk)->first);
 #endif
 	return first;
+}
+
+/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow. */
+static __always_inline bool is_added_subflow(struct sock *sk)
+{
+#ifdef HAVE_MPTCP_SOCK
+	struct mptcp_subflow_context *subflow = NULL;
+	struct sock *connection = NULL;
+	bool is_mptcp = false;
+
+	read(is_mptcp, &((struct tcp_sock *)sk)->is_mptcp);
+	if (!is_mptcp)
+		return false;
+	read(subflow, &((struct inet_connection_sock *)sk)->icsk_ulp_data);
+	read(connection, &subflow->conn);
+	return connection && tcp_of(connection) != sk;
+#endif
+	return false;
+}
+
+/* How many segments a TCP socket has sent. With TCP_FASTOPEN_CONNECT the state is SYN_SENT from
+ * connect(2) on, and the SYN leaves with the first write. */
+static __always_inline u32 segments_sent(struct sock *sk)
+{
+	u32 sent = 0;
+
+	read(sent, &((struct tcp_sock *)sk)->segs_out);
+	return sent;
+}
+
+/* When the SYN left, of an attempt that reached SYN_SENT at `begun`, and where its state changed at
+ * `now`. The socket has the time of its last segment. If that is not the first one, the stamp of the
+ * first tells, which counts milliseconds (or microseconds: tcp_usec_ts): exact enough where the SYN
+ * was put off, and where it was not, `begun` is better. */
+static __always_inline u64 syn_left(struct sock *sk, u64 begun, u64 now, bool is_answered)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	u32 again = 0, stamp = 0;
+	u64 left = 0, age;
+
+	read(again, &tcp->total_retrans);
+	read(stamp, &tcp->retrans_stamp);
+#ifdef HAVE_TCP_WSTAMP
+	read(left, &tcp->tcp_wstamp_ns);
+	if (is_answered && !again && left > begun && left <= now)
+		return left;
+#endif
+	age = (u32)((u32)(now / 1000000) - stamp) * 1000000ULL;
+	if (age > now - begun + 2000000)
+		age = (u32)((u32)(now / 1000) - stamp) * 1000ULL;
+	return stamp && now - age > begun + 2000000 ? now - age : begun;
 }
 
 /* Fill both ends and the network namespace of a TCP socket. The local port is inet_sport: skc_num

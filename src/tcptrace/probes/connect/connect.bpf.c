@@ -4,16 +4,20 @@
  *
  * An attempt begins with the transition CLOSE -> SYN_SENT, in process context, when the socket may
  * have no port yet. Filters are applied there, and the event waits in `attempts`. It is reported
- *   - when the port is known (`launched`): at the return of tcp_v4_connect or tcp_v6_connect with
- *     fentry and kprobe; with tracepoint at the return of connect(2), or when the process sleeps in
- *     it; or at the transition out of SYN_SENT, which can come first, in softirq context;
+ *   - when the port is known and the SYN has left (`launched`): at the return of tcp_v4_connect or
+ *     tcp_v6_connect with fentry and kprobe; with tracepoint at the return of connect(2), or when
+ *     the process sleeps in it; or at the transition out of SYN_SENT, which can come first, in
+ *     softirq context; or when the SYN is sent again, where the first write sent it
+ *     (TCP_FASTOPEN_CONNECT) and nobody answers;
  *   - with OUTCOME, at that transition only.
+ * If no SYN has left by then, there was no attempt.
  * What fails inside the host is reported with its error at the same returns (`failed`); it may
- * never have reached SYN_SENT.
+ * never have reached SYN_SENT. Of MPTCP, the first subflow makes the attempt; the call is for the
+ * whole connection.
  */
 struct connect_event {
 	struct event head;
-	u64 latency_ns;	/* with OUTCOME, from SYN_SENT to the end */
+	u64 latency_ns;	/* with OUTCOME, from the SYN to the end */
 	s32 error;	/* negative errno */
 	u32 end;	/* enum end */
 	u32 retransmits;	/* of the SYN */
@@ -31,17 +35,23 @@ struct address {
 	u8 bytes[24];	/* IPv4: 4 of address; IPv6: 4 of flow label, 16 of address */
 };
 
+struct attempt {
+	struct connect_event event;
+	u32 sent_before;	/* segments */
+};
+
 /* Attempts that were not reported yet: for microseconds, or with OUTCOME until they end. */
 #ifdef OUTCOME
 #define ATTEMPTS 65536
 #else
 #define ATTEMPTS 4096
 #endif
-BPF_HASH(attempts, struct sock *, struct connect_event, ATTEMPTS);
+BPF_HASH(attempts, struct sock *, struct attempt, ATTEMPTS);
 
 /* A call to connect that has not returned, by thread. */
 struct call {
 	struct sock *sk;
+	struct sock *tcp;	/* what makes the attempt; of MPTCP unknown until SYN_SENT */
 	bool launched;	/* SYN_SENT was reached in it */
 	struct address to;
 };
@@ -63,7 +73,7 @@ static __always_inline void report(struct connect_event *event)
 		.rport = event->head.rport,
 		.family = event->head.family,
 	};
-	u64 one = 1, *number;
+	u64 none = 0, *number;
 
 #ifdef COUNT_LPORT
 	key.lport = event->head.lport;
@@ -71,9 +81,13 @@ static __always_inline void report(struct connect_event *event)
 	__builtin_memcpy(key.laddr, event->head.laddr, sizeof(key.laddr));
 	__builtin_memcpy(key.raddr, event->head.raddr, sizeof(key.raddr));
 	number = counts.lookup(&key);
+	if (!number) {
+		counts.insert(&key, &none);	/* unless another processor has, just now */
+		number = counts.lookup(&key);
+	}
 	if (number)
 		__sync_fetch_and_add(number, 1);
-	else if (counts.update(&key, &one))
+	else
 		count(COUNT_UNTRACKED);
 }
 #else
@@ -115,15 +129,32 @@ static __always_inline void fill_remote(struct event *event, struct address *to)
 	}
 }
 
-/* The port of an attempt is known, and it left the host. */
+/* Begin a call; what has entered SYN_SENT in it is known later. */
+static __always_inline void start_call(struct call *call, struct sock *sk)
+{
+	u16 protocol = 0;
+
+	read(protocol, &sk->sk_protocol);
+	call->sk = sk;
+	call->tcp = protocol == IPPROTO_MPTCP ? NULL : sk;
+}
+
+/* Whether sk makes the attempt of a call, or will be what makes it. */
+static __always_inline bool is_of_call(struct call *call, struct sock *sk)
+{
+	return call && call->tcp == sk;
+}
+
+/* The port of an attempt is known, and if its SYN has left, it is reported. */
 static __always_inline void launched(struct sock *sk)
 {
 #ifndef OUTCOME
-	struct connect_event *waiting = attempts.lookup(&sk), event;
+	struct attempt *waiting = attempts.lookup(&sk);
+	struct connect_event event;
 
-	if (!waiting)
+	if (!waiting || segments_sent(sk) == waiting->sent_before)
 		return;
-	event = *waiting;
+	event = waiting->event;
 	attempts.delete(&sk);
 	fill_port(&event.head, sk);
 	report(&event);
@@ -133,13 +164,16 @@ static __always_inline void launched(struct sock *sk)
 /* An attempt failed inside the host. */
 static __always_inline void failed(struct call *call, s32 error)
 {
-	struct connect_event event = {}, *waiting = attempts.lookup(&call->sk);
-	struct sock *sk = call->sk;
+	struct sock *sk = call->tcp ? call->tcp : call->sk;
+	struct attempt *waiting = attempts.lookup(&sk);
+	struct connect_event event = {};
 
 	if (waiting) {
-		event = *waiting;
+		event = waiting->event;
 		event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
 		attempts.delete(&sk);
+	} else if (is_added_subflow(sk)) {
+		return;
 	} else {
 		event.head.kind = KIND_CONNECT;
 		fill_sock(&event.head, sk);
@@ -182,43 +216,63 @@ static __always_inline void watch_switch(struct sock *sk, u32 tid)
 
 static __always_inline void begin(struct sock *sk)
 {
-	struct connect_event event = { .head.kind = KIND_CONNECT };
+	struct attempt attempt = { .event.head.kind = KIND_CONNECT };
+	struct event *head = &attempt.event.head;
 	u32 tid = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&tid);
 
-	if (call && call->sk == sk)
+	if (call && !call->tcp)
+		call->tcp = sk;
+	if (is_of_call(call, sk))
 		call->launched = true;
-	fill_sock(&event.head, sk);
-	if (!keep_sock(&event.head) || !keep_port(event.head.rport) || !fill_task(&event.head))
+	else if (is_added_subflow(sk))
 		return;
-	if (attempts.update(&sk, &event))
+	fill_sock(head, sk);
+	if (!keep_sock(head) || !keep_port(head->rport) || !fill_task(head))
+		return;
+	attempt.sent_before = segments_sent(sk);
+	if (attempts.update(&sk, &attempt))
 		count(COUNT_UNTRACKED);
 	watch_switch(sk, tid);
 }
 
-/* Out of SYN_SENT: established, or closed with sk_err. Process or softirq context. */
-static __always_inline void end(struct sock *sk, int state)
+/* Fill how an attempt ended, and when it began: when its SYN left. */
+static __always_inline void fill_end(struct connect_event *event, struct sock *sk, int from, int to)
 {
-	struct connect_event *waiting = attempts.lookup(&sk), event;
+	u64 now = bpf_ktime_get_ns();
+	int error = 0;
+
+	event->head.ts_ns = syn_left(sk, event->head.ts_ns, now, from == TCP_SYN_SENT);
+#ifdef OUTCOME
+	read(error, &sk->sk_err);
+	event->end = to == TCP_CLOSE ? CLOSED : ESTABLISHED;
+	event->error = to == TCP_CLOSE ? -error : 0;
+	event->latency_ns = now - event->head.ts_ns;
+	read(event->retransmits, &((struct tcp_sock *)sk)->total_retrans);
+#endif
+}
+
+/* Out of SYN_SENT: established, or closed with sk_err. Process or softirq context. */
+static __always_inline void end(struct sock *sk, int from, int to)
+{
+	struct attempt *waiting = attempts.lookup(&sk);
 	u32 tid = bpf_get_current_pid_tgid();
-	struct call *call;
+	struct connect_event event;
+	bool was_sent;
 	int error = 0;
 
 	if (!waiting)
 		return;
-	call = calls.lookup(&tid);
 	read(error, &sk->sk_err);
 	/* Closed by the connect call itself: its return tells the error. */
-	if (state == TCP_CLOSE && !error && call && call->sk == sk)
+	if (to == TCP_CLOSE && !error && is_of_call(calls.lookup(&tid), sk))
 		return;
-	event = *waiting;
+	was_sent = segments_sent(sk) != waiting->sent_before;
+	event = waiting->event;
 	attempts.delete(&sk);
-#ifdef OUTCOME
-	event.end = state == TCP_CLOSE ? CLOSED : ESTABLISHED;
-	event.error = state == TCP_CLOSE ? -error : 0;
-	event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
-	read(event.retransmits, &((struct tcp_sock *)sk)->total_retrans);
-#endif
+	if (to == TCP_CLOSE && !was_sent)
+		return;
+	fill_end(&event, sk, from, to);
 	fill_port(&event.head, sk);
 	report(&event);
 }
@@ -237,7 +291,7 @@ static __always_inline void state(struct bpf_raw_tracepoint_args *ctx)
 		begin(sk);
 	else if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
 		 (to == TCP_ESTABLISHED || to == TCP_CLOSE))
-		end(sk, to);
+		end(sk, from, to);
 }
 
 int on_state(struct bpf_raw_tracepoint_args *ctx)
@@ -252,6 +306,21 @@ int on_state_skipped(struct bpf_raw_tracepoint_args *ctx)
 {
 	if (was_skipped(STATE_PROGRAM))
 		state(ctx);
+	return 0;
+}
+
+/* tcp_retransmit_skb(const struct sock *sk, ...): with TCP_FASTOPEN_CONNECT no call returns when the
+ * SYN has left. */
+int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	struct attempt *waiting = attempts.lookup(&sk);
+
+	if (waiting) {
+		waiting->event.head.ts_ns = syn_left(sk, waiting->event.head.ts_ns,
+						     bpf_ktime_get_ns(), false);
+		launched(sk);
+	}
 	return 0;
 }
 
@@ -271,12 +340,13 @@ int on_state_skipped(struct bpf_raw_tracepoint_args *ctx)
 static __always_inline int enter_connect(struct sock *sk, void *to, u16 family)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	struct call call = { .sk = sk };
+	struct call call = {};
 	u16 own_family = 0;
 
 	read(own_family, &sk->__sk_common.skc_family);
 	if (own_family != family)
 		return 0;
+	start_call(&call, sk);
 	bpf_probe_read_kernel(&call.to, family == AF_INET ? 16 : sizeof(call.to), to);
 	calls.update(&tid, &call);
 	return 0;
@@ -297,7 +367,7 @@ static __always_inline int exit_connect(int result, u16 family)
 	if (result < 0)
 		failed(&call, result);
 	else
-		launched(call.sk);
+		launched(call.tcp);
 	calls.delete(&tid);
 	return 0;
 }
@@ -324,10 +394,11 @@ static __always_inline struct sock *tcp_sock_of(struct socket *sock)
 #ifdef HOOK_FENTRY
 static __always_inline int denied(struct sock *sk, void *to, int result)
 {
-	struct call call = { .sk = sk };
+	struct call call = {};
 
 	if (!sk || result >= 0)
 		return 0;
+	start_call(&call, sk);
 	bpf_probe_read_kernel(&call.to, sizeof(call.to), to);
 	failed(&call, result);
 	return 0;
@@ -384,15 +455,17 @@ int enter_connect_syscall(syscall_enter *ctx)
 	s32 length = ctx->args[2];
 	u32 tid = bpf_get_current_pid_tgid();
 	struct socket *sock = fd_socket(fd);
+	struct sock *sk = NULL;
 	struct call call = {};
 	u32 state = 0;
 
 	if (!sock)
 		return 0;
 	read(state, &sock->state);
-	read(call.sk, &sock->sk);
-	if (state != SS_UNCONNECTED || !call.sk || !is_tcp(call.sk))
+	read(sk, &sock->sk);
+	if (state != SS_UNCONNECTED || !sk || !is_tcp(sk))
 		return 0;
+	start_call(&call, sk);
 	bpf_probe_read_user(&call.to, length < sizeof(call.to) ? 16 : sizeof(call.to), to);
 	if (call.to.family)
 		calls.update(&tid, &call);
@@ -435,10 +508,10 @@ int exit_connect_syscall(syscall_exit *ctx)
 		return 0;
 	call = *found;
 	/* What was launched and is not waiting any more has been reported. */
-	if (is_failure(ret) && (!call.launched || attempts.lookup(&call.sk)))
+	if (is_failure(ret) && (!call.launched || attempts.lookup(&call.tcp)))
 		failed(&call, ret);
 	else
-		launched(call.sk);
+		launched(call.tcp);
 	calls.delete(&tid);
 	forget_interrupted(tid);
 	return 0;

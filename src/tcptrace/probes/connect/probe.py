@@ -34,7 +34,9 @@ from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
     AF_INET,
     AF_INET6,
+    IPV6_FIELDS,
     IS_TCP,
+    MAY_LACK_SUBFLOWS,
     WITHOUT_TASK,
     Point,
     Sample,
@@ -42,7 +44,9 @@ from tcptrace.probes.samples import (
     TraceVariant,
     Wants,
     head,
+    is_added_subflow,
     sock_fields,
+    subflow_fields,
 )
 
 OUTCOMES = {
@@ -68,7 +72,7 @@ class Connect(Event):
     nullable = frozenset({"error"})
 
     latency_ms: Milliseconds
-    """From SYN_SENT to the end, where the attempt was followed."""
+    """From the SYN to the end, where the attempt was followed."""
     error: Annotated[str | None, "i", error_name]
     """Why it failed: inside the host, or where it was followed, in the end."""
     _end: Annotated[str | None, "I", one_of(None, "established", "closed")]
@@ -157,7 +161,10 @@ def _connect_once() -> None:
         pass
 
 
-_STATE = with_stand_in("inet_sock_set_state", "on_state")
+_STATE = (
+    *with_stand_in("inet_sock_set_state", "on_state"),
+    Hook("raw_tracepoint", "tcp_retransmit_skb", "on_retransmit"),
+)
 _SECURITY = "security_socket_connect"
 _ENTRIES_AND_RETURNS = {
     "tcp_v4_connect": "v4_connect",
@@ -182,7 +189,7 @@ class _Attempts:
 
     A thread passes several points until the call returns; the latest has the most of the tuple.
     Where the first data are to open the connection (TCP_FASTOPEN_CONNECT), the call returns before
-    there is a port: such a socket is waited for at tcp_connect.
+    there is a SYN: such a socket is waited for at tcp_connect.
     """
 
     def __init__(self, *_: Wants) -> None:
@@ -198,19 +205,22 @@ class _Attempts:
             if call:
                 yield from self._returned(call, sample)
             return
+        if sample.name != "request" and is_added_subflow(sample):
+            return
         sk = sample.fields["sk"]
-        if sk in self._deferred and any(sample.fields["lport"]):
-            self._deferred.discard(sk)
+        is_late = sk in self._deferred and sample.name == "syn"
+        self._deferred.discard(sk)
+        if is_late:
             yield _attempt(sample)
         else:
             calls[sample.tid] = sample
 
     def _returned(self, call: Sample, sample: Sample) -> Iterator[Connect]:
+        """Yield the attempt of a call that returned, unless a request was granted."""
         result = sample.fields["result"]
-        if result or any(call.fields["lport"]):
-            if result or sample.name != "answer":
-                yield _attempt(call, result)
-        elif sample.name != "answer":
+        if result or call.name == "syn":
+            yield _attempt(call, result)
+        elif call.name == "attempt":
             self._deferred.add(call.fields["sk"])
 
 
@@ -254,11 +264,13 @@ def _returns(name: str, *functions: str, condition: str = "") -> TraceEvent:
 
 def _is_optional(function: str) -> bool:
     """Tell whether a kernel can be without it: one without IPv6, or security modules."""
-    return function not in {"tcp_v4_connect", "inet_hash_connect", "tcp_connect"}
+    return function not in {"tcp_v4_connect", "inet_hash_connect"}
 
 
 _CONNECT = ("tcp_v4_connect", "tcp_v6_connect")
 _PRE_CONNECT = ("tcp_v4_pre_connect", "tcp_v6_pre_connect")
+_SUBFLOW = subflow_fields("sk")
+_OF_SOCK = {**sock_fields("sk"), "sk": "sk", **_SUBFLOW}
 _IS_TCP_ADDRESS = f"(family == {AF_INET} || family == {AF_INET6}) && {IS_TCP}"
 _BY_TRACEFS = TraceVariant(
     "tcp_connect",
@@ -273,23 +285,23 @@ _BY_TRACEFS = TraceVariant(
             "attempt",
             (
                 *(
-                    Point(function, _to("sk", "uaddr"), optional=_is_optional(function))
+                    Point(function, _to("sk", "uaddr") | _SUBFLOW, optional=_is_optional(function))
                     for function in (*_PRE_CONNECT, *_CONNECT)
                 ),
                 *(
-                    Point(
-                        function, sock_fields("sk") | {"sk": "sk"}, optional=_is_optional(function)
-                    )
-                    for function in ("inet_hash_connect", "inet6_hash_connect", "tcp_connect")
+                    Point(function, _OF_SOCK, optional=_is_optional(function))
+                    for function in ("inet_hash_connect", "inet6_hash_connect")
                 ),
             ),
             _IS_TCP_ADDRESS,
         ),
+        TraceEvent("syn", (Point("tcp_connect", _OF_SOCK),), _IS_TCP_ADDRESS),
         _returns("denied", *_PRE_CONNECT, condition="result < 0"),
         _returns("result", *_CONNECT),
     ),
     follow=_Attempts,
     ports=("rport",),
+    may_lack={**IPV6_FIELDS, **MAY_LACK_SUBFLOWS},
 )
 
 
@@ -338,6 +350,7 @@ CONNECT = Probe(
         Column("query", "QUERY", 24, _query, "green"),
     ),
     switches={"COUNTS": Switch(maps=("counts",))},
+    types=("mptcp_subflow_context",),
     self_test=_connect_once,
     trace_variants=(_BY_TRACEFS,),
     absent={

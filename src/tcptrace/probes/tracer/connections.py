@@ -10,7 +10,7 @@ from typing import Any
 
 from tcptrace.model.events import Event, error_name
 from tcptrace.probes.accept.probe import accepted
-from tcptrace.probes.samples import IPPROTO_MPTCP, Sample, Wants, head
+from tcptrace.probes.samples import IPPROTO_MPTCP, Sample, Wants, head, is_added_subflow
 from tcptrace.probes.tracer.probe import BY_OWNER, OLDER, PASSED, Closed, Connected
 
 SOCK_DONE = 1  # enum sock_flags in include/net/sock.h: a FIN was received
@@ -79,7 +79,7 @@ class Connections:
                 self._closed_by(self._followed[sk], sample)
             return
         to = sample.fields["to"]
-        if sk not in self._followed and _is_added_subflow(sample):
+        if sk not in self._followed and is_added_subflow(sample):
             return
         if to in ENDING:
             self._follow_older(sk, sample)
@@ -104,7 +104,7 @@ class Connections:
             self._followed.pop(sk, None)
         elif found and found.stage is _Stage.CONNECTING:
             task = {key: found.head[key] for key in NOBODY}
-            latency_ns, found.since_ns = now_ns - found.since_ns, now_ns
+            latency_ns, found.since_ns = now_ns - _syn_left(found.since_ns, sample), now_ns
             found.head = {**head(sample), **task}
             found.stage = _Stage.OPEN
             if found.keep:
@@ -184,12 +184,12 @@ class Connections:
         )
 
 
-def _is_added_subflow(sample: Sample) -> bool:
-    """Tell whether the kernel has added it to an MPTCP connection, which has another first one."""
+def _syn_left(begun_ns: int, sample: Sample) -> int:
+    """Return when the SYN left: with TCP_FASTOPEN_CONNECT long after SYN_SENT."""
     fields = sample.fields
-    if not fields["is_mptcp"] or not fields["mptcp_sk"]:
-        return False
-    return bool(fields["path_sk"] != fields["sk"])
+    if fields["total_retrans"] or fields["from"] != State.SYN_SENT:
+        return begun_ns
+    return max(begun_ns, min(int(fields["sent_ns"]), sample.ts_ns))
 
 
 def _of_nobody(sample: Sample) -> Sample:

@@ -35,12 +35,14 @@ from tcptrace.probes.connect.probe import DADDR, DPORT, SADDR
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
 from tcptrace.probes.samples import (
     IS_TCP,
+    MAY_LACK_SUBFLOWS,
     Follow,
     Point,
     TraceEvent,
     TraceVariant,
     Wants,
     sock_fields,
+    subflow_fields,
 )
 
 BY_OWNER, OLDER, PASSED = 1, 2, 4
@@ -55,7 +57,7 @@ class Connected(Event):
     nullable = frozenset({"error"})
 
     latency_ms: Milliseconds
-    """From SYN_SENT to ESTABLISHED; absent where the trace began between them."""
+    """From the SYN to ESTABLISHED; absent where the trace began between them."""
     error: None = None
     outcome: str = "established"
 
@@ -140,12 +142,6 @@ _HOOKS = (
 )
 
 
-# The MPTCP connection that a socket is a subflow of.
-_SUBFLOW = (
-    "((struct mptcp_subflow_context *)((struct inet_connection_sock *){})->icsk_ulp_data)->conn"
-)
-
-
 def _state_fields(sk: str) -> dict[str, str]:
     """Return what is fetched to follow a `struct sock *`; see tracer.bpf.c."""
     tcp = f"((struct tcp_sock *){sk})"
@@ -159,9 +155,8 @@ def _state_fields(sk: str) -> dict[str, str]:
             name: f"{tcp}->{name}"
             for name in ("bytes_sent", "bytes_retrans", "bytes_received", "total_retrans")
         },
-        "is_mptcp": f"{tcp}->is_mptcp",
-        "mptcp_sk": _SUBFLOW.format(sk),
-        "path_sk": f"((struct mptcp_sock *){_SUBFLOW.format(sk)})->first",
+        "sent_ns": f"{tcp}->tcp_wstamp_ns",
+        **subflow_fields(sk),
         "first_sk": f"((struct mptcp_sock *){sk})->first",
     }
 
@@ -192,7 +187,7 @@ _CLOSES = TraceEvent(
 )
 
 
-_OF_MPTCP = ("is_mptcp", "first_sk", "mptcp_sk", "path_sk")
+_MAY_LACK = {**MAY_LACK_SUBFLOWS, "first_sk": 1, "sent_ns": 1}
 
 
 def _follow(wants: Wants, wants_ports: Wants) -> Follow:
@@ -212,7 +207,7 @@ def _followed(variant: TraceVariant) -> TraceVariant:
         events=(accept, _STATES, _CLOSES),
         follow=_follow,
         ports=("lport", "rport"),
-        may_lack={**variant.may_lack, **dict.fromkeys(_OF_MPTCP, 1)},
+        may_lack={**variant.may_lack, **_MAY_LACK},
         in_softirq=True,
     )
 

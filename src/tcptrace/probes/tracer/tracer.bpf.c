@@ -14,7 +14,7 @@
  */
 struct connect_event {
 	struct event head;
-	u64 latency_ns;	/* from SYN_SENT */
+	u64 latency_ns;	/* from the SYN */
 };
 _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/tracer/probe.py: Connected differs");
 
@@ -69,24 +69,6 @@ static __always_inline bool is_kernel_thread(void)
 
 	read(flags, &task->flags);
 	return flags & PF_KTHREAD;
-}
-
-/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow. */
-static __always_inline bool is_added_subflow(struct sock *sk)
-{
-#ifdef HAVE_MPTCP_SOCK
-	struct mptcp_subflow_context *subflow = NULL;
-	struct sock *connection = NULL;
-	bool is_mptcp = false;
-
-	read(is_mptcp, &((struct tcp_sock *)sk)->is_mptcp);
-	if (!is_mptcp)
-		return false;
-	read(subflow, &((struct inet_connection_sock *)sk)->icsk_ulp_data);
-	read(connection, &subflow->conn);
-	return connection && tcp_of(connection) != sk;
-#endif
-	return false;
 }
 
 /* Fill what concerns the socket; false drops the connection. What the loader connects to test the
@@ -152,7 +134,7 @@ static __always_inline void established(struct sock *sk, int from)
 	    !keep_either_port(fresh.head.lport, fresh.head.rport)) {
 		connections.delete(&sk);
 	} else if (found && found->stage == CONNECTING) {
-		latency_ns = now - found->since_ns;
+		latency_ns = now - syn_left(sk, found->since_ns, now, from == TCP_SYN_SENT);
 		found->since_ns = now;
 		found->stage = OPEN;
 		found->head.lport = fresh.head.lport;
