@@ -9,6 +9,7 @@ import errno
 import functools
 import mmap
 import os
+import re
 import signal
 import socket
 import struct
@@ -556,14 +557,45 @@ def counted(*options: str, backend: Backend) -> Ended:
 
 
 def test_counts(backend: Backend) -> None:
-    """Counts are printed on SIGTERM, highest first, IPv4 and IPv6 in one table."""
+    """Counts are printed on SIGTERM, highest first, in one table; the summary has their sum."""
     need(backend, CONNECT, switches=["COUNTS"])
     ended = counted("-N", "/proc/self/ns/net", backend=backend)
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert ["LADDR", "RADDR", "RPORT", "CONNECTS"] == lines[0]
     assert [V4, V4, "3"] == [lines[1][0], lines[1][1], lines[1][3]]
     assert {(V6, V6, "1"), ("-", NOWHERE, "1")} == {(one[0], one[1], one[3]) for one in lines[2:]}
-    assert 0 == ended.status
+    assert (0, (5, 0)) == (ended.status, ended.summary)
+    assert "tcptrace: 5 attempts in" in ended.stderr
+
+
+@pytest.mark.anywhere
+def test_counts_begin_on_a_line_of_their_own() -> None:
+    """A terminal has echoed ^C when the table comes; it is rich's there."""
+    terminal = os.openpty()[::-1]
+    options = ("-c", "-P", str(take_port()))
+    with Tracer(*options, command="connect", stdout=terminal, env={"TERM": "xterm"}) as tracer:
+        lines = tracer.stop().stdout.splitlines()
+    assert "" == lines[0]
+    assert "LADDR" in lines[1]
+    assert "───" in lines[2]
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("form", ["text", "csv"])
+def test_counts_at_intervals_have_their_time(form: str) -> None:
+    """In a pipe a table of text begins with the time, and CSV has a column for it."""
+    port = take_port()
+    options = ("-c", "--interval", "0.2s", "-P", str(port), "-o", form)
+    with Tracer(*options, command="connect") as tracer:
+        attempt(V4, port)
+        tracer.wait_until(lambda: tracer.stdout.count(V4) >= 2 * 2, "two tables")
+        ended = tracer.stop()
+    if form == "text":
+        pattern = rf"(\d\d:\d\d:\d\d\nLADDR .*\n({V4} +{V4} +{port} +1\n)?)+"
+    else:
+        pattern = rf"time,laddr,raddr,rport,connects\n(\d\d:\d\d:\d\d,{V4},{V4},{port},1\n)+"
+    assert re.fullmatch(pattern, ended.stdout.replace("\r\n", "\n"))
+    assert (1, 0) == ended.summary
 
 
 def test_counts_are_exact_where_processes_reach_a_new_key_together(backend: Backend) -> None:

@@ -9,7 +9,6 @@ import re
 import time
 
 import pytest
-from rich.cells import cell_len
 from tests.unit.records import ABSENT, accept_bytes, accepted
 
 from tcptrace.model import columns
@@ -17,11 +16,12 @@ from tcptrace.model.columns import Column
 from tcptrace.model.events import Clock
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.sinks import Renderer, make_renderer
+from tcptrace.sinks.layout import cell_len
 from tcptrace.sinks.report import Line, write_report
-from tcptrace.sinks.terminal import fit
 
 HOSTILE = b"\x1b]0;own\x07\n\xff"
 ESCAPED = r"\x1b]0;own\x07\n\xff"
+LONG = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -36,18 +36,25 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Return a colour terminal, 80 columns wide unless COLUMNS is set again."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    for name in ("NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "COLORTERM": ""}.items():
+    known = {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24", "COLORTERM": ""}
+    for name, value in known.items():
         monkeypatch.setenv(name, value)
     return Terminal()
 
 
-def rendered(form: str, *records: bytes, shown: str = "", stream: io.StringIO | None = None) -> str:
+def rendered(
+    form: str,
+    *records: bytes,
+    shown: str = "",
+    stream: io.StringIO | None = None,
+    color: str = "auto",
+) -> str:
     """Return what a renderer writes for accepts in `records`."""
     stream = stream or io.StringIO(newline="")
     chosen = columns.choose(ACCEPT.columns, ACCEPT.more_columns, shown, ())
-    renderer: Renderer = make_renderer(form, chosen, stream)
+    renderer: Renderer = make_renderer(form, chosen, stream, color=color)
     renderer.start("tracepoint")
     renderer.header()
     for record in records:
@@ -63,9 +70,8 @@ PID     COMM         IP RADDR            RPORT LADDR            LPORT
 181     nginx        4  192.0.2.2        40000 192.0.2.1        80
 181     nginx        6  2001:db8:ffff:ffff:ffff:ffff:ffff:ffff 40000 2001:db8::1      80
 """
-    long = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
     assert expected == rendered(
-        "text", accept_bytes(), accept_bytes(laddr="2001:db8::1", raddr=long)
+        "text", accept_bytes(), accept_bytes(laddr="2001:db8::1", raddr=LONG)
     )
 
 
@@ -130,11 +136,21 @@ def test_a_terminal_escapes_control_characters(terminal: Terminal) -> None:
     assert ["181", ESCAPED] == ANSI.sub("", text).splitlines()[1].split()
 
 
-def test_a_terminal_gets_colour_and_a_bold_header(terminal: Terminal) -> None:
-    """The header is bold and cells have the style of their column."""
-    header, row = rendered("text", accept_bytes(), stream=terminal).splitlines()
+def test_a_terminal_gets_colour_for_what_matters(terminal: Terminal) -> None:
+    """The header is bold; what failed, a full queue, is red; what is as usual has no colour."""
+    records = [accept_bytes(backlog=128), accept_bytes(backlog=1)]
+    header, full, usual = rendered("text", *records, shown="+bl", stream=terminal).splitlines()
     assert "\x1b[1mPID" in header
-    assert "\x1b[36m181" in row
+    assert "\x1b[1;38;5;160m128/128\x1b[0m" in full
+    assert "38;5" not in usual
+
+
+def test_colour_in_a_pipe_is_in_the_same_columns() -> None:
+    """--color always paints the same text."""
+    plain = rendered("text", accept_bytes(), shown="+bl,+tid")
+    painted = rendered("text", accept_bytes(), shown="+bl,+tid", color="always")
+    assert plain != painted
+    assert plain == ANSI.sub("", painted)
 
 
 def test_markup_in_data_is_not_read(terminal: Terminal) -> None:
@@ -144,58 +160,23 @@ def test_markup_in_data_is_not_read(terminal: Terminal) -> None:
         assert ["181", comm.decode()] == ANSI.sub("", text).splitlines()[-1].split()
 
 
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("NO_COLOR", "1")])
 def test_no_colour_where_it_is_not_wanted(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """NO_COLOR is honoured, and a dumb terminal gets no escape at all."""
-    monkeypatch.setenv("TERM", "dumb")
-    assert "\x1b" not in rendered("text", accept_bytes(), stream=terminal)
+    """NO_COLOR is honoured, and a dumb terminal gets no escape at all, but its layout."""
+    monkeypatch.setenv(name, value)
+    text = rendered("text", accept_bytes(laddr=LONG, raddr=LONG), stream=terminal)
+    assert "\x1b" not in text
+    assert ["PID", "LADDR"] == [line.split()[0] for line in text.splitlines()[-4:-2]]
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
-def test_a_row_fits_the_terminal(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int
-) -> None:
-    """Whatever the width, an event is one line of at most that width."""
-    monkeypatch.setenv("COLUMNS", str(width))
-    long = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
-    records = [
-        accept_bytes(laddr=long, raddr=long),
-        accept_bytes(),
-        accept_bytes(comm="名名名名名".encode()),
-    ]
+def test_a_batch_is_laid_out_as_a_whole(terminal: Terminal) -> None:
+    """A wide row that comes with others in one batch brings no second header between them."""
+    records = [accept_bytes(), accept_bytes(laddr=LONG, raddr=LONG), accept_bytes()]
     lines = ANSI.sub("", rendered("text", *records, stream=terminal)).splitlines()
-    assert 4 == len(lines)
-    assert max(map(cell_len, lines)) <= width
-    assert (width < 200) == ("…" in lines[1])
-
-
-def test_rows_stay_below_their_headings(terminal: Terminal) -> None:
-    """Rows of usual width begin each cell below its heading."""
-    text = rendered("text", accept_bytes(), accept_bytes(pid=7, comm=b"x"), stream=terminal)
-    header, *rows = ANSI.sub("", text).splitlines()
-    for row in rows:
-        assert header.index("RPORT") == row.index("40000")
-
-
-@pytest.mark.parametrize(
-    ("widths", "may_cut", "space", "fitted"),
-    [
-        ([5, 5], "yy", 20, [5, 5]),
-        ([10, 4], "yy", 12, [8, 4]),
-        ([10, 10], "yy", 12, [6, 6]),
-        ([9, 3, 1], "yyy", 7, [3, 3, 1]),
-        ([9, 9], "yy", 1, [1, 1]),
-        ([8, 12, 16], "nyy", 30, [8, 11, 11]),
-        ([8, 9], "nn", 10, [5, 5]),
-        ([], "", 10, []),
-    ],
-)
-def test_cells_that_may_be_cut_are_cut_to_one_measure(
-    widths: list[int], may_cut: str, space: int, fitted: list[int]
-) -> None:
-    """Names and addresses shrink from the widest, never to nothing; other cells stay whole."""
-    assert fitted == fit(widths, [one == "y" for one in may_cut], space)
+    assert ["PID", "PID"] == [line[:3] for line in lines if "PID" in line]
+    assert 2 + 1 + 3 * 2 == len(lines)
 
 
 def test_a_column_s_value_may_be_any_object() -> None:

@@ -81,6 +81,7 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
     metavar="TIME",
     callback=parse_seconds,
     needs=("count",),
+    adds_to_csv=("time",),
     help="With -c: print the counts so far each 5, 0.5s or 1m; a terminal shows the last.",
 )
 @option(
@@ -151,11 +152,11 @@ def _tables(session: Session, batches: Batches, interval_s: float | None) -> Ite
         collections.deque(batch, maxlen=0)  # attempts are counted in the kernel: it is empty
         if time.monotonic() >= due:
             due += interval_s or 0
-            yield from _table(session)
-    yield from _table(session)
+            yield from _table(session, timed=True)
+    yield from _table(session, timed=interval_s is not None)
 
 
-def _table(session: Session) -> Iterator[Count | NewTable]:
-    yield NewTable()
+def _table(session: Session, *, timed: bool) -> Iterator[Count | NewTable]:
+    yield NewTable(time.monotonic_ns() if timed else None)
     rows = read_counts(session.table("counts", 40, 8))
     yield from sorted(rows, key=lambda row: row.connects, reverse=True)

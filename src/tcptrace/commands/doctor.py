@@ -19,6 +19,7 @@ from tcptrace.kernel.facts import NOT_ASKED, Fact
 from tcptrace.kernel.privileges import may_trace
 from tcptrace.model.filters import Filters
 from tcptrace.shell.command import TraceCommand
+from tcptrace.sinks.color import CHOICES, palette
 from tcptrace.sinks.report import Line, write_report
 from tcptrace.sources.bpf import find_bcc
 from tcptrace.sources.bpf.attach import Attaching
@@ -164,8 +165,14 @@ def _trial_lines(trials: Iterable[Trial]) -> Iterable[Line]:
 
 @click.command
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option(
+    "--color",
+    type=click.Choice(CHOICES),
+    default="auto",
+    help="Default: on a terminal that has colours, unless NO_COLOR is set.",
+)
 @click.pass_context
-def doctor(context: click.Context, *, as_json: bool) -> None:
+def doctor(context: click.Context, *, as_json: bool, color: str) -> None:
     """Tell how this host can be traced, and how not.
 
     Says what each command would use, and what to do where one cannot run. Exits with 0 when every
@@ -184,5 +191,5 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
         }
         if findings.advice:
             sections["What to do"] = [Line("", advice, None) for advice in findings.advice]
-        write_report(sections, sys.stdout)
+        write_report(sections, sys.stdout, palette(color, sys.stdout))
     context.exit(0 if findings.ok else 1)

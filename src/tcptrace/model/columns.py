@@ -6,11 +6,20 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tcptrace.model.events import Clock
 
 Value = Callable[[Any, Clock], object]
+Mark = Literal["failure", "slow", "unusual"]
+"""Why a cell deserves a look; a terminal colours it."""
+Concern = Callable[[Any], "Mark | None"]
+
+SLOW_MS = 100
+
+
+def no_concern(_event: Any) -> None:
+    """Find nothing that deserves a look."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,12 +33,23 @@ class Column:
     """The least width of a cell in text; what is wider is not cut in a file or pipe."""
     value: Value
     style: str = ""
-    """Colour on a terminal, in rich's terms."""
+    """How a terminal shows a cell that deserves no look: "bold", "dim" or ""."""
     after: str | None = None
     """Where it goes when it is added: behind the column of this key, "" for the front, None for
     the end."""
-    cut: bool = False
-    """Whether a narrow terminal may cut it."""
+    concern: Concern = no_concern
+    """From the event: whether its cell deserves a look, and why."""
+    sizes: tuple[int, ...] = ()
+    """The widths that its values come in, ascending, for a terminal: of addresses IPv4's, then
+    IPv6's. `width` if there are none."""
+    joins: bool = False
+    """Whether it stays on the line of the column before it, as a port does with its address."""
+    is_spare: bool = False
+    """Whether a narrow terminal shows it last, because other columns tell the same."""
+
+    def roomy(self, needed: int) -> int:
+        """Return a width for cells of `needed` that will do for most that follow."""
+        return next((size for size in self.sizes or (self.width,) if size >= needed), needed)
 
 
 def field(
@@ -39,26 +59,37 @@ def field(
     style: str = "",
     *,
     name: str = "",
-    after: str | None = None,
-    cut: bool = False,
+    **attributes: Any,
 ) -> Column:
-    """Return a column that shows the event's field `name`, or `key`."""
+    """Return a column that shows the event's field `name`, or `key`.
+
+    `attributes` are `Column`'s.
+    """
     attribute = name or key
 
     def value(event: Any, _clock: Clock) -> object:
         return getattr(event, attribute)
 
-    return Column(key, heading, width, value, style, after, cut)
+    return Column(key, heading, width, value, style, **attributes)
 
 
-def milliseconds(key: str, heading: str, width: int, *, name: str) -> Column:
-    """Return a column that shows the event's field `name`, in milliseconds, to the microsecond."""
+def milliseconds(
+    key: str, heading: str, width: int, *, name: str, slow_ms: float = float("inf")
+) -> Column:
+    """Return a column that shows the event's field `name`, in milliseconds, to the microsecond.
+
+    What takes `slow_ms` or longer is slow.
+    """
 
     def value(event: Any, _clock: Clock) -> str | None:
         ms = getattr(event, name)
         return None if ms is None else f"{ms:.3f}"
 
-    return Column(key, heading, width, value, "cyan")
+    def concern(event: Any) -> Mark | None:
+        ms = getattr(event, name)
+        return "slow" if ms is not None and ms >= slow_ms else None
+
+    return Column(key, heading, width, value, concern=concern)
 
 
 @lru_cache(maxsize=4)
@@ -66,8 +97,13 @@ def _local_second(second: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(second))
 
 
+def clock_time(wall_ns: int) -> str:
+    """Return a time of day, HH:MM:SS, of nanoseconds since 1970."""
+    return _local_second(wall_ns // 1_000_000_000)
+
+
 def _time(event: Any, clock: Clock) -> str:
-    return _local_second(clock.wall_ns(event.ts_ns) // 1_000_000_000)
+    return clock_time(clock.wall_ns(event.ts_ns))
 
 
 CONTAINER_DIGITS = 12
@@ -83,23 +119,35 @@ def _seconds(event: Any, clock: Clock) -> str:
     return f"{clock.since_first_ns(event.ts_ns) / 1e9:.3f}"
 
 
+def failed(event: Any) -> Mark | None:
+    """Find that an event is of something that failed."""
+    return "failure" if event.error is not None else None
+
+
+def repeated(event: Any) -> Mark | None:
+    """Find that segments had to be sent again."""
+    return "unusual" if event.retransmits else None
+
+
+ADDRESS = (len("255.255.255.255"), len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))
+
 TIME = Column("time", "TIME", 8, _time, "dim", after="")
 TIME_S = Column("time_s", "TIME(s)", 8, _seconds, "dim", after="")
-UID = field("uid", "UID", 5, "yellow", after="")
-PID = field("pid", "PID", 7, "cyan")
-TID = field("tid", "TID", 7, "cyan")
-COMM = field("comm", "COMM", 12, "bold", cut=True)
-IP = field("ip", "IP", 2, "dim", name="family")
-LADDR = field("laddr", "LADDR", 16, cut=True)
-LPORT = field("lport", "LPORT", 5, "magenta")
-RADDR = field("raddr", "RADDR", 16, "green", cut=True)
-RPORT = field("rport", "RPORT", 5, "magenta")
+UID = field("uid", "UID", 5, after="")
+PID = field("pid", "PID", 7)
+TID = field("tid", "TID", 7)
+COMM = field("comm", "COMM", 12, "bold", sizes=(12, 15))
+IP = field("ip", "IP", 2, "dim", name="family", is_spare=True)
+LADDR = field("laddr", "LADDR", 16, sizes=ADDRESS)
+LPORT = field("lport", "LPORT", 5, joins=True)
+RADDR = field("raddr", "RADDR", 16, sizes=ADDRESS)
+RPORT = field("rport", "RPORT", 5, joins=True)
 NETNS = field("netns", "NETNS", 10, "dim")
 MNTNS = field("mntns", "MNTNS", 10, "dim")
 CGROUP_ID = field("cgroup_id", "CGROUPID", 8, "dim")
-CGROUP = field("cgroup", "CGROUP", 24, "dim", cut=True)
+CGROUP = field("cgroup", "CGROUP", 24, "dim", sizes=(24, 48, 96))
 CONTAINER = Column("container", "CONTAINER", CONTAINER_DIGITS, _container, "dim")
-ERR = field("err", "ERR", 12, "red", name="error", cut=True)
+ERR = field("err", "ERR", 12, name="error", concern=failed)
 
 OF_TASK = (TIME, TIME_S, PID, TID, UID, COMM)
 OF_SOCKET = (IP, RADDR, RPORT, LADDR, LPORT)
@@ -113,6 +161,8 @@ class Table(NamedTuple):
     shown: Sequence[Column]
     more: Sequence[Column]
     """What ``--columns`` can add."""
+    of: str = "event"
+    """What a row is a count of, in the summary."""
 
 
 def choose(

@@ -256,8 +256,12 @@ class Decoder:
         raise TcptraceError(msg)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class NewTable:
     """Comes between rows where a new table begins."""
+
+    ts_ns: int | None = None
+    """CLOCK_MONOTONIC, nanoseconds: the time that is shown with it."""
 
 
 class Clock:

@@ -14,6 +14,7 @@ from tcptrace.model.filters import FILTERS, Filter
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.host import Host
 from tcptrace.sinks import FORMATS
+from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
 RowFunction = Callable[..., Iterable[Any]]
 OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
@@ -27,6 +28,7 @@ class TraceOption(click.Option):
         *args: Any,
         section: str = OWN,
         adds: Sequence[str] = (),
+        adds_to_csv: Sequence[str] = (),
         switches: Sequence[str] = (),
         replaces: Sequence[columns.Column] = (),
         table: columns.Table | None = None,
@@ -38,6 +40,7 @@ class TraceOption(click.Option):
         """Say what the option does when it is given; see `option`."""
         self.section = section
         self.adds = adds
+        self.adds_to_csv = adds_to_csv
         self.switches = switches
         self.replaces = replaces
         self.table = table
@@ -53,8 +56,9 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
     Args:
         flags: as in `click.option`.
         attributes: as in `click.option`, and ``needs`` and ``excludes``, names of options that must
-            be given with it, or must not; ``adds``, keys of columns that the option shows, and
-            ``switches``, defines that it sets for the C source, to its value or for a flag to 1,
+            be given with it, or must not; ``adds``, keys of columns that the option shows,
+            ``adds_to_csv``, keys of those that it shows in CSV alone, and ``switches``, defines
+            that it sets for the C source, to its value or for a flag to 1,
             ``replaces``, columns that it shows in place of those with the same keys,
             and ``table``, columns in place of the probe's, for rows that come in tables, each
             behind a `NewTable`; ``probes``, whose events come among the others in the order in
@@ -141,6 +145,16 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             metavar="LIST",
             default="",
             help=f"Pick columns (pid,comm), add (+netns) or drop (-ip), of: {keys}.",
+        ),
+        TraceOption(
+            ["--color"],
+            **out,
+            type=click.Choice(CHOICES_OF_COLOR),
+            default="auto",
+            help="Default: on a terminal that has colours, unless NO_COLOR is set.",
+        ),
+        TraceOption(
+            ["--wide"], **flag, **out, help="One line for each row, however narrow the terminal."
         ),
         TraceOption(
             ["--backend"],

@@ -28,6 +28,12 @@ class Output:
     """Stop after so many rows."""
     tables: bool = False
     """Whether rows come in tables, each with a header, not one by one."""
+    of: str = "event"
+    """What rows are, or are a count of."""
+    color: str = "auto"
+    """One of `tcptrace.sinks.color.CHOICES`."""
+    wide: bool = False
+    """Whether a row is one line on any terminal."""
     fail_on_loss: bool = False
     verbose: bool = False
 
@@ -77,11 +83,13 @@ def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[st
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
     on = list(turned_on(options, given))
     adds = [key for one in on for key in one.adds]
+    if form == "csv":
+        adds += [key for one in on for key in one.adds_to_csv]
     table = next((one.table for one in on if one.table), None)
     replaced = {new.key: new for one in on for new in one.replaces}
     shown, more = (
         [replaced.get(column.key, column) for column in group]
-        for group in table or (probe.columns, probe.more_columns)
+        for group in ((table.shown, table.more) if table else (probe.columns, probe.more_columns))
     )
     known = {column.key for column in (*shown, *more)}
     for one in on:
@@ -97,6 +105,9 @@ def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[st
         duration_s=given["duration"],
         count=given["count_events"],
         tables=bool(table),
+        of=table.of if table else "event",
+        color=given["color"],
+        wide=given["wide"],
         fail_on_loss=given["fail_on_loss"],
         verbose=given["verbose"],
     )

@@ -31,17 +31,23 @@ class Stop:
     def __init__(self) -> None:
         """Take over the signals, for the rest of the process's life."""
         self._signalled = False
+        self._echoed = False
         self._deadline = float("inf")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._signal)
 
-    def _signal(self, *_: object) -> None:
+    def _signal(self, number: int, _frame: object) -> None:
         self._signalled = True
+        self._echoed |= number == signal.SIGINT
 
     def end_line(self) -> None:
-        """End the line in which a terminal has echoed ^C."""
-        if self._signalled and sys.stderr.isatty():
-            click.echo(err=True)
+        """End the line in which a terminal has echoed ^C, if nothing has ended it."""
+        if not self._echoed:
+            return
+        self._echoed = False
+        terminal = next((one for one in (sys.stderr, sys.stdout) if one.isatty()), None)
+        if terminal:
+            print(file=terminal, flush=True)
 
     def after(self, seconds: float) -> None:
         """Stop in `seconds`."""
@@ -91,7 +97,14 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
     started = time.monotonic()
     stop = Stop()
     with closing(Attaching(plan)) as attaching:
-        renderer = make_renderer(output.form, output.columns, sys.stdout)
+        renderer = make_renderer(
+            output.form,
+            output.columns,
+            sys.stdout,
+            tables=output.tables,
+            color=output.color,
+            wide=output.wide,
+        )
         attached = attaching.session(stop)
     if attached is None:
         stop.end_line()
@@ -123,9 +136,10 @@ def _trace(
 ) -> None:
     """Write rows until it is time to stop, then the summary."""
     started = time.monotonic()
-    shown = 0
+    shown = rows_shown = 0
 
     def before_wait() -> None:
+        stop.end_line()
         renderer.flush()
         losses.check()
 
@@ -134,20 +148,23 @@ def _trace(
             renderer.header()
         for row in rows(session, session.batches(stop, before_wait)):
             if isinstance(row, NewTable):
-                renderer.header()
+                renderer.header(row.ts_ns)
+                shown = 0  # a table holds all that the one before it did
                 continue
             renderer.row(row)
-            shown += 1
-            if shown == output.count:
+            shown += getattr(row, "weight", 1)
+            rows_shown += 1
+            if rows_shown == output.count:
                 break
+        stop.end_line()
         renderer.flush()
     finally:
         seconds = time.monotonic() - started
         stop.end_line()
         losses.report()
-        events = "event" if shown == 1 else "events"
+        what = output.of if shown == 1 else f"{output.of}s"
         missing = f"{session.lost().total} lost{_untracked(session)}"
-        say(f"{shown} {events} in {seconds:.1f} s, {missing}")
+        say(f"{shown} {what} in {seconds:.1f} s, {missing}")
 
 
 def _untracked(session: Session) -> str:

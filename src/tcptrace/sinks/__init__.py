@@ -11,8 +11,10 @@ from typing import Protocol, TextIO
 
 from tcptrace.model.columns import Column
 from tcptrace.model.events import Clock, Event
+from tcptrace.sinks.color import palette
 from tcptrace.sinks.machine import CsvRenderer, JsonRenderer
-from tcptrace.sinks.text import PlainRenderer
+from tcptrace.sinks.table import TableRenderer
+from tcptrace.sinks.text import PlainRenderer, TerminalRenderer
 
 FORMATS = ("text", "json", "csv")
 
@@ -23,8 +25,8 @@ class Renderer(Protocol):
     def start(self, backend: str) -> None:
         """Learn which backend the events come from."""
 
-    def header(self) -> None:
-        """Begin a table of rows; a terminal shows nothing but the last."""
+    def header(self, ts_ns: int | None = None) -> None:
+        """Begin a table of rows, which was made at this time; a terminal shows but the last."""
 
     def row(self, event: Event) -> None:
         """Write one event."""
@@ -33,15 +35,34 @@ class Renderer(Protocol):
         """Hand all rows to the stream's reader."""
 
 
-def make_renderer(form: str, columns: Sequence[Column], stream: TextIO) -> Renderer:
-    """Return the renderer for `form`, one of `FORMATS`; text is rich on a terminal."""
+def make_renderer(
+    form: str,
+    columns: Sequence[Column],
+    stream: TextIO,
+    *,
+    tables: bool = False,
+    color: str = "auto",
+    wide: bool = False,
+) -> Renderer:
+    """Return the renderer for `form`, one of `FORMATS`.
+
+    Args:
+        form: text is laid out for a terminal where `stream` is one.
+        columns: what text and CSV show.
+        stream: where rows go.
+        tables: whether rows come in tables, each behind a call of `header`.
+        color: one of `tcptrace.sinks.color.CHOICES`.
+        wide: whether a row is one line, however long, on a terminal, too.
+
+    """
     clock = Clock()
     if form == "json":
         return JsonRenderer(stream, clock)
     if form == "csv":
         return CsvRenderer(stream, clock, columns)
+    colors = palette(color, stream)
+    if tables:
+        return TableRenderer(stream, clock, columns, colors)
     if stream.isatty():
-        from tcptrace.sinks.terminal import TerminalRenderer  # noqa: PLC0415 - rich is slow to import
-
-        return TerminalRenderer(stream, clock, columns)
-    return PlainRenderer(stream, clock, columns)
+        return TerminalRenderer(stream, clock, columns, colors, wide=wide)
+    return PlainRenderer(stream, clock, columns, colors)

@@ -25,7 +25,7 @@ class JsonRenderer:
         """Remember `backend`: objects name it."""
         self._backend = backend
 
-    def header(self) -> None:
+    def header(self, _ts_ns: int | None = None) -> None:
         """Write nothing: an object names its values."""
 
     def row(self, event: Event) -> None:
@@ -46,12 +46,16 @@ class CsvRenderer:
         self._clock = clock
         self._columns = columns
         self._writer = csv.writer(stream, lineterminator="\r\n")
+        self._is_headed = False
 
     def start(self, _backend: str) -> None:
         """Do nothing: CSV does not tell."""
 
-    def header(self) -> None:
-        """Write the header."""
+    def header(self, _ts_ns: int | None = None) -> None:
+        """Write the header, once: tables that follow have the same columns."""
+        if self._is_headed:
+            return
+        self._is_headed = True
         self._writer.writerow(column.key for column in self._columns)
 
     def row(self, event: Event) -> None:

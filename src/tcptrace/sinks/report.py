@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
 from tcptrace.model.events import printable
+from tcptrace.sinks.color import HEADING, PLAIN, Palette
+from tcptrace.sinks.layout import Cell, cell_len, padded
+from tcptrace.sinks.table import rich_console
 
-MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("-", "dim")}
-LABEL_WIDTH = 14
+MARKS = {True: ("ok", "good"), False: ("no", "failure"), None: ("-", "dim")}
 
 
 class Line(NamedTuple):
@@ -19,33 +21,44 @@ class Line(NamedTuple):
     good: bool | None
 
 
-def write_report(sections: Mapping[str, Sequence[Line]], stream: TextIO) -> None:
-    """Write `sections` by heading; rich folds long lines on a terminal, nothing is cut."""
+def write_report(
+    sections: Mapping[str, Sequence[Line]], stream: TextIO, palette: Palette = PLAIN
+) -> None:
+    """Write `sections` by heading as one table; rich folds long lines on a terminal."""
+    width = max((cell_len(one.label) for lines in sections.values() for one in lines), default=0)
     if stream.isatty():
-        _write_rich(sections, stream)
+        _write_rich(sections, stream, palette, width)
         return
     for heading, lines in sections.items():
-        stream.write(f"{heading}\n")
+        stream.write(palette.paint(heading, HEADING) + "\n")
         for line in lines:
-            mark = MARKS[line.good][0] if line.label else ""
-            text = f"  {mark:2} {line.label:{LABEL_WIDTH}} {printable(line.text)}"
-            stream.write(f"{text.rstrip()}\n")
+            mark, label, text = _cells(line)
+            parts = (padded(mark, 2, palette), padded(label, width, palette), text.text)
+            stream.write("  " + " ".join(parts).rstrip() + "\n")
 
 
-def _write_rich(sections: Mapping[str, Sequence[Line]], stream: TextIO) -> None:
-    from rich.console import Console  # noqa: PLC0415 - rich is slow to import
-    from rich.table import Table  # noqa: PLC0415
+def _cells(line: Line) -> tuple[Cell, Cell, Cell]:
+    """Return a line's mark, label and text."""
+    mark, look = MARKS[line.good]
+    text = printable(line.text)
+    if not line.label:
+        return Cell(""), Cell(""), Cell(text, "dim")
+    return Cell(mark, look), Cell(line.label), Cell(text)
+
+
+def _write_rich(
+    sections: Mapping[str, Sequence[Line]], stream: TextIO, palette: Palette, width: int
+) -> None:
+    from rich.table import Table  # noqa: PLC0415 - rich is slow to import
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console = rich_console(stream, palette)
     for heading, lines in sections.items():
         table = Table.grid(padding=(0, 1))
         table.add_column(width=3, justify="right", no_wrap=True)
-        table.add_column(width=min(LABEL_WIDTH, console.width // 3))
+        table.add_column(width=min(width, console.width // 3))
         table.add_column(overflow="fold")
         for line in lines:
-            mark, style = MARKS[line.good]
-            text = Text(printable(line.text), style="" if line.label else "dim")
-            table.add_row(Text(mark if line.label else "", style=style), Text(line.label), text)
+            table.add_row(*(Text.from_ansi(palette.paint(*cell)) for cell in _cells(line)))
         console.print(Text(heading, style="bold"))
         console.print(table)

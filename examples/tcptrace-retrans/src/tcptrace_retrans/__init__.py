@@ -58,7 +58,7 @@ RETRANS = Probe(
     filters=frozenset({"port", "netns", "family"}),
     columns=(
         *(COMMON[key] for key in ("ip", "laddr", "lport", "raddr", "rport")),
-        field("state", "STATE", 12, "yellow"),
+        field("state", "STATE", 12),
     ),
     more_columns=tuple(COMMON[key] for key in ("time", "time_s", "netns")),
 )

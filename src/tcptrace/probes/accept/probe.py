@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tcptrace.kernel.hooks import Hook
-from tcptrace.model.columns import COMM, COMMON, ERR, IP, LADDR, LPORT, PID, RADDR, RPORT, Column
+from tcptrace.model.columns import (
+    COMM,
+    COMMON,
+    ERR,
+    IP,
+    LADDR,
+    LPORT,
+    PID,
+    RADDR,
+    RPORT,
+    Column,
+    Mark,
+)
 from tcptrace.model.events import U32, Clock, Event, OptionalU32, error_name
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
@@ -42,6 +54,15 @@ class Accept(Event):
 
 def _backlog(event: Any, _clock: Clock) -> str | None:
     return None if event.backlog is None else f"{event.backlog}/{event.backlog_max}"
+
+
+def _crowded(event: Any) -> Mark | None:
+    """Find a queue that is full, so that the kernel turns clients away, or half full."""
+    if not event.backlog:
+        return None
+    if event.backlog >= event.backlog_max:
+        return "failure"
+    return "unusual" if event.backlog * 2 >= event.backlog_max else None
 
 
 def _accept_once() -> None:
@@ -119,7 +140,7 @@ ACCEPT = Probe(
     ports="Local ports",
     port_fields=("lport",),
     columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
-    more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, "yellow"), ERR),
+    more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, concern=_crowded), ERR),
     switches={
         "FAILED": Switch(
             tuple(

@@ -23,11 +23,15 @@ from tcptrace.model.columns import (
     PID,
     RADDR,
     RPORT,
+    SLOW_MS,
     TIME,
     Column,
+    Mark,
     Table,
+    failed,
     field,
     milliseconds,
+    repeated,
 )
 from tcptrace.model.events import U32, Clock, Event, Milliseconds, address_text, error_name, one_of
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
@@ -59,8 +63,8 @@ OUTCOMES = {
 
 
 SADDR = dataclasses.replace(LADDR, heading="SADDR")
-DADDR = dataclasses.replace(RADDR, heading="DADDR")
-DPORT = dataclasses.replace(RPORT, heading="DPORT")
+DADDR = dataclasses.replace(RADDR, heading="DADDR", concern=failed)
+DPORT = dataclasses.replace(RPORT, heading="DPORT", concern=failed)
 LPORT_AFTER_SADDR = dataclasses.replace(LPORT, after="laddr")
 
 
@@ -110,6 +114,11 @@ class Count:
     rport: int | None
     connects: int
 
+    @property
+    def weight(self) -> int:
+        """How many attempts the row stands for."""
+        return self.connects
+
 
 _COUNT_KEY = struct.Struct("=16s16sHHI")
 
@@ -138,6 +147,13 @@ def _result(event: Any, _clock: Clock) -> str | None:
     outcome: str | None = event.outcome
     error: str | None = event.error
     return error if outcome == "error" else outcome
+
+
+def _not_established(event: Any) -> Mark | None:
+    """Find an attempt that failed, or that was given up."""
+    if event.outcome == "aborted":
+        return "unusual"
+    return None if event.outcome in {None, "established"} else "failure"
 
 
 OLD_MS = 100
@@ -306,8 +322,9 @@ _BY_TRACEFS = TraceVariant(
 
 
 COUNT_TABLE = Table(
-    shown=(LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8, "cyan")),
+    shown=(LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8)),
     more=(TIME, IP, LPORT_AFTER_SADDR),
+    of="attempt",
 )
 
 CONNECT = Probe(
@@ -344,10 +361,10 @@ CONNECT = Probe(
         *COMMON,
         LPORT_AFTER_SADDR,
         ERR,
-        Column("result", "RESULT", 11, _result, "yellow"),
-        milliseconds("lat", "LAT(ms)", 9, name="latency_ms"),
-        field("retr", "RETR", 4, name="retransmits"),
-        Column("query", "QUERY", 24, _query, "green"),
+        Column("result", "RESULT", 11, _result, concern=_not_established),
+        milliseconds("lat", "LAT(ms)", 9, name="latency_ms", slow_ms=SLOW_MS),
+        field("retr", "RETR", 4, name="retransmits", concern=repeated),
+        Column("query", "QUERY", 24, _query, sizes=(24, 48)),
     ),
     switches={"COUNTS": Switch(maps=("counts",))},
     types=("mptcp_subflow_context",),

@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tcptrace.kernel.hooks import Hook
-from tcptrace.model.columns import COMM, COMMON, IP, PID, RADDR, TIME_S, Column, field, milliseconds
+from tcptrace.model.columns import (
+    COMM,
+    COMMON,
+    IP,
+    PID,
+    RADDR,
+    SLOW_MS,
+    TIME_S,
+    Column,
+    Mark,
+    field,
+    milliseconds,
+)
 from tcptrace.model.events import U32, U64, Clock, Event, InCgroup, Tail
 from tcptrace.probes.probe import ALL_FILTERS, Probe, Variant
 
@@ -116,6 +128,13 @@ def _rcode(event: Any, _clock: Clock) -> str:
     return str(event.rcode)
 
 
+def _not_answered(event: Any) -> Mark | None:
+    """Find a question that failed, and one whose answer is no or came a long way."""
+    if event.rcode not in {"NOERROR", "NXDOMAIN"}:
+        return "failure"
+    return "unusual" if event.rcode == "NXDOMAIN" or event.truncated or event.retry else None
+
+
 def _ask_once() -> None:
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
@@ -167,10 +186,10 @@ DNS = Probe(
         COMM,
         IP,
         dataclasses.replace(RADDR, key="server", heading="SERVER"),
-        field("type", "TYPE", 5, "magenta", name="qtype"),
-        field("query", "QUERY", 32, "green"),
-        Column("rcode", "RCODE", 8, _rcode, "yellow"),
-        milliseconds("lat", "LAT(ms)", 8, name="latency_ms"),
+        field("type", "TYPE", 5, name="qtype"),
+        field("query", "QUERY", 32, "bold", sizes=(32, 48, 64)),
+        Column("rcode", "RCODE", 8, _rcode, concern=_not_answered),
+        milliseconds("lat", "LAT(ms)", 8, name="latency_ms", slow_ms=SLOW_MS),
         Column("answers", "ANSWERS", 16, _answers),
     ),
     more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol")),

@@ -15,10 +15,14 @@ from tcptrace.model.columns import (
     LPORT,
     NETNS,
     PID,
+    RADDR,
+    RPORT,
     TIME_S,
     Column,
+    Mark,
     field,
     milliseconds,
+    repeated,
 )
 from tcptrace.model.events import (
     U32,
@@ -31,7 +35,7 @@ from tcptrace.model.events import (
     one_of,
 )
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.probes.connect.probe import DADDR, DPORT, SADDR
+from tcptrace.probes.connect.probe import SADDR
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
 from tcptrace.probes.samples import (
     IS_TCP,
@@ -112,6 +116,15 @@ def _letter(event: Any, _clock: Clock) -> str:
     return LETTERS[event.type]
 
 
+def _broken(event: Any) -> Mark | None:
+    """Find a connection that did not end as its processes wanted."""
+    if event.type != "close":
+        return None
+    if event.error is not None:
+        return "failure"
+    return "unusual" if event.ended_by == "reset" else None
+
+
 def _nanoseconds(event: Any, clock: Clock) -> int:
     return clock.since_first_ns(event.ts_ns)
 
@@ -122,11 +135,14 @@ def _of_close(column: Column) -> Column:
     def value(event: Any, clock: Clock) -> object:
         return column.value(event, clock) if event.type == "close" else None
 
-    return dataclasses.replace(column, value=value)
+    def concern(event: Any) -> Mark | None:
+        return column.concern(event) if event.type == "close" else None
+
+    return dataclasses.replace(column, value=value, concern=concern)
 
 
 VERBOSE = (
-    field("type", "TYPE", 7, "yellow"),
+    field("type", "TYPE", 7, concern=_broken),
     dataclasses.replace(TIME_S, heading="TIME(ns)", width=14, value=_nanoseconds),
     NETNS,
 )
@@ -134,7 +150,7 @@ STATS = (
     _of_close(milliseconds("ms", "MS", 9, name="duration_ms")),
     _of_close(field("tx", "TX", 9, name="tx_bytes")),
     _of_close(field("rx", "RX", 9, name="rx_bytes")),
-    _of_close(field("retr", "RETR", 4, name="retransmits")),
+    _of_close(field("retr", "RETR", 4, name="retransmits", concern=repeated)),
 )
 _HOOKS = (
     *with_stand_in("inet_sock_set_state", "on_connection_state"),
@@ -225,15 +241,16 @@ TRACER = Probe(
     variants=tuple(Variant(backend, _HOOKS, ("TRACER",)) for backend in BPF_BACKENDS),
     filters=ALL_FILTERS,
     columns=(
-        Column("type", "T", 2, _letter, "yellow"),
-        *(PID, COMM, IP, SADDR, DADDR),
+        Column("type", "T", 2, _letter, concern=_broken),
+        *(PID, COMM, IP, SADDR),
+        dataclasses.replace(RADDR, heading="DADDR"),
         dataclasses.replace(LPORT, heading="SPORT"),
-        DPORT,
+        dataclasses.replace(RPORT, heading="DPORT"),
     ),
     more_columns=(
         *COMMON,
         *STATS,
-        _of_close(field("ended", "ENDED", 6, "yellow", name="ended_by")),
+        _of_close(field("ended", "ENDED", 6, name="ended_by", concern=_broken)),
         _of_close(field("closer", "CLOSER", 6)),
         _of_close(ERR),
     ),

@@ -1,0 +1,127 @@
+"""Tables whose rows are all known before the first is written, aligned as a whole.
+
+On a terminal they are rich's, and a cell that has no room is folded; in a pipe they are plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from tcptrace.model.columns import Column, clock_time
+from tcptrace.model.events import Clock, Event
+from tcptrace.sinks.color import HEADING, Palette, is_dumb
+from tcptrace.sinks.layout import Cell, cell_len, padded, terminal_size
+from tcptrace.sinks.text import cells
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = Sequence[Cell]
+Write = Callable[[Sequence[str], Sequence[Row], TextIO, Palette], None]
+CLEAR = "\x1b[H\x1b[2J"
+
+
+def are_numbers(cells: Sequence[Cell]) -> bool:
+    """Tell whether a column is of numbers, which stand to the right."""
+    return bool(cells) and all(cell.text.replace(".", "", 1).isdecimal() for cell in cells)
+
+
+def write_plain(
+    headings: Sequence[str], rows: Sequence[Row], stream: TextIO, palette: Palette
+) -> None:
+    """Write a table of lines, each column as wide as its widest cell."""
+    head = [Cell(heading, HEADING) for heading in headings]
+    columns = [*zip(head, *rows, strict=True)]
+    widths = [max(cell_len(cell.text) for cell in column) for column in columns]
+    to_right = [are_numbers(column[1:]) for column in columns]
+    for row in (head, *rows):
+        parts = []
+        for cell, width, right in zip(row, widths, to_right, strict=True):
+            space = " " * (width - cell_len(cell.text)) if right else ""
+            parts.append(space + padded(cell, 0 if right else width, palette))
+        stream.write(" ".join(parts).rstrip() + "\n")
+
+
+def rich_console(stream: TextIO, palette: Palette) -> Console:
+    """Return a console that knows `stream`'s width and has the colours of `palette`."""
+    from rich.console import Console  # noqa: PLC0415 - rich is slow to import
+
+    return Console(
+        file=stream,
+        width=terminal_size(stream).width,
+        color_system="256" if palette.has_color else None,
+        force_terminal=True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+
+
+def write_rich(
+    headings: Sequence[str], rows: Sequence[Row], stream: TextIO, palette: Palette
+) -> None:
+    """Write a table of rich's, for a terminal."""
+    from rich import box  # noqa: PLC0415 - rich is slow to import
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="bold")
+    for at, heading in enumerate(headings):
+        is_right = are_numbers([row[at] for row in rows])
+        table.add_column(Text(heading), justify="right" if is_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text.from_ansi(palette.paint(cell.text, cell.look)) for cell in row))
+    rich_console(stream, palette).print(table)
+
+
+class TableRenderer:
+    """Writes tables of rows, each when it is whole; a terminal shows nothing but the last."""
+
+    def __init__(
+        self, stream: TextIO, clock: Clock, columns: Sequence[Column], palette: Palette
+    ) -> None:
+        """Write to `stream`."""
+        self._stream = stream
+        self._clock = clock
+        self._columns = columns
+        self._palette = palette
+        self._is_terminal = stream.isatty()
+        self._write: Write = write_rich if self._is_terminal else write_plain
+        self._rows: list[Row] | None = None
+        self._ts_ns: int | None = None
+        self._written = 0
+
+    def start(self, _backend: str) -> None:
+        """Do nothing: text does not tell."""
+
+    def header(self, ts_ns: int | None = None) -> None:
+        """Begin a table; where it has a time, that comes first."""
+        self._end()
+        self._rows = []
+        self._ts_ns = ts_ns
+
+    def row(self, event: Event) -> None:
+        """Add one row to the table."""
+        if self._rows is None:
+            self._rows = []
+        self._rows.append(cells(event, self._clock, self._columns))
+
+    def flush(self) -> None:
+        """Write the table."""
+        self._end()
+        self._stream.flush()
+
+    def _end(self) -> None:
+        if self._rows is None:
+            return
+        if self._written and self._is_terminal and not is_dumb():
+            self._stream.write(CLEAR)
+        if self._ts_ns is not None:
+            time = clock_time(self._clock.wall_ns(self._ts_ns))
+            self._stream.write(self._palette.paint(time, "dim") + "\n")
+        headings = [column.heading for column in self._columns]
+        self._write(headings, self._rows, self._stream, self._palette)
+        self._rows = None
+        self._written += 1

@@ -1,0 +1,125 @@
+"""Tables whose rows are all known: aligned as a whole, in a pipe and on a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+
+from tcptrace.model.events import Clock
+from tcptrace.probes.connect.probe import COUNT_TABLE, Count
+from tcptrace.sinks import make_renderer
+from tcptrace.sinks.color import PLAIN
+from tcptrace.sinks.layout import Cell
+from tcptrace.sinks.table import CLEAR, write_plain, write_rich
+
+LONG = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def count(connects: int, raddr: str = "10.1.0.5") -> Count:
+    """Return the count of a destination."""
+    ends = {"laddr": None, "lport": None, "raddr": raddr, "rport": 443}
+    return Count(ts_ns=0, family=4, connects=connects, **ends)  # type: ignore[arg-type]
+
+
+def written(
+    form: str, stream: io.StringIO, *tables: tuple[Count, ...], ts_ns: int | None = None
+) -> str:
+    """Return what is written of tables of counts, each made at `ts_ns`."""
+    shown = [*COUNT_TABLE.more[:1], *COUNT_TABLE.shown] if form == "csv" else COUNT_TABLE.shown
+    renderer = make_renderer(form, shown, stream, tables=True)
+    for rows in tables:
+        renderer.header(ts_ns)
+        for row in rows:
+            renderer.row(row)  # type: ignore[arg-type]
+    renderer.flush()
+    return stream.getvalue()
+
+
+def test_a_table_in_a_pipe() -> None:
+    """Columns are as wide as their widest cell; numbers stand to the right."""
+    assert """\
+LADDR RADDR                                  RPORT CONNECTS
+-     2001:db8:ffff:ffff:ffff:ffff:ffff:ffff   443     1204
+-     10.1.0.5                                 443        3
+""" == written("text", io.StringIO(), (count(1204, LONG), count(3)))
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Return a terminal without colour, 80 columns wide."""
+    for name, value in {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return Terminal()
+
+
+def test_a_table_on_a_terminal(terminal: Terminal) -> None:
+    """It is rich's, with a line below its headings, and no colour that was not wanted."""
+    lines = written("text", terminal, (count(1204, LONG), count(3))).splitlines()
+    assert ["LADDR", "RADDR", "RPORT", "CONNECTS"] == lines[0].split()
+    assert "──" in lines[1]
+    assert ["-", LONG, "443", "1204"] == lines[2].split()
+    assert lines[2].index("443") == lines[3].index("443")
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [30, 60])
+def test_a_narrow_terminal_folds(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Nothing is cut where there is no room for a cell."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    write_rich(["RADDR", "SADDR"], [[Cell(LONG), Cell(LONG)]], terminal, PLAIN)
+    lines = terminal.getvalue().splitlines()[2:]
+    assert max(map(len, lines)) <= width
+    for part in LONG.split(":")[:2]:
+        assert "…" not in terminal.getvalue()
+        assert terminal.getvalue().count(part) == 2
+
+
+def test_hostile_cells_are_shown_as_they_are(terminal: Terminal) -> None:
+    """Markup, emoji codes and brackets are text."""
+    write_rich(["NAME"], [[Cell("[red]x[/red] :smile:")]], terminal, PLAIN)
+    assert "[red]x[/red] :smile:" in terminal.getvalue()
+
+
+def test_each_table_begins_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pipe the tables that an interval makes follow each other, each below its time."""
+    monkeypatch.setattr(Clock, "wall_ns", lambda _self, ts_ns: ts_ns)
+    now = time.strftime("%H:%M:%S", time.localtime(5))
+    lines = written("text", io.StringIO(), (count(1),), (count(2),), ts_ns=5 * 10**9).splitlines()
+    assert [now, now] == [lines[0], lines[3]]
+    assert ["1", "2"] == [lines[2].split()[-1], lines[5].split()[-1]]
+
+
+def test_csv_has_one_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column tells the time of each of an interval's tables."""
+    monkeypatch.setattr(Clock, "wall_ns", lambda _self, ts_ns: ts_ns)
+    lines = written("csv", io.StringIO(newline=""), (count(1),), (count(2),)).splitlines()
+    assert "time,laddr,raddr,rport,connects" == lines[0]
+    assert 3 == len(lines)
+
+
+def test_a_terminal_shows_the_last_table(terminal: Terminal) -> None:
+    """Before each table but the first the screen is cleared."""
+    text = written("text", terminal, (count(1),), (count(2),))
+    assert 1 == text.count(CLEAR)
+    assert text.rstrip().endswith("2")
+
+
+def test_an_empty_table_has_its_header() -> None:
+    """A table without rows is no silence."""
+    stream = io.StringIO()
+    write_plain(["A", "B"], [], stream, PLAIN)
+    assert "A B\n" == stream.getvalue()
