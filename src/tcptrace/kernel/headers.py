@@ -24,7 +24,8 @@ CHOICES = ("auto", "btf", "system")
 SOURCE = Path(__file__).parent
 SYMBOLS = SOURCE / "kallsyms"
 STRUCTS = (
-    *("sock", "inet_sock", "inet_connection_sock", "tcp_sock", "mptcp_sock", "socket", "net"),
+    *("sock", "inet_sock", "inet_connection_sock", "tcp_sock", "socket", "net"),
+    *("mptcp_sock", "mptcp_subflow_context"),
     *("task_struct", "css_set", "cgroup", "kernfs_node", "nsproxy", "mnt_namespace", "pt_regs"),
     *("files_struct", "fdtable", "file", "inode"),
     *("trace_event_raw_sys_enter", "trace_event_raw_sys_exit"),

@@ -367,7 +367,6 @@ CONNECT = Probe(
         Column("query", "QUERY", 24, _query, sizes=(24, 48)),
     ),
     switches={"COUNTS": Switch(maps=("counts",))},
-    types=("mptcp_subflow_context",),
     self_test=_connect_once,
     trace_variants=(_BY_TRACEFS,),
     absent={

@@ -262,6 +262,5 @@ TRACER = Probe(
     }
     | {"ftrace": _NOT_BY_TRACEFS},
     trace_variants=tuple(map(_followed, ACCEPT.trace_variants)),
-    types=("mptcp_subflow_context",),
     self_test=ACCEPT.self_test,
 )
