@@ -19,6 +19,7 @@ LAYERS = (
     ("commands",),
     ("shell",),
     ("sinks", "sources"),
+    ("top",),
     ("probes",),
     ("model",),
     ("kernel", "errors"),

@@ -53,7 +53,7 @@ NOBODY = Process(0, b"", 0, ())
 """Stands where no process is known to hold a socket, as with the kernel's own."""
 
 
-def _namespaces() -> dict[int, Path]:
+def namespaces() -> dict[int, Path]:
     """Return a path to each network namespace that has a process or a name, by inode number."""
     found: dict[int, Path] = {}
     for path in (*PROC.glob("[0-9]*/ns/net"), *filter(is_netns, NAMED.glob("*"))):
@@ -80,7 +80,7 @@ def connections(wanted: Collection[int] | None = None) -> list[Connection]:
 
     """
     found: list[Connection] = []
-    for netns, path in _namespaces().items():
+    for netns, path in namespaces().items():
         if wanted is None or netns in wanted:
             try:
                 enter(path)

@@ -1,0 +1,151 @@
+"""Samples of the TCP sockets of several network namespaces, taken by a child process.
+
+The child enters the namespaces, and reads their lists while the tracing process reads its events.
+It works when it is asked and sleeps otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import sock_diag
+from tcptrace.kernel.child import Child
+from tcptrace.kernel.netns import enter
+from tcptrace.kernel.shortage import FORKING, check_shortage
+from tcptrace.kernel.sock_diag import LISTEN, OPEN, Socket
+from tcptrace.kernel.sockets import namespaces
+
+_NUMBER = 8
+"""Bytes that tell how long a message is."""
+
+
+class Sample(NamedTuple):
+    """The sockets of some network namespaces, as they were between two times."""
+
+    begin_ns: int
+    """CLOCK_MONOTONIC."""
+    end_ns: int
+    sockets: list[tuple[int, Socket]]
+    """Each with its network namespace's inode number."""
+    refused: str = ""
+    """Why namespaces are missing."""
+
+
+class Sampler:
+    """A child that answers with a `Sample`, one question at a time."""
+
+    def __init__(self) -> None:
+        """Start the child, which keeps the privileges that this process has now.
+
+        Raises:
+            TcptraceError: there can be no child.
+
+        """
+        try:
+            self._memory = os.memfd_create("tcptrace-sockets")
+            asked, self._questions = os.pipe()
+            self._answers, answering = os.pipe()
+            unused = (self._questions, self._answers)
+            memory = self._memory
+            self._child = Child("lists sockets", lambda: _work(asked, answering, memory, unused))
+        except OSError as error:
+            check_shortage(error, "cannot start a process", FORKING)
+            raise
+        os.close(asked)
+        os.close(answering)
+        os.set_blocking(self._answers, False)
+        self.is_busy = False
+        """Whether it was asked and has not answered."""
+
+    def ask(self, wanted: Collection[int], *, listeners: bool = False) -> None:
+        """Ask for the connections of some namespaces; for their listeners instead.
+
+        Raises:
+            TcptraceError: the child has died.
+
+        """
+        question = marshal.dumps((listeners, sorted(wanted)))
+        try:
+            os.write(self._questions, len(question).to_bytes(_NUMBER, "little") + question)
+        except BrokenPipeError:
+            raise TcptraceError(self._child.death(self._child.end())) from None
+        self.is_busy = True
+
+    def answer(self) -> Sample | None:
+        """Return the answer; None while there is none.
+
+        Raises:
+            TcptraceError: the child has died.
+
+        """
+        try:
+            length = os.read(self._answers, _NUMBER)
+        except BlockingIOError:
+            return None
+        if not length:
+            raise TcptraceError(self._child.death(self._child.end()))
+        self.is_busy = False
+        data = os.pread(self._memory, int.from_bytes(length, "little"), 0)
+        begin_ns, end_ns, rows, refused = marshal.loads(data)  # noqa: S302 - our own child's
+        sockets = [(netns, Socket._make(row)) for netns, row in rows]
+        return Sample(begin_ns, end_ns, sockets, refused)
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.kill()
+        for descriptor in (self._questions, self._answers, self._memory):
+            os.close(descriptor)
+
+
+def _work(asked: int, answering: int, memory: int, unused: Collection[int]) -> None:
+    """Answer until nobody can ask any more, without a word to the parent's output."""
+    for descriptor in unused:
+        os.close(descriptor)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    known: dict[int, Path] = {}
+    with open(asked, "rb") as questions:
+        while length := questions.read(_NUMBER):
+            question = marshal.loads(questions.read(int.from_bytes(length, "little")))  # noqa: S302
+            data = marshal.dumps(_sample(known, *question))
+            with open(memory, "wb", closefd=False) as file:
+                file.seek(0)
+                file.write(data)
+            os.write(answering, len(data).to_bytes(_NUMBER, "little"))
+
+
+def _sample(known: dict[int, Path], listeners: bool, wanted: list[int]) -> tuple[Any, ...]:  # noqa: FBT001
+    """Return a `Sample` of plain tuples, and remember where namespaces are."""
+    begin_ns = time.monotonic_ns()
+    rows: list[tuple[int, tuple[Any, ...]]] = []
+    refused = ""
+    for netns in wanted:
+        try:
+            if _visit(known, netns):
+                states = (LISTEN,) if listeners else OPEN
+                rows += [(netns, tuple(one)) for one in sock_diag.sockets(states)]
+        except (TcptraceError, OSError) as error:
+            refused = str(error)
+    return begin_ns, time.monotonic_ns(), rows, refused
+
+
+def _visit(known: dict[int, Path], netns: int) -> bool:
+    """Enter a network namespace, where it still is; a path may have become another's."""
+    for is_last in (False, True):
+        path = known.get(netns)
+        with contextlib.suppress(FileNotFoundError):
+            if path and path.stat().st_ino == netns:
+                enter(path)
+                return True
+        if not is_last:
+            known.clear()
+            known.update(namespaces())
+    return False

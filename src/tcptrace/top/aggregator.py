@@ -1,0 +1,310 @@
+"""From events and samples of sockets to figures by key: `Aggregator`.
+
+It is pure: it asks neither the kernel nor the clock. Time is that of the events, CLOCK_MONOTONIC in
+nanoseconds.
+
+A connection's bytes are those of its last sample so far, and in the end those of its close. What a
+sample or the close adds to the figures is the difference to the sample before: no byte counts
+twice, and none is dropped between two intervals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tcptrace.kernel.sampler import Sample
+from tcptrace.model.events import Event
+from tcptrace.top.figures import ERROR, FAILURES, Distribution, Figures
+from tcptrace.top.keys import Dimension, Key, Side, ends_of, is_about, key_of
+
+MOST_ROWS = 4096
+MOST_CONNECTIONS = 1 << 17
+_ROOM = MOST_ROWS // 8
+"""How many rows fall out at once."""
+_PROCESSES, _FAILURES = 64, 20
+"""What a row remembers."""
+_NOTHING = Figures()
+
+
+class Failure(NamedTuple):
+    """An attempt that failed."""
+
+    event: Any
+    kind: str
+    """One of `FAILURES`."""
+    name: str | None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Row:
+    """What is known under one key."""
+
+    key: Key | None
+    """None for the row of what has fallen out."""
+    now: Figures = dataclasses.field(default_factory=Figures)
+    """Of the interval that is under way."""
+    last: Figures = dataclasses.field(default_factory=Figures)
+    """Of the interval before."""
+    run: Figures = dataclasses.field(default_factory=Figures)
+    """Of all intervals that have ended."""
+    open: int = 0
+    """Connections."""
+    rtt_us: Distribution = dataclasses.field(default_factory=Distribution)
+    """Of the open connections, as last sampled."""
+    used: int = 0
+    """Grows with each use: the row with the lowest falls out first."""
+    processes: dict[int, str] = dataclasses.field(default_factory=dict)
+    """The latest processes, by id, with their names."""
+    failed: deque[Failure] = dataclasses.field(default_factory=lambda: deque(maxlen=_FAILURES))
+    """The latest."""
+    into: Row | None = None
+    """Where it has gone since it fell out."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Connection:
+    """An open connection."""
+
+    event: Any
+    """What it began with."""
+    row: Row
+    name: str | None
+    counted: tuple[int, int, int] | None
+    """Bytes sent and received and segments sent again that have been counted; None for one that is
+    older than the trace and has not been sampled."""
+    rtt_us: int = 0
+
+
+class Interval(NamedTuple):
+    """What an interval came to."""
+
+    begin_ns: int
+    end_ns: int
+    rows: list[Row]
+    """All that are kept, in the order in which they came."""
+    total: Row
+    others: Row
+    """What has fallen out, which `total` holds, too."""
+    fallen_out: int
+    """How many rows have."""
+    untracked: int
+    """Connections that were too many to be followed."""
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.end_ns - self.begin_ns) / 1e9
+
+
+def failure_of(event: Any) -> str | None:
+    """Return why an attempt failed, one of `FAILURES`; None where it did not."""
+    outcome: str | None = event.outcome
+    if outcome == "established":
+        return None
+    return outcome if outcome in FAILURES else ERROR
+
+
+class Aggregator:
+    """Adds up what happens by some dimensions."""
+
+    def __init__(
+        self,
+        dimensions: Sequence[Dimension],
+        begin_ns: int,
+        *,
+        directions: Collection[str] = ("in", "out"),
+        most_rows: int = MOST_ROWS,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
+        """Begin the first interval.
+
+        Args:
+            dimensions: what to add up by.
+            begin_ns: the time.
+            directions: whether to add up what was accepted here ("in"), made from here ("out"), or
+                both.
+            most_rows: how many keys are kept.
+            most_connections: how many open connections are followed.
+
+        """
+        self._dimensions = dimensions
+        self._begin_ns = begin_ns
+        self._directions = directions
+        self.listening: Collection[tuple[int | None, int | None]] = frozenset()
+        """Namespaces and ports with a listener: tells which of the connections that were open at
+        the start had been accepted."""
+        self._most_rows = most_rows
+        self._most_connections = most_connections
+        self._rows: dict[Key, Row] = {}
+        self._total = Row(None)
+        self._others = Row(None)
+        self._connections: dict[tuple[Any, ...], Connection] = {}
+        self._uses = 0
+        self._fallen_out = 0
+        self._untracked = 0
+
+    def take(self, event: Any, name: str | None = None) -> None:
+        """Take an event; `name` is what its remote end was asked for by."""
+        kind = event.type
+        if kind == "close":
+            self._close(event)
+        elif kind == "accept":
+            self._begin(Side(event, is_in=True, name=None))
+        elif kind == "open":
+            self._begin(Side(event, self._was_accepted(event), name), is_new=False)
+        elif (failure := failure_of(event)) is None:
+            self._begin(Side(event, is_in=False, name=name))
+        else:
+            self._fail(Side(event, is_in=False, name=name), failure)
+
+    def _was_accepted(self, event: Event) -> bool:
+        return (event.netns, event.lport) in self.listening
+
+    def _row(self, side: Side) -> Row | None:
+        """Return the row that a connection belongs to; None where it has none."""
+        wanted = ("out", "in")[side.is_in] in self._directions
+        if not wanted or not is_about(self._dimensions, side):
+            return None
+        key = key_of(self._dimensions, side)
+        row = self._rows.get(key)
+        if row is None:
+            if len(self._rows) >= self._most_rows:
+                self._make_room()
+            row = self._rows[key] = Row(key)
+        self._uses += 1
+        row.used = self._uses
+        event = side.event
+        if event.pid is not None and event.pid not in row.processes:
+            row.processes[event.pid] = event.comm
+            if len(row.processes) > _PROCESSES:
+                del row.processes[next(iter(row.processes))]
+        return row
+
+    def _make_room(self) -> None:
+        """Let rows fall out: those that were not used for longest, with open connections last."""
+        rows = sorted(self._rows.values(), key=lambda row: (row.open > 0, row.used))
+        for row in rows[: min(_ROOM, self._most_rows // 2 or 1)]:
+            del self._rows[row.key or ()]
+            self._others.open += row.open
+            self._others.now.merge(row.now)
+            self._others.run.merge(row.run)
+            row.into = self._others
+            self._fallen_out += 1
+
+    def _begin(self, side: Side, *, is_new: bool = True) -> None:
+        """Begin to follow a connection; one that is older than the trace is no attempt."""
+        row = self._row(side)
+        if row is None:
+            return
+        for one in (row, self._total):
+            one.open += 1
+            if not is_new:
+                continue
+            if side.is_in:
+                one.now.accepts += 1
+            else:
+                one.now.attempts += 1
+                if side.event.latency_ms is not None:
+                    one.now.latency_ms.add(side.event.latency_ms)
+        self._follow(side, row, is_new=is_new)
+
+    def _follow(self, side: Side, row: Row, *, is_new: bool) -> None:
+        ends = ends_of(side.event)
+        before = self._connections.pop(ends, None)
+        if before:  # its close was lost
+            self._forget(before.row)
+        if len(self._connections) >= self._most_connections:
+            self._untracked += 1
+            self._forget(row)
+            return
+        counted = (0, 0, 0) if is_new else None
+        self._connections[ends] = Connection(side.event, row, side.name, counted)
+
+    def _forget(self, row: Row) -> None:
+        """Take one from the open connections."""
+        _live(row).open -= 1
+        self._total.open -= 1
+
+    def _fail(self, side: Side, kind: str) -> None:
+        row = self._row(side)
+        if row is None:
+            return
+        for one in (row, self._total):
+            one.now.attempts += 1
+            one.now.failures[kind] += 1
+            one.failed.append(Failure(side.event, kind, side.name))
+
+    def _close(self, event: Any) -> None:
+        """Count what a connection has come to since it was last sampled."""
+        final = (event.tx_bytes, event.rx_bytes, event.retransmits)
+        found = self._connections.pop(ends_of(event), None)
+        if found:
+            self._forget(found.row)
+            self._count(found, final)
+        elif not event.older:  # its beginning was lost, or was too much
+            row = self._row(Side(event, self._was_accepted(event), None))
+            if row:
+                self._count(Connection(event, row, None, (0, 0, 0)), final)
+
+    def _count(self, connection: Connection, counters: tuple[int, int, int]) -> None:
+        """Add what has come since the last time; the first tells what an older one had before."""
+        before, connection.counted = connection.counted, counters
+        if before is None or before == counters:
+            return
+        for row in (_live(connection.row), self._total):
+            row.now.tx_bytes += counters[0] - before[0]
+            row.now.rx_bytes += counters[1] - before[1]
+            row.now.retransmits += counters[2] - before[2]
+
+    def sample(self, sample: Sample) -> None:
+        """Take the sockets' counters; all events until the sample's end must have been taken.
+
+        A connection that has begun since the sample's begin is left out: the socket may be an
+        earlier one between the same ends.
+        """
+        for row in (*self._rows.values(), self._others, self._total):
+            row.rtt_us = Distribution()
+        for netns, one in sample.sockets:
+            found = self._connections.get((netns, one.laddr, one.lport, one.raddr, one.rport))
+            if found and found.event.ts_ns <= sample.begin_ns:
+                self._count(found, (one.tx_bytes, one.rx_bytes, one.retransmits))
+                found.rtt_us = one.rtt_us
+                if one.rtt_us:
+                    _live(found.row).rtt_us.add(one.rtt_us)
+                    self._total.rtt_us.add(one.rtt_us)
+
+    def namespaces(self) -> set[int]:
+        """Return the network namespaces of the open connections."""
+        return {ends[0] for ends in self._connections if ends[0] is not None}
+
+    def end(self, end_ns: int) -> Interval:
+        """End the interval and begin the next."""
+        for row in (*self._rows.values(), self._others, self._total):
+            row.last = _NOTHING
+            if not row.now.is_quiet:
+                row.last, row.now = row.now, Figures()
+                row.run.merge(row.last)
+        interval = Interval(
+            begin_ns=self._begin_ns,
+            end_ns=end_ns,
+            rows=list(self._rows.values()),
+            total=self._total,
+            others=self._others,
+            fallen_out=self._fallen_out,
+            untracked=self._untracked,
+        )
+        self._begin_ns = end_ns
+        return interval
+
+    def connections(self, rows: Iterable[Row]) -> Iterator[Connection]:
+        """Yield the open connections of some rows."""
+        wanted = set(map(id, rows))
+        return (one for one in self._connections.values() if id(_live(one.row)) in wanted)
+
+
+def _live(row: Row) -> Row:
+    """Return the row, or the one that it has gone into."""
+    return row.into or row

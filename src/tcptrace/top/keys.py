@@ -1,0 +1,172 @@
+"""By what traffic is added up: the dimensions of `--by`.
+
+A connection has a destination: the end that it was made to. For an attempt that is the remote end,
+for what a local server accepted it is the server's own.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from tcptrace.model.columns import CONTAINER_DIGITS
+from tcptrace.model.events import Event
+
+Key = tuple[Any, ...]
+"""One value for each JSON key of the dimensions; None where it is not known."""
+
+
+class Side(NamedTuple):
+    """An event and the side of its connection that this host, or this process, has."""
+
+    event: Any
+    is_in: bool
+    """Whether it was accepted here, not made from here."""
+    name: str | None
+    """What the destination was asked for by."""
+
+    @property
+    def destination(self) -> tuple[str | None, int | None]:
+        """The end that the connection was made to."""
+        event = self.event
+        return (event.laddr, event.lport) if self.is_in else (event.raddr, event.rport)
+
+
+def endpoint(address: str | None, port: int | None) -> str | None:
+    """Return an address with its port, as in a URL."""
+    if address is None:
+        return None
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+@lru_cache(maxsize=1024)
+def user_name(uid: int) -> str:
+    """Return a user's name, or the id of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class Dimension(NamedTuple):
+    """One way to add traffic up."""
+
+    name: str
+    """As in `--by`."""
+    keys: tuple[str, ...]
+    """The JSON keys of its values."""
+    values: Callable[[Side], Key]
+    cell: Callable[..., str | None]
+    """From its values to a cell of text."""
+    width: int
+    """Of the cell, at the least."""
+    is_for_accepts: bool = False
+    """Whether it is about accepted connections alone."""
+
+
+def _of_event(name: str) -> Callable[[Side], Key]:
+    """Return a function that gets the event's field or property of this name."""
+
+    def values(side: Side) -> Key:
+        return (getattr(side.event, name, None),)
+
+    return values
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _process(side: Side) -> Key:
+    return side.event.pid, side.event.comm
+
+
+def _process_cell(pid: int | None, comm: str | None) -> str | None:
+    return None if pid is None else f"{comm}[{pid}]"
+
+
+def _destination(side: Side) -> Key:
+    return (endpoint(*side.destination),)
+
+
+def _name(side: Side) -> Key:
+    return (side.name or side.destination[0],)
+
+
+def _port(side: Side) -> Key:
+    return (side.destination[1],)
+
+
+def _peer(side: Side) -> Key:
+    return (side.event.raddr,)
+
+
+def _container_cell(container: str | None) -> str | None:
+    return container and container[:CONTAINER_DIGITS]
+
+
+def _user_cell(uid: int | None) -> str | None:
+    return None if uid is None else user_name(uid)
+
+
+DIMENSIONS = (
+    Dimension("process", ("pid", "comm"), _process, _process_cell, 20),
+    Dimension("program", ("comm",), _of_event("comm"), _as_text, 15),
+    Dimension("destination", ("destination",), _destination, _as_text, 21),
+    Dimension("name", ("name",), _name, _as_text, 24),
+    Dimension("port", ("port",), _port, _as_text, 5),
+    Dimension("peer", ("peer",), _peer, _as_text, 15),
+    Dimension("listener", ("listener",), _destination, _as_text, 21, is_for_accepts=True),
+    Dimension("user", ("uid",), _of_event("uid"), _user_cell, 8),
+    Dimension("container", ("container",), _of_event("container"), _container_cell, 12),
+    Dimension("cgroup", ("cgroup",), _of_event("cgroup"), _as_text, 24),
+    Dimension("namespace", ("netns",), _of_event("netns"), _as_text, 10),
+)
+BY_NAME = {one.name: one for one in DIMENSIONS}
+DEFAULT = ("program", "name", "port")
+
+
+def parse(text: str) -> tuple[Dimension, ...]:
+    """Read ``program,name``. Raises ValueError with a message for the user."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in BY_NAME:
+            msg = f"{name!r} is nothing to add up by; there are {', '.join(BY_NAME)}"
+            raise ValueError(msg)
+        if names.count(name) > 1:
+            msg = f"{name!r} is named twice"
+            raise ValueError(msg)
+    return tuple(BY_NAME[name] for name in names)
+
+
+def json_keys(dimensions: Sequence[Dimension]) -> tuple[str, ...]:
+    """Return the JSON keys of a `Key` of these dimensions."""
+    return tuple(key for one in dimensions for key in one.keys)
+
+
+def cells(dimensions: Sequence[Dimension], key: Key) -> list[str | None]:
+    """Return a key's text, one cell for each dimension."""
+    at, texts = 0, []
+    for one in dimensions:
+        texts.append(one.cell(*key[at : at + len(one.keys)]))
+        at += len(one.keys)
+    return texts
+
+
+def key_of(dimensions: Sequence[Dimension], side: Side) -> Key:
+    """Return what a connection is added up under."""
+    if len(dimensions) == 1:
+        return dimensions[0].values(side)
+    return tuple(value for one in dimensions for value in one.values(side))
+
+
+def is_about(dimensions: Sequence[Dimension], side: Side) -> bool:
+    """Tell whether a connection has a place under all of these dimensions."""
+    return side.is_in or not any(one.is_for_accepts for one in dimensions)
+
+
+def ends_of(event: Event) -> tuple[Any, ...]:
+    """Return what names a connection: its namespace and both ends."""
+    return event.netns, event.laddr, event.lport, event.raddr, event.rport

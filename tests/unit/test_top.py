@@ -1,0 +1,480 @@
+"""`tcptrace top`: figures by key, on lists of events and of sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import time
+from collections.abc import Collection
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import sampler
+from tcptrace.kernel.sampler import Sample, Sampler
+from tcptrace.kernel.sock_diag import ESTABLISHED, Socket
+from tcptrace.probes.accept.probe import Accept
+from tcptrace.probes.connect.probe import Connect
+from tcptrace.probes.tracer.probe import OLDER, Closed, Connected, Open
+from tcptrace.top import keys
+from tcptrace.top.aggregator import Aggregator, Interval, Row
+from tcptrace.top.figures import MEDIAN, P95, Distribution
+from tcptrace.top.live import Live
+from tcptrace.top.order import CalmOrder
+
+HOST, PEER, OTHER = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+NETNS = 4026531840
+SECOND = 1_000_000_000
+
+
+def made(record: type[Any], **values: Any) -> Any:
+    """Return a record of curl, or what `values` say, to a peer's port 443."""
+    known = {
+        "ts_ns": SECOND,
+        "pid": 181,
+        "tid": 181,
+        "uid": 0,
+        "netns": NETNS,
+        "laddr": HOST,
+        "raddr": PEER,
+        "lport": 40000,
+        "rport": 443,
+        "family": 4,
+        "comm": "curl",
+        **values,
+    }
+    fields = [one for one in dataclasses.fields(record) if one.init]
+    required = [one.name for one in fields if one.default is dataclasses.MISSING]
+    names = {one.name for one in fields}
+    given = {name: value for name, value in known.items() if name in names}
+    return record(**{**dict.fromkeys(required), **given})
+
+
+def connected(*, ms: float | None = 2.0, **changes: Any) -> Any:
+    """Return an attempt that was established."""
+    return made(Connected, latency_ms=ms, **changes)
+
+
+def failed(error: str | None = "ECONNREFUSED", end: str | None = "closed", **changes: Any) -> Any:
+    """Return an attempt that failed."""
+    return made(Connect, error=error, _end=end, **changes)
+
+
+def accepted(**changes: Any) -> Any:
+    """Return what nginx accepted on port 80."""
+    return made(Accept, **{"pid": 7, "comm": "nginx", "lport": 80, "rport": 50000, **changes})
+
+
+def opened(**changes: Any) -> Any:
+    """Return a connection that was open at the start."""
+    return made(Open, holders=[181], **changes)
+
+
+def closed(tx: int = 0, rx: int = 0, *, again: int = 0, flags: int = 0, **changes: Any) -> Any:
+    """Return a connection's end."""
+    figures = {"tx_bytes": tx, "rx_bytes": rx, "retransmits": again}
+    return made(Closed, **figures, _flags=flags, **changes)
+
+
+def listed(tx: int, rx: int, *, again: int = 0, rtt_us: int = 500, **changes: Any) -> Socket:
+    """Return a socket of the host's."""
+    end = {"laddr": HOST, "lport": 40000, "raddr": PEER, "rport": 443, **changes}
+    return Socket(
+        state=ESTABLISHED,
+        uid=0,
+        inode=1,
+        tx_bytes=tx,
+        rx_bytes=rx,
+        retransmits=again,
+        rtt_us=rtt_us,
+        queue=0,
+        queue_max=0,
+        **end,
+    )
+
+
+def sample(*sockets: Socket, at_s: float = 2) -> Sample:
+    """Return a sample that was taken at once."""
+    ns = int(at_s * SECOND)
+    return Sample(ns, ns, [(NETNS, one) for one in sockets])
+
+
+def by(text: str = "program", **options: Any) -> Aggregator:
+    """Return an aggregator that began a second before the events."""
+    return Aggregator(keys.parse(text), 0, **options)
+
+
+def fed(aggregator: Aggregator, *events: Any) -> Interval:
+    """Return what the events come to."""
+    for event in events:
+        aggregator.take(event)
+    return aggregator.end(2 * SECOND)
+
+
+def only(interval: Interval) -> Row:
+    """Return the only row."""
+    (row,) = interval.rows
+    return row
+
+
+def test_what_happens_is_counted_by_program() -> None:
+    """Attempts, those that failed among them, and accepts have their own rows and a total."""
+    interval = fed(by(), connected(), connected(lport=2), failed(), failed("ETIMEDOUT"), accepted())
+    curl, nginx = interval.rows
+    assert (("curl",), ("nginx",)) == (curl.key, nginx.key)
+    assert (4, 0, 2, 2) == (curl.last.attempts, curl.last.accepts, curl.last.failed, curl.open)
+    assert {"refused": 1, "timeout": 1} == curl.last.failures
+    assert (0, 1, 1) == (nginx.last.attempts, nginx.last.accepts, nginx.open)
+    total = interval.total
+    assert (4, 1, 2, 3) == (total.last.attempts, total.last.accepts, total.last.failed, total.open)
+    assert 2 == interval.seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "end", "kind"),
+    [
+        ("ECONNREFUSED", "closed", "refused"),
+        ("ETIMEDOUT", "closed", "timeout"),
+        ("EHOSTUNREACH", "closed", "unreachable"),
+        (None, "closed", "aborted"),
+        ("EADDRNOTAVAIL", None, "error"),
+        ("EPROTO", "closed", "error"),
+    ],
+)
+def test_kinds_of_failures(error: str | None, end: str | None, kind: str) -> None:
+    """Failures are told apart; what fails inside the host is an error."""
+    row = only(fed(by(), failed(error, end)))
+    assert {kind: 1} == row.last.failures
+    assert [kind] == [one.kind for one in row.failed]
+
+
+def test_intervals_and_the_run() -> None:
+    """An interval has what happened in it, the run what happened in all."""
+    aggregator = by()
+    fed(aggregator, connected(), failed())
+    row = only(fed(aggregator, connected(lport=2)))
+    assert (1, 0) == (row.last.attempts, row.last.failed)
+    assert (3, 1) == (row.run.attempts, row.run.failed)
+    assert (0, 3, 2) == ((row := only(fed(aggregator))).last.attempts, row.run.attempts, row.open)
+
+
+def test_the_bytes_of_a_close() -> None:
+    """A connection that was never sampled has its bytes all the same."""
+    row = only(fed(by(), connected(), closed(1000, 50, again=1)))
+    assert (1000, 50, 1, 0) == (
+        row.last.tx_bytes,
+        row.last.rx_bytes,
+        row.last.retransmits,
+        row.open,
+    )
+
+
+def test_no_byte_counts_twice() -> None:
+    """Samples and the close add the difference to what was counted."""
+    aggregator = by()
+    aggregator.take(connected())
+    sent = []
+    for tx in (100, 100, 250):
+        aggregator.sample(sample(listed(tx, 0, again=tx // 100)))
+        sent.append(only(fed(aggregator)).last.tx_bytes)
+    row = only(fed(aggregator, closed(1000, 0, again=7)))
+    assert ([100, 0, 150], 750, 1000) == (sent, row.last.tx_bytes, row.run.tx_bytes)
+    assert (5, 7) == (row.last.retransmits, row.run.retransmits)
+
+
+def test_a_socket_of_before_is_not_taken_for_a_new_one() -> None:
+    """The same ends can be used again at once: what began since the sample is not in it."""
+    aggregator = by()
+    aggregator.take(connected(ts_ns=3 * SECOND))
+    aggregator.sample(sample(listed(5000, 5000), at_s=2.9))
+    assert 0 == only(fed(aggregator)).last.tx_bytes
+    aggregator.sample(sample(listed(10, 0), at_s=3.1))
+    assert 10 == only(fed(aggregator)).last.tx_bytes
+
+
+def test_what_was_open_at_the_start_counts_from_its_first_sample() -> None:
+    """What it had transferred before is not of the run; it is no attempt either."""
+    aggregator = by()
+    aggregator.take(opened())
+    aggregator.sample(sample(listed(1_000_000, 5)))
+    row = only(fed(aggregator))
+    assert (0, 0, 1) == (row.last.tx_bytes, row.last.attempts, row.open)
+    row = only(fed(aggregator, closed(1_000_300, 5, flags=OLDER)))
+    assert (300, 0, 0) == (row.last.tx_bytes, row.last.rx_bytes, row.open)
+
+
+def test_what_was_open_and_never_sampled_has_no_bytes() -> None:
+    """Of its bytes, nobody knows which are of the run."""
+    row = only(fed(by(), opened(), closed(1000, 5, flags=OLDER)))
+    assert (0, 0) == (row.last.tx_bytes, row.open)
+    assert [] == fed(by(), closed(1000, 5, flags=OLDER)).rows
+
+
+def test_a_close_without_beginning_counts() -> None:
+    """The beginning was lost; the bytes are not."""
+    row = only(fed(by(), closed(1000, 5)))
+    assert (1000, 0, 0) == (row.last.tx_bytes, row.last.attempts, row.open)
+
+
+def test_a_beginning_whose_close_was_lost() -> None:
+    """The same ends begin again: one connection is open."""
+    interval = fed(by(), connected(), connected())
+    assert (2, 1, 1) == (only(interval).last.attempts, only(interval).open, interval.total.open)
+
+
+def test_latency_is_of_what_was_established() -> None:
+    """Median and 95th percentile are within 1.1 %."""
+    events = [connected(ms=float(ms), lport=ms) for ms in range(1, 101)]
+    latency = only(fed(by(), *events, failed(), connected(ms=None))).last.latency_ms
+    assert 100 == latency.count
+    assert pytest.approx(50, rel=0.011) == latency.quantile(MEDIAN)
+    assert pytest.approx(95, rel=0.011) == latency.quantile(P95)
+
+
+@pytest.mark.parametrize("value", [1e-12, 0.0004, 1, 3, 17.25, 1e9])
+def test_one_value_is_its_own_quantile(value: float) -> None:
+    """A distribution's classes are fine; nothing has none."""
+    one = Distribution()
+    assert one.quantile(MEDIAN) is None
+    one.add(value)
+    assert pytest.approx(value, rel=0.011, abs=1e-8) == one.quantile(MEDIAN) == one.quantile(P95)
+
+
+def test_round_trip_times_are_those_of_the_last_sample() -> None:
+    """Each open connection counts once."""
+    aggregator = by()
+    aggregator.take(connected())
+    aggregator.take(connected(lport=2))
+    aggregator.sample(sample(listed(0, 0, rtt_us=9000)))
+    aggregator.sample(sample(listed(0, 0, rtt_us=100), listed(0, 0, rtt_us=0, lport=2)))
+    rtt = only(fed(aggregator)).rtt_us
+    assert 1 == rtt.count
+    assert pytest.approx(100, rel=0.011) == rtt.quantile(MEDIAN)
+
+
+def test_dimensions() -> None:
+    """A destination is where a connection was made to, seen from either side."""
+    out, taken = connected(), accepted()
+    expected = {
+        "process": [(181, "curl"), (7, "nginx")],
+        "destination": [(f"{PEER}:443",), (f"{HOST}:80",)],
+        "name": [(PEER,), (HOST,)],
+        "port": [(443,), (80,)],
+        "peer": [(PEER,)],
+        "user": [(0,)],
+        "namespace": [(NETNS,)],
+        "listener": [(f"{HOST}:80",)],
+        "port,program": [(443, "curl"), (80, "nginx")],
+        "container": [(None,)],
+    }
+    actual = {text: [row.key for row in fed(by(text), out, taken).rows] for text in expected}
+    assert expected == actual
+
+
+def test_names() -> None:
+    """A name that was asked for stands for the address."""
+    aggregator = by("name")
+    aggregator.take(connected(), "example.org")
+    aggregator.take(failed(), "example.org")
+    aggregator.take(closed(10, 0))
+    row = only(aggregator.end(SECOND))
+    assert (("example.org",), 2, 10) == (row.key, row.last.attempts, row.last.tx_bytes)
+    assert ["example.org"] == [one.name for one in row.failed]
+
+
+def test_cells_of_keys() -> None:
+    """Keys are shown as people write them; what is not known has no text."""
+    dimensions = keys.parse("process,destination,user,container")
+    key = (181, "curl", keys.endpoint("fd00::1", 80), 0, "0123456789abcdef" * 4)
+    assert ["curl[181]", "[fd00::1]:80", "root", "0123456789ab"] == keys.cells(dimensions, key)
+    assert [None] * 4 == keys.cells(dimensions, (None,) * 5)
+    assert ("pid", "comm", "destination", "uid", "container") == keys.json_keys(dimensions)
+    assert "4294967294" == keys.user_name(4294967294)
+
+
+@pytest.mark.parametrize("text", ["", "programme", "program,", "name,name"])
+def test_bad_dimensions_are_refused(text: str) -> None:
+    """What is no dimension, or is named twice, has a message."""
+    with pytest.raises(ValueError, match=r"nothing to add up by|named twice"):
+        keys.parse(text)
+
+
+def test_directions() -> None:
+    """What was accepted here and what was made from here can be had apart, ends included."""
+    events = connected(), accepted(), failed(), closed(5, 0), closed(7, 0, lport=80, rport=50000)
+    assert [("curl",)] == [row.key for row in fed(by(directions=["out"]), *events).rows]
+    row = only(fed(by(directions=["in"]), *events))
+    assert (("nginx",), 7) == (row.key, row.last.tx_bytes)
+
+
+def test_what_was_accepted_before_the_start_is_told_by_its_listener() -> None:
+    """The kernel does not say which end of an open connection began it."""
+    aggregator = by("listener")
+    aggregator.listening = {(NETNS, 80)}
+    assert [(f"{HOST}:80",)] == [
+        row.key for row in fed(aggregator, opened(), opened(lport=80, rport=3)).rows
+    ]
+
+
+def test_rows_are_bounded() -> None:
+    """The least used fall out, those with open connections last, and are counted together."""
+    aggregator = by("port", most_rows=10)
+    aggregator.take(connected(rport=1))
+    interval = fed(aggregator, *(failed(rport=port) for port in range(2, 100)))
+    assert 9 == len(interval.rows)
+    assert (1,) == interval.rows[0].key
+    assert (90, 90) == (interval.fallen_out, interval.others.last.attempts)
+    assert 99 == interval.total.last.attempts
+
+
+def test_connections_of_rows_that_fell_out_still_count() -> None:
+    """Their bytes and their ends come to the row of the others."""
+    aggregator = by("port", most_rows=4)
+    fed(aggregator, *(connected(rport=port) for port in range(1, 9)))
+    interval = fed(aggregator, *(closed(10, 0, rport=port) for port in range(1, 9)))
+    sent = sum(row.last.tx_bytes for row in interval.rows)
+    assert 80 == interval.total.last.tx_bytes == sent + interval.others.last.tx_bytes
+    assert 0 == interval.total.open == interval.others.open
+    assert interval.others.last.tx_bytes
+
+
+def test_connections_are_bounded() -> None:
+    """One too many is counted, and its bytes are when it ends."""
+    aggregator = by(most_connections=1)
+    interval = fed(aggregator, connected(), connected(lport=2), closed(10, 0, lport=2))
+    assert (1, 1) == (interval.untracked, interval.total.open)
+    assert (2, 10) == (only(interval).last.attempts, only(interval).last.tx_bytes)
+
+
+def test_what_is_behind_a_row() -> None:
+    """A row knows its latest processes, its connections and its latest failures."""
+    aggregator = by("port")
+    events = [failed(pid=pid, comm=f"p{pid}") for pid in range(1, 101)]
+    row = only(fed(aggregator, *events, connected()))
+    assert (64, 20) == (len(row.processes), len(row.failed))
+    assert ("p100", "curl") == (row.processes[100], row.processes[181])
+    assert [181] == [one.event.pid for one in aggregator.connections([row])]
+    assert {NETNS} == aggregator.namespaces()
+
+
+def test_the_order_is_calm() -> None:
+    """Figures that flicker do not make rows jump; figures that grow do."""
+    rates = {"a": 100.0, "b": 99.0, "c": 0.0}
+    rows = {name: Row((name,)) for name in rates}
+    order = CalmOrder(lambda row: rates[str((row.key or ("",))[0])])
+
+    def arranged(**changes: float) -> str:
+        rates.update(changes)
+        return "".join(str((row.key or ("",))[0]) for row in order.arrange(rows.values()))
+
+    assert "abc" == arranged()
+    assert "abc" == arranged(b=110)
+    assert "abc" == arranged(a=95, b=105)
+    assert "cab" == arranged(c=1000)
+    assert "cab" == arranged(c=900, a=90, b=0)
+    assert ["cab"] * 9 == [arranged(a=90 - n) for n in range(9)]
+    assert "acb" == arranged(a=1e6)
+
+
+class Lists:
+    """What lists sockets, in a test: it answers when it is told to."""
+
+    def __init__(self) -> None:
+        """Start idle."""
+        self.asked: list[set[int]] = []
+        self.is_busy = False
+        self.ready: Sample | None = None
+
+    def ask(self, wanted: Collection[int], *, listeners: bool = False) -> None:
+        """Remember what is asked."""
+        assert not self.is_busy
+        self.asked.append(set(wanted))
+        self.is_busy = True
+
+    def answer(self) -> Sample | None:
+        """Return what is ready."""
+        ready, self.ready = self.ready, None
+        self.is_busy = self.is_busy and ready is None
+        return ready
+
+
+def test_an_interval_ends_when_sockets_have_been_listed() -> None:
+    """All that was sent until its end is in it."""
+    lists = Lists()
+    live = Live(by(), lists, SECOND, 0)
+    assert live.step([connected(ts_ns=1)], SECOND // 2) is None
+    assert [] == lists.asked
+    assert live.step([], SECOND) is None
+    lists.ready = sample(listed(100, 0), at_s=1.05)
+    assert live.step([], SECOND + 40_000_000) is None
+    interval = live.step([], SECOND + 70_000_000)
+    assert interval
+    assert ([{NETNS}], 100) == (lists.asked, only(interval).last.tx_bytes)
+    assert live.step([], 2 * SECOND - 1) is None
+    assert live.step([], 2 * SECOND) is None
+    assert 2 == len(lists.asked)
+
+
+def test_a_slow_list_is_not_waited_for() -> None:
+    """The interval ends; what is listed late counts in the next."""
+    lists = Lists()
+    live = Live(by(), lists, SECOND, 0)
+    live.step([connected(ts_ns=1)], SECOND)
+    interval = live.step([], int(1.25 * SECOND))
+    assert interval
+    assert 0 == only(interval).last.tx_bytes
+    lists.ready = sample(listed(100, 0), at_s=1.5)._replace(begin_ns=SECOND)
+    assert live.step([], int(1.6 * SECOND)) is None
+    interval = live.step([], 2 * SECOND)
+    assert interval
+    assert (100, 3, 1) == (only(interval).last.tx_bytes, live.every, len(lists.asked))
+    assert live.step([], 3 * SECOND)
+    assert live.step([], 4 * SECOND) is None
+    assert 2 == len(lists.asked)
+
+
+def test_without_lists_intervals_end_in_time() -> None:
+    """A recording has no sockets to list; an interval that was slept through is one."""
+    live = Live(by(), None, SECOND, 0, lambda event: event.comm)
+    assert [None, 1, None, 3.5] == [
+        interval and interval.seconds
+        for interval in (live.step([], int(s * SECOND)) for s in (0.5, 1, 1.5, 4.5))
+    ]
+
+
+def test_a_child_lists_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers with what the namespaces have, again and again, and ends when it is closed."""
+    here = Path("/proc/self/ns/net").stat().st_ino
+    monkeypatch.setattr(sampler, "enter", lambda _: None)
+    with (
+        closing(Sampler()) as one,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        port = server.getsockname()[1]
+        for listeners, expected in ((True, 1), (False, 2), (True, 1)):
+            one.ask({here, 1}, listeners=listeners)
+            answer = asked = None
+            deadline = time.monotonic() + 30
+            while answer is None and time.monotonic() < deadline:
+                asked = asked or time.monotonic_ns()
+                answer = one.answer()
+            assert answer
+            assert "" == answer.refused
+            assert asked
+            assert answer.begin_ns <= answer.end_ns <= time.monotonic_ns()
+            found = [at for at, two in answer.sockets if port in (two.lport, two.rport)]
+            assert [here] * expected == found
+
+
+def test_a_child_that_has_died_is_an_error() -> None:
+    """Nobody waits for its answer."""
+    with closing(Sampler()) as one:
+        one._child.kill()
+        with pytest.raises(TcptraceError, match="lists sockets"):
+            one.answer()
+        with pytest.raises(TcptraceError, match="lists sockets"):
+            one.ask({1})
