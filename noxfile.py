@@ -75,3 +75,9 @@ def bench(session: nox.Session) -> None:
     """Measurements, one script after the other."""
     for script in sorted((ROOT / "bench").glob("*.py")):
         run(session, "python", str(script), *session.posargs)
+
+
+@nox.session
+def deb(session: nox.Session) -> None:
+    """A Debian package, in dist/."""
+    run(session, "python", "tools/make_deb.py", "dist", *session.posargs)

@@ -1,0 +1,122 @@
+"""Build a Debian package: `make_deb.py DIRECTORY`, the directory for the .deb.
+
+Debian has a package and a program `tcptrace`, which analyse captures. Ours are called tcptrace-bpf,
+so that both can be installed. The libraries that Debian 12 has too old are inside, below
+/usr/lib/tcptrace-bpf, where no other program sees them; bcc is Debian's. The same sources give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import make_man
+
+import tcptrace
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "tcptrace-bpf"
+LIBRARY = Path("usr/lib") / NAME
+PROGRAM = f"""\
+#!/usr/bin/python3 -I
+import sys
+
+sys.path.insert(0, "/{LIBRARY}")
+from tcptrace.__main__ import main
+
+main()
+"""
+CONTROL = f"""\
+Package: {NAME}
+Version: {tcptrace.__version__}
+Architecture: all
+Maintainer: tcptrace maintainers <root@localhost>
+Section: net
+Priority: optional
+Depends: python3 (>= 3.11), python3-bpfcc
+Description: who connects to whom on this host, right now
+ tcptrace-bpf traces TCP connections and DNS questions with their process,
+ user and container, by small BPF programs that filter in the kernel.
+ .
+ It is not the program in the package tcptrace, which analyses captures.
+"""
+SCRIPTS = {
+    "postinst": f"py3compile -p {NAME} /{LIBRARY}",
+    # Not in a postrm, which would stay behind until a purge.
+    "prerm": f"py3clean -p {NAME}\nrm -rf /var/cache/tcptrace",
+}
+DOCUMENTS = ("LICENSE", "LICENSE-GPL-2.0", "README.md", "CHANGELOG.md")
+
+
+def run(*command: str | Path) -> str:
+    """Run a program; return what it prints, and end with its words if it fails."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file of the package."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+
+
+def install_library(stage: Path) -> None:
+    """Install tcptrace and the libraries that it needs, all for any machine."""
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install")
+    target = stage / LIBRARY
+    run(
+        *pip,
+        "--no-compile",
+        "--only-binary=:all:",
+        "--ignore-installed",
+        f"--target={target}",
+        ROOT,
+    )
+    shutil.rmtree(target / "bin", ignore_errors=True)
+    for record in target.glob("*.dist-info"):
+        for file in ("RECORD", "direct_url.json", "REQUESTED", "INSTALLER"):
+            (record / file).unlink(missing_ok=True)
+
+
+def install_documents(stage: Path) -> None:
+    """Install man pages, compressed without their time, and documents."""
+    for name, text in make_man.pages(NAME).items():
+        page = stage / f"usr/share/man/man{make_man.SECTION}/{name}.{make_man.SECTION}"
+        write(page, text)
+        run("gzip", "-9n", page)
+    for name in DOCUMENTS:
+        write(stage / f"usr/share/doc/{NAME}" / name, (ROOT / name).read_text(encoding="utf-8"))
+
+
+def build(directory: Path) -> Path:
+    """Build the package and return its file."""
+    epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
+    os.environ.setdefault("SOURCE_DATE_EPOCH", epoch)
+    with tempfile.TemporaryDirectory() as name:
+        stage = Path(name) / "stage"
+        write(stage / "usr/bin" / NAME, PROGRAM, 0o755)
+        install_library(stage)
+        install_documents(stage)
+        write(stage / "DEBIAN/control", CONTROL)
+        for script, command in SCRIPTS.items():
+            write(stage / "DEBIAN" / script, f"#!/bin/sh\nset -e\n{command}\n", 0o755)
+        stage.chmod(0o755)
+        run("dpkg-deb", "--build", "--root-owner-group", stage, directory)
+    return directory / f"{NAME}_{tcptrace.__version__}_all.deb"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build the package into the directory that is named."""
+    directory = Path(arguments[0])
+    directory.mkdir(parents=True, exist_ok=True)
+    sys.stdout.write(f"{build(directory)}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
