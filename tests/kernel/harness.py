@@ -88,11 +88,11 @@ class Worker:
     must be JSON; what it raises is raised again by `result`, as text.
     """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Any], fork: Callable[[], int] = os.fork) -> None:
         """Fork."""
         self._channel, theirs = socket.socketpair()
         parent = os.getpid()
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid == 0:
             self._channel.close()
             _work(theirs, function, parent)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcptrace.kernel import netns
+from tcptrace.kernel import netns, processes
 from tcptrace.model.filters import BY_NAME, U16_MAX, Filters
 from tcptrace.model.ranges import U32_MAX, Ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, Recorded
@@ -92,9 +92,37 @@ def test_bad_ports_are_named(text: str) -> None:
 
 def test_pids() -> None:
     """Process ids go up to 32 bits."""
-    assert ranges(f"181 {U32_MAX}", "1") == parse("pid", f"181,{U32_MAX},!1")
+    parsed = BY_NAME["pid"].parse([f"181,{U32_MAX},!1"], Recorded())
+    assert ranges(f"181 {U32_MAX}", "1") == parsed
     with pytest.raises(ValueError, match="process id"):
         parse("pid", str(U32_MAX + 1))
+
+
+@pytest.fixture
+def initial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this process's namespaces for the initial ones."""
+    for kind in processes.INITIAL:
+        own = Path("/proc/self/ns", kind)
+        if own.exists():
+            monkeypatch.setitem(processes.INITIAL, kind, own.stat().st_ino)
+
+
+@pytest.mark.usefixtures("initial")
+def test_a_single_pid_is_the_process_that_has_it_now() -> None:
+    """With an id comes when its process began; a range, or nobody's id, is but numbers."""
+    me, nobody = os.getpid(), 2**22 + 1
+    began = processes.start_time(me)
+    assert {me: began} == parse("pid", f"{me},{nobody}").began
+    assert {me: began} == parse("pid", f"!{me}").began
+    assert {} == parse("pid", f"{me},{me}-{me + 1}").began
+
+
+@pytest.mark.parametrize("kind", ["pid", "time"])
+@pytest.mark.usefixtures("initial")
+def test_inside_a_namespace_a_pid_is_a_number(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, /proc has other numbers and times than the kernel's own."""
+    monkeypatch.setitem(processes.INITIAL, kind, 1)
+    assert {} == parse("pid", str(os.getpid())).began
 
 
 @pytest.mark.parametrize("text", ["init", "", "1.5", "-7"])
@@ -143,6 +171,19 @@ def test_bad_network_namespaces_are_refused(text: str) -> None:
         parse("netns", text)
 
 
+def test_what_filters_name_is_held_open(tmp_path: Path) -> None:
+    """A namespace and a cgroup are kept until the host is closed, by whatever name."""
+    (tmp_path / "cgroup.controllers").touch()
+    host = Host()
+    inode = host.netns(str(MY_NETNS))
+    assert {inode} == {host.netns(str(inode)), host.netns(f"/proc/{os.getpid()}/ns/net")}
+    host.cgroup(str(tmp_path))
+    held = [os.fstat(descriptor).st_ino for descriptor in host._held]
+    assert [inode, inode, inode, tmp_path.stat().st_ino] == held
+    host.close()
+    assert [] == host._held
+
+
 def test_another_kind_of_namespace_is_refused() -> None:
     """A mount namespace would match nothing, silently."""
     with pytest.raises(ValueError, match="not a network namespace"):
@@ -173,6 +214,10 @@ def test_process_names() -> None:
         ({"port": ranges("80 8000-8100")}, {"KEEP_PORT": "X(80U,80U) X(8000U,8100U)"}),
         ({"port": ranges(drop="22")}, {"DROP_PORT": "X(22U,22U)"}),
         ({"pid": ranges("1", "2")}, {"KEEP_PID": "X(1U,1U)", "DROP_PID": "X(2U,2U)"}),
+        (
+            {"pid": Ranges(((1, 1), (2, 2), (2, 9)), (), {1: 77})},
+            {"KEEP_PID": "P(1U,77ULL) X(2U,2U) X(2U,9U)"},
+        ),
         ({"uid": ranges("0")}, {"KEEP_UID": "X(0U,0U)"}),
         ({"netns": (7, 8)}, {"KEEP_NETNS": "X(7U,7U) X(8U,8U)"}),
         (

@@ -42,6 +42,15 @@ def test_threads_belong_to_their_creator_s_process() -> None:
     assert 102 == threads.group(102)
 
 
+def test_an_id_that_was_given_again_is_known() -> None:
+    """A process that was asked for has ended when another begins under its id."""
+    threads = ftrace.Threads({181})
+    threads.born(7, 182, is_thread=False)
+    assert set() == threads.reused
+    threads.born(7, 181, is_thread=False)
+    assert {181} == threads.reused
+
+
 def test_threads_that_were_there_are_known() -> None:
     """A scan finds the threads of all processes, as of this one."""
     threads = ftrace.Threads()
@@ -211,7 +220,7 @@ def without_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach, "require_tracing", lambda: None)
     monkeypatch.setattr(attach, "Loader", FakeLoader)
     monkeypatch.setattr(attach, "FtraceSession", FakeSession)
-    monkeypatch.setattr(ftrace, "PID_NS_INIT_INO", Path("/proc/self/ns/pid").stat().st_ino)
+    monkeypatch.setitem(processes.INITIAL, "pid", Path("/proc/self/ns/pid").stat().st_ino)
 
 
 def attached(plan: Plan) -> Any:
@@ -244,6 +253,6 @@ def test_outside_of_the_initial_pid_namespace(
     without_bcc: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the kernel's process ids would be taken for others."""
-    monkeypatch.setattr(ftrace, "PID_NS_INIT_INO", 1)
+    monkeypatch.setitem(processes.INITIAL, "pid", 1)
     with pytest.raises(TcptraceError, match="initial PID namespace"):
         attached(Plan(ACCEPT, Filters(), backend="ftrace"))

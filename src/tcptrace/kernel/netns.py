@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -13,18 +14,29 @@ NAMED = Path("/run/netns")
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 
-def is_netns(path: Path) -> bool:
-    """Tell whether a file is a network namespace.
+def open_netns(path: Path) -> int | None:
+    """Return a descriptor that keeps a network namespace; None for a file that is none.
 
     A name can be an empty file: one that was made where its mount is not seen from here.
     """
-    try:
+    with contextlib.suppress(OSError, ValueError):  # a ValueError for a NUL in the path
         if path.stat().st_dev != Path("/proc/self/ns/net").stat().st_dev:
-            return False
-        with path.open("rb") as file:
-            return fcntl.ioctl(file, _NS_GET_NSTYPE) == CLONE_NEWNET
-    except (OSError, ValueError):  # a ValueError for a NUL in the path
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == CLONE_NEWNET:
+                return descriptor
+        os.close(descriptor)
+    return None
+
+
+def is_netns(path: Path) -> bool:
+    """Tell whether a file is a network namespace."""
+    descriptor = open_netns(path)
+    if descriptor is None:
         return False
+    os.close(descriptor)
+    return True
 
 
 def enter(path: Path) -> None:

@@ -6,6 +6,8 @@ import contextlib
 from pathlib import Path
 
 ENDED = frozenset("ZX")
+# Inode numbers: include/linux/proc_ns.h, and include/uapi/linux/nsfs.h.
+INITIAL = {"pid": 0xEFFFFFFC, "time": 0xEFFFFFFA}
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -20,6 +22,14 @@ def start_time(pid: int) -> int | None:
     """Return when a process began, in clock ticks since boot."""
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in ENDED else None
+
+
+def is_in_initial(namespace: str) -> bool:
+    """Tell whether this process is in the initial namespace of a kind, such as "pid"."""
+    try:
+        return Path("/proc/self/ns", namespace).stat().st_ino == INITIAL[namespace]
+    except FileNotFoundError:  # the kernel has no such namespaces
+        return True
 
 
 def cpu_ticks(pid: int) -> int | None:

@@ -38,8 +38,12 @@ EITHER_PORT = ("lport", "rport")
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
-def _parse_pids(specs: Iterable[str], _system: System) -> Ranges:
-    return parse_ranges(specs, "process id", U32_MAX)
+def _parse_pids(specs: Iterable[str], system: System) -> Ranges:
+    """Read process ids; a single one stands for the process that has it now, if one has."""
+    ranges = parse_ranges(specs, "process id", U32_MAX)
+    began = {pid: system.began(pid) for pid in sorted(ranges.singles())}
+    known = {pid: ticks for pid, ticks in began.items() if ticks is not None}
+    return dataclasses.replace(ranges, began=known)
 
 
 def _parse_ports(specs: Iterable[str], _system: System) -> Ranges:
@@ -85,12 +89,16 @@ def _range_defines(name: str) -> Callable[[Ranges], Defines]:
     def defines(ranges: Ranges) -> Defines:
         lists = {f"KEEP_{name}": ranges.keep, f"DROP_{name}": ranges.drop}
         return {
-            key: " ".join(f"X({low}U,{high}U)" for low, high in pairs)
+            key: " ".join(_range(low, high, ranges.began.get(low)) for low, high in pairs)
             for key, pairs in lists.items()
             if pairs
         }
 
     return defines
+
+
+def _range(low: int, high: int, began: int | None) -> str:
+    return f"X({low}U,{high}U)" if began is None else f"P({low}U,{began}ULL)"
 
 
 def _listed(name: str, suffix: str, values: Iterable[int | None]) -> Defines:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 Pairs = tuple[tuple[int, int], ...]
@@ -23,6 +23,9 @@ class Ranges:
 
     keep: Pairs
     drop: Pairs
+    began: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    """Of single numbers that processes have: when they began, in clock ticks since boot. Such a
+    number stands for that process alone, not for another that is given the number later."""
 
     def verdicts(self) -> Iterator[tuple[int, int]]:
         """Yield numbers, ascending from 0, and the verdict on all from there to the next."""
@@ -35,6 +38,13 @@ class Ranges:
             if verdict != before:
                 yield number, verdict
             before = verdict
+
+    def singles(self) -> set[int]:
+        """Return the numbers that stand alone, and in no longer range."""
+        pairs = (*self.keep, *self.drop)
+        long = Ranges(tuple(pair for pair in pairs if pair[0] < pair[1]), ())
+        is_in_long = long.test() if long.keep else lambda _: False
+        return {low for low, high in pairs if low == high and not is_in_long(low)}
 
     def test(self) -> Callable[[int], bool]:
         """Return what tells whether a number is to be kept."""

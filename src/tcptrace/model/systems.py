@@ -35,6 +35,12 @@ class System(Protocol):
     def user_id(self, name: str) -> int:
         """Return the id of the user of this name."""
 
+    def began(self, pid: int) -> int | None:
+        """Return when the process that has this id now began, in clock ticks since boot.
+
+        None where that cannot be told; then the number stands for whoever has it.
+        """
+
     def netns(self, text: str) -> int:
         """Return the inode number of a network namespace: a number, a name or a path."""
 
@@ -52,6 +58,9 @@ class Recorded:
         """Refuse: records have numbers."""
         msg = f"who {name!r} was is not in a recording; give the user's number"
         raise ValueError(msg)
+
+    def began(self, pid: int) -> int | None:
+        """Return None: records have numbers."""
 
     def netns(self, text: str) -> int:
         """Return a number; refuse a name."""

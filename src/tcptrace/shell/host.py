@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import functools
+import os
 import pwd
 import re
 from pathlib import Path
 
-from tcptrace.kernel import bpf, cgroups, netns
+from tcptrace.kernel import bpf, cgroups, netns, processes, sockets
 from tcptrace.model.systems import Cgroup, PinnedMap, inode_of
 
 
 class Host:
-    """Answers for this host, as a `tcptrace.model.systems.System`."""
+    """Answers for this host, as a `tcptrace.model.systems.System`.
+
+    What it was asked about is held open, so that its number is not given to another while it
+    matters.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._held: list[int] = []
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def _hold(self, descriptor: int) -> int:
+        """Keep a descriptor; return the inode number of what it is of."""
+        self._held.append(descriptor)
+        return os.fstat(descriptor).st_ino
 
     def user_id(self, name: str) -> int:
         """Return the id of the user of this name."""
@@ -22,26 +41,47 @@ class Host:
             msg = f"there is no user {name!r} here; give a name from `getent passwd`, or a number"
             raise ValueError(msg) from None
 
+    def began(self, pid: int) -> int | None:
+        """Return when the process that has this id began, in clock ticks since boot.
+
+        None where nobody has it, and inside PID and time namespaces, where numbers and times of
+        /proc are others than the kernel's own.
+        """
+        if processes.is_in_initial("pid") and processes.is_in_initial("time"):
+            return processes.start_time(pid)
+        return None
+
     def netns(self, text: str) -> int:
         """Return the inode number of a network namespace: a number, a name or a path."""
         if re.fullmatch("[0-9]{1,20}", text):
-            return inode_of(text)
+            return self._numbered(inode_of(text))
         path = Path(text) if "/" in text else netns.NAMED / text
-        if not netns.is_netns(path):
+        descriptor = netns.open_netns(path)
+        if descriptor is None:
             msg = (
                 f"{text!r} is not a network namespace: give an inode number, "
                 f"a name under {netns.NAMED}, or a path such as /proc/PID/ns/net"
             )
             raise ValueError(msg)
-        return path.stat().st_ino
+        return self._hold(descriptor)
+
+    def _numbered(self, inode: int) -> int:
+        """Return a namespace's number, and hold it if it can be found."""
+        path = sockets.namespaces().get(inode)
+        descriptor = netns.open_netns(path) if path else None
+        if descriptor is not None:
+            self._hold(descriptor)
+        return inode
 
     def cgroup(self, text: str) -> Cgroup:
         """Return the cgroup v2 directory of this path."""
-        path = Path(text)
-        if not (path / "cgroup.controllers").is_file():
+        try:
+            directory = os.open(text, cgroups.DIRECTORY)
+            number = self._hold(directory)
+            os.stat("cgroup.controllers", dir_fd=directory)
+        except (OSError, ValueError):  # a ValueError for a NUL in the path
             msg = f"{text!r} is not a cgroup v2 directory"
-            raise ValueError(msg)
-        number = path.stat().st_ino
+            raise ValueError(msg) from None
         return Cgroup(number, cgroups.path_of(number))
 
     def pinned_map(self, path: str) -> PinnedMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from tcptrace.sinks import FORMATS
 from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
 RowFunction = Callable[..., Iterable[Any]]
+HOST = "tcptrace.host"
 OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
 
 
@@ -69,17 +71,25 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
     return click.option(*flags, cls=TraceOption, **attributes)
 
 
+def _host(context: click.Context) -> Host:
+    """Return the host, which holds for as long as the command runs what filters name."""
+    if HOST not in context.meta:
+        context.meta[HOST] = context.with_resource(closing(Host()))
+    host: Host = context.meta[HOST]
+    return host
+
+
 def _filter_option(one: Filter, probe: Probe) -> TraceOption:
     default = probe.defaults.get(one.name)
     help_ = one.help.format(ports=probe.ports)
     if default:
         help_ += f" Default: {default}."
 
-    def parse(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    def parse(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None or value == ():
             return None
         try:
-            return one.parse(value, Host())
+            return one.parse(value, _host(context))
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
 

@@ -131,10 +131,12 @@ static __always_inline void emit(void *event, u64 size)
 		count(COUNT_LOST);
 }
 
-/* Filters. X is an inclusive range of one value, Y a name as two words. */
+/* Filters. X is an inclusive range of one value, Y a name as two words, P a process by its id and
+ * when it began: the id is given to another process once it has ended. */
 
 #define X(low, high) || (value >= (low) && value <= (high))
 #define Y(first, second) || (word[0] == (first) && word[1] == (second))
+#define P(id, began) || (value == (id) && task_began() == (began))
 #define ANY || true
 #define NONE
 
@@ -163,6 +165,20 @@ static __always_inline void emit(void *event, u64 size)
 #define KEEP_NETNS ANY
 #endif
 
+#define TICK_NS 10000000	/* of /proc, for any HZ: NSEC_PER_SEC / USER_HZ */
+
+/* When the current process began, in clock ticks since boot, as in /proc/PID/stat. */
+static __always_inline u64 task_began(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task(), *leader = NULL;
+	u64 ns = 0;
+
+	read(leader, &task->group_leader);
+	read(ns, &leader->start_boottime);
+	return ns / TICK_NS;
+}
+
+/* Of the current process, or 0. */
 static __always_inline bool keep_pid(u32 value)
 {
 	return (0 KEEP_PID) && !(0 DROP_PID);

@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from math import inf
 from pathlib import Path
@@ -23,7 +23,7 @@ from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceErro
 from tcptrace.kernel import btf, confined, tracefs
 from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.fetch import fetch_arguments, zeros
-from tcptrace.kernel.processes import parent_of, threads_of
+from tcptrace.kernel.processes import is_in_initial, parent_of, threads_of
 from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.model.events import Event, decode_text
@@ -42,7 +42,6 @@ PAGE = mmap.PAGESIZE
 KTHREADD = 2  # makes all kernel threads
 SETTLE_NS = 40_000_000
 """After so long, what a CPU has begun to write is there."""
-PID_NS_INIT_INO = 0xEFFFFFFC  # include/uapi/linux/nsfs.h
 TASK_FILTERS = frozenset({"pid", "comm", "uid"})
 MOST_PIDS = 4096
 LEAST_BUFFER_KB = 64
@@ -80,9 +79,12 @@ class Layout:
 class Threads:
     """Which process each thread belongs to: its thread group, in the initial PID namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Collection[int] = ()) -> None:
         self._groups: dict[int, int] = {}
         """Threads that are not the first of their process."""
+        self._asked = frozenset(asked)
+        self.reused: set[int] = set()
+        """Ids of processes that were asked for and that others have now."""
         self._kernel = {KTHREADD}
 
     def scan(self) -> None:
@@ -97,6 +99,8 @@ class Threads:
         """Take note of a new task."""
         self._groups.pop(tid, None)
         self._kernel.discard(tid)
+        if tid in self._asked:
+            self.reused.add(tid)
         if is_thread:
             self._groups[tid] = self.group(creator)
         elif creator == KTHREADD:
@@ -126,10 +130,10 @@ class FtraceSession(Session):
         """
         check(plan)
         self._plan = plan
-        self._threads = Threads()
-        asked = plan.filters.values.keys()
+        asked = plan.filters.values
+        self._threads = Threads(asked["pid"].began if "pid" in asked else ())
         self._by_task: dict[str, Test] = {
-            name: plan.filters.test(name) for name in TASK_FILTERS & asked
+            name: plan.filters.test(name) for name in TASK_FILTERS & asked.keys()
         }
         self._of_ports = plan.filters.test("port")
         self._follows_pids = False
@@ -263,7 +267,8 @@ class FtraceSession(Session):
 
     def _wants(self, sample: Sample) -> bool:
         """Tell whether the filters by task keep a sample, whatever the kernel has compared."""
-        values = {"pid": sample.pid, **sample.fields}
+        pid = 0 if sample.pid in self._threads.reused else sample.pid
+        values = {"pid": pid, **sample.fields}
         return all(wants(values[name]) for name, wants in self._by_task.items() if name in values)
 
     def _wants_ports(self, sample: Sample) -> bool:
@@ -331,7 +336,7 @@ def check(plan: Plan) -> None:
             "the backend ftrace cannot honour so many filters: tracefs takes a page of text.\n"
             "Give ranges (8000-8100), or fewer values"
         )
-    if Path("/proc/self/ns/pid").stat().st_ino != PID_NS_INIT_INO:
+    if not is_in_initial("pid"):
         raise TcptraceError(
             "the backend ftrace works in the initial PID namespace alone: the kernel's buffer has "
             "process ids of that.\nRun it on the host"
