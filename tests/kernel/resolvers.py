@@ -151,15 +151,24 @@ def _blocking(client: socket.socket) -> int:
 
 
 @contextlib.contextmanager
-def _connected(server: str = V4) -> Iterator[socket.socket]:
+def connected(server: str = V4) -> Iterator[socket.socket]:
+    """A UDP socket that is connected to a server."""
     with _udp(socket.AF_INET6 if ":" in server else socket.AF_INET) as client:
         client.connect((server, PORT))
         yield client
 
 
+@contextlib.contextmanager
+def bound(address: str, port: int) -> Iterator[socket.socket]:
+    """A UDP socket with an address of its own."""
+    with _udp() as one:
+        one.bind((address, port))
+        yield one
+
+
 def ask_recv(name: str) -> None:
     """Ask with send and recv on a connected socket."""
-    with _connected() as client:
+    with connected() as client:
         client.send(question(name))
         client.recv(512)
 
@@ -188,7 +197,7 @@ def ask_recvmsg(name: str) -> None:
 
 def ask_read(name: str) -> None:
     """Ask with write and read."""
-    with _connected() as client:
+    with connected() as client:
         os.write(_blocking(client), question(name))
         os.read(client.fileno(), 512)
 
@@ -196,7 +205,7 @@ def ask_read(name: str) -> None:
 def ask_readv(name: str) -> None:
     """Ask with writev and readv."""
     data = question(name)
-    with _connected() as client:
+    with connected() as client:
         os.writev(_blocking(client), [data[:12], data[12:]])
         os.readv(client.fileno(), [bytearray(12), bytearray(500)])
 
@@ -236,7 +245,7 @@ def ask_uring(name: str) -> None:
     """Ask through io_uring."""
     data = question(name)
     ring = Uring()
-    with _connected() as client:
+    with connected() as client:
         file = _blocking(client)
         sent = ring.call(Uring.SEND, file, ctypes.create_string_buffer(data, len(data)))
         received = ring.call(Uring.RECV, file, ctypes.create_string_buffer(512))
@@ -273,7 +282,7 @@ def ask_32bit(name: str) -> None:
     data = question(name)
     calls = Calls32()
     calls.buffer[: len(data)] = data
-    with _connected() as client:
+    with connected() as client:
         sent = calls.call(SENDTO_32, _blocking(client), len(data))
         received = calls.call(RECVFROM_32, client.fileno(), 512)
     assert (sent, received > 0) == (len(data), True)
@@ -297,7 +306,7 @@ def ask_recvmmsg(name: str) -> None:
     names = [f"{place}.{name}" for place in range(2)] + [name]
     sent = [ctypes.create_string_buffer(data, len(data)) for data in map(question, names)]
     received = [ctypes.create_string_buffer(512) for _ in names]
-    with _connected() as client:
+    with connected() as client:
         client.settimeout(None)
         for call, buffers in ((libc.sendmmsg, sent), (libc.recvmmsg, received)):
             vectors = [
@@ -320,7 +329,7 @@ def ask_recvmmsg(name: str) -> None:
 
 def ask_peek(name: str) -> None:
     """Look at the answer before it is received: it is one answer."""
-    with _connected() as client:
+    with connected() as client:
         client.send(question(name))
         client.recv(512, socket.MSG_PEEK)
         client.recv(512)
@@ -328,7 +337,7 @@ def ask_peek(name: str) -> None:
 
 def ask_ipv6_server(name: str) -> None:
     """Ask the server on ::1."""
-    with _connected(V6) as client:
+    with connected(V6) as client:
         client.send(question(name))
         client.recv(512)
 

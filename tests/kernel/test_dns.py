@@ -6,6 +6,7 @@ import functools
 import platform
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("dns")
+MULTICAST = 5353
 names = pytest.mark.command("connect -d")
 
 
@@ -389,6 +391,128 @@ def test_malformed_messages_are_shown(exchanges: Tracer) -> None:
         worker.run()
     rows = exchanges.wait_for(2, pid=worker.pid, rcode="malformed")
     assert [None, "broken.test"] == [row.get("query") for row in rows]
+
+
+def test_answer_that_is_not_captured_whole_is_partial(exchanges: Tracer) -> None:
+    """An answer of more than 4,096 bytes is shown as far as it was captured."""
+    records = [f"large.test A 127.2.{last >> 8}.{last & 255}" for last in range(300)]
+    answer = resolvers.answer("large.test", *records)
+
+    def work() -> None:
+        with resolvers.connected(FAKE) as client:
+            client.send(resolvers.question("large.test"))
+            assert len(client.recv(8192)) == len(answer) + 2
+
+    with resolvers.fake(answer):
+        Worker(work).run()
+    (row,) = ours(exchanges, "large.test")
+    assert ("NOERROR", True) == (row["rcode"], row.get("partial"))
+    assert ["127.2.0.0", "127.2.0.1"] == row["answers"][:2]
+    assert 250 < len(row["answers"]) < 300
+
+
+def test_other_operations_are_told_from_questions(exchanges: Tracer) -> None:
+    """A notification is shown as such."""
+    data = bytearray(resolvers.question("zone.test", "SOA"))
+    data[2] = 0x24
+
+    def work() -> None:
+        with resolvers.connected(SILENT) as client:
+            client.send(data)
+
+    Worker(work).run()
+    (row,) = ours(exchanges, "zone.test")
+    assert ("NOTIFY", "SOA", "timeout") == (row["opcode"], row["qtype"], row["rcode"])
+
+
+WITHOUT_QUESTION = {
+    "FORMERR": bytes.fromhex("8181 0000 0000 0000 0000"),
+    "BADVERS": bytes.fromhex("8180 0000 0000 0000 0001 00 0029 04d0 01000000 0000"),
+}
+
+
+@pytest.mark.parametrize("rcode", WITHOUT_QUESTION)
+def test_answer_without_question_has_its_name_and_code(exchanges: Tracer, rcode: str) -> None:
+    """An answer that repeats no question, or whose code is in its OPT record, is one row."""
+    name = f"{rcode.lower()}.bare.test"
+    with resolvers.fake(WITHOUT_QUESTION[rcode]):
+        Worker(lambda: ask_fake(name)).run()
+    (row,) = ours(exchanges, name)
+    assert (rcode, "A") == (row["rcode"], row["qtype"])
+    assert row["latency_ms"] >= 0
+
+
+def test_question_that_is_asked_again_is_two(exchanges: Tracer) -> None:
+    """The answer has the latency of the second question, and the first is a timeout."""
+    question = resolvers.question("again.test")
+
+    def work() -> float:
+        with resolvers.bound(FAKE, PORT) as server, resolvers.connected(FAKE) as client:
+            client.send(question)
+            server.recvfrom(512)
+            before = time.monotonic()
+            client.send(question)
+            data, address = server.recvfrom(512)
+            server.sendto(data[:2] + resolvers.answer("again.test"), address)
+            client.recv(512)
+            return time.monotonic() - before
+
+    longest = Worker(work).run()
+    answered, lost = ours(exchanges, "again.test", 2)
+    assert ("NOERROR", "timeout") == (answered["rcode"], lost["rcode"])
+    assert 0 <= answered["latency_ms"] <= longest * 1000
+    assert answered["ts_ns"] < lost["ts_ns"]
+
+
+def test_each_server_that_is_asked_is_a_row(exchanges: Tracer) -> None:
+    """One socket asks two servers at once, and one of them answers."""
+    question = resolvers.question("both-servers.test")
+
+    def work() -> None:
+        with resolvers.bound(FAKE, PORT) as server, resolvers.bound(V4, 0) as client:
+            for address in (FAKE, SILENT):
+                client.sendto(question, (address, PORT))
+            data, address = server.recvfrom(512)
+            server.sendto(data[:2] + resolvers.answer("both-servers.test"), address)
+            client.recvfrom(512)
+
+    Worker(work).run()
+    rows = ours(exchanges, "both-servers.test", 2)
+    assert [(FAKE, "NOERROR"), (SILENT, "timeout")] == [
+        (row["server"], row["rcode"]) for row in rows
+    ]
+
+
+def test_multicast_dns(backend: Backend) -> None:
+    """Two questions in a message are two rows; an answer repeats none; a responder sends."""
+    question = bytes.fromhex("0000 0000 0002 0000 0000 0000") + b"".join(
+        bytes([len(name)]) + name + b"\5local\0\0\1" + unicast
+        for name, unicast in ((b"known", b"\x80\1"), (b"unknown", b"\0\1"))
+    )
+    record = b"\5known\5local\0" + bytes.fromhex("0001 8001 00000078 0004 0a090807")
+    answer = bytes.fromhex("0000 8400 0000 0001 0000 0000") + record
+
+    def work() -> None:
+        with resolvers.bound(FAKE, MULTICAST) as responder, resolvers.bound(V4, MULTICAST) as one:
+            one.sendto(question, (FAKE, MULTICAST))
+            responder.recvfrom(512)
+            responder.sendto(answer, (V4, MULTICAST))
+            one.recvfrom(512)
+
+    options = ("--json", "-P", f"{PORT},{MULTICAST}", "--timeout", "0.3s", "--backend", backend)
+    with Tracer(*options, command="dns") as tracer:
+        worker = Worker(work)
+        worker.run()
+        rows = tracer.wait_for(3, pid=worker.pid)
+        shown = [(one["query"], one["qtype"], one["rcode"], one.get("sent")) for one in rows]
+        assert 3 == stop_without_loss(tracer).summary[0]
+    assert [
+        ("known.local", "A", "NOERROR", True),
+        ("known.local", "A", "NOERROR", None),
+        ("unknown.local", "A", "timeout", None),
+    ] == shown
+    assert [["10.9.8.7"], ["10.9.8.7"], None] == [row.get("answers") for row in rows]
+    assert ["latency_ms" in row for row in rows] == [False, True, False]
 
 
 HOSTILE = {

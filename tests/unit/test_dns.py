@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import random
@@ -15,24 +16,38 @@ from dnslib import RR, DNSRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from tests.unit.dns import asked, name_bytes, opt, packet_bytes, record_bytes
 
 from tcptrace.commands.dns import _filter
 from tcptrace.model.events import Clock, Decoder, to_json
 from tcptrace.probes.dns.exchanges import Exchanges
-from tcptrace.probes.dns.probe import DNS, SENT, TCP, Query
+from tcptrace.probes.dns.probe import ASSUMED, DNS, FAILED, SENT, TCP, Query
 from tcptrace.sinks import make_renderer
 
-HEAD = "=QQIIIIII16s16sHHHH16sQII"
+HEAD = "=QQIIIIII16s16sHHHH16sQIIII"
 DECODER = Decoder(DNS.records)
 SECOND = 1_000_000_000
 PACKETS = 100
+SERVER = "192.0.2.53"
 
 
-def record(data: bytes, *, flags: int = 0, ts_ns: int = 0, socket: int = 1, more: int = 0) -> bytes:
+def record(
+    data: bytes,
+    *,
+    flags: int = 0,
+    ts_ns: int = 0,
+    socket: int = 1,
+    server: str = SERVER,
+    rport: int = 53,
+    more: int = 0,
+    error: int = 0,
+    sent: int = 0,
+) -> bytes:
     """Return a `struct dns_event` with its payload."""
-    ends = [ip_address(one).packed.ljust(16, b"\0") for one in ("192.0.2.1", "192.0.2.53")]
-    head = (ts_ns, 1, 1, 181, 182, 1000, 1, 1, *ends, 40000, 53, 4, 0, b"client")
-    return struct.pack(HEAD, *head, socket, len(data) + more, flags) + data
+    ends = [ip_address(one).packed.ljust(16, b"\0") for one in ("192.0.2.1", server)]
+    family = ip_address(server).version
+    head = (ts_ns, 1, 1, 181, 182, 1000, 1, 1, *ends, 40000, rport, family, 0, b"client")
+    return struct.pack(HEAD, *head, socket, len(data) + more, flags, error, sent) + data
 
 
 def rows(exchanges: Exchanges, *records: bytes) -> list[Query]:
@@ -69,9 +84,9 @@ def test_question_and_answer_are_one_row() -> None:
     ]
 
 
-@pytest.mark.parametrize("differs", ["socket", "id", "name", "type"])
+@pytest.mark.parametrize("differs", ["socket", "id", "name", "type", "server", "port"])
 def test_answer_to_something_else_is_no_answer(differs: str) -> None:
-    """Socket, id, name and type must be the question's; such an answer has no latency."""
+    """Socket, server, id, name and type must be the question's; such an answer has no latency."""
     question, answer = pair("a.test")
     if differs == "id":
         answer = bytes([answer[0] ^ 1]) + answer[1:]
@@ -80,9 +95,57 @@ def test_answer_to_something_else_is_no_answer(differs: str) -> None:
         answer = question[:2] + other[2:]
     exchanges = Exchanges(SECOND)
     socket = 2 if differs == "socket" else 1
-    found = rows(exchanges, record(question, flags=SENT), record(answer, socket=socket))
+    server = "192.0.2.54" if differs == "server" else SERVER
+    rport = 5300 if differs == "port" else 53
+    reply = record(answer, socket=socket, server=server, rport=rport)
+    found = rows(exchanges, record(question, flags=SENT), reply)
     assert [None] == [row.latency_ms for row in found]
     assert ["timeout"] == [row.rcode for row in exchanges.timed_out(SECOND)]
+
+
+def test_several_servers_are_several_questions() -> None:
+    """Whoever asks several servers from one socket gets a row for each of them."""
+    question, answer = pair("a.test")
+    _, refused = pair("a.test", rcode=5)
+    refused = question[:2] + refused[2:]
+    servers = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
+    exchanges = Exchanges(SECOND)
+    sent = [record(question, flags=SENT, server=one, ts_ns=at) for at, one in enumerate(servers)]
+    answers = [
+        record(answer, server=servers[1], ts_ns=1_000_001),
+        record(refused, server=servers[0], ts_ns=2_000_000),
+    ]
+    found = rows(exchanges, *sent, *answers)
+    assert [(servers[1], "NOERROR", 1.0), (servers[0], "REFUSED", 2.0)] == [
+        (row.server, row.rcode, row.latency_ms) for row in found
+    ]
+    lost = list(exchanges.timed_out(2 * SECOND))
+    assert [(servers[2], "timeout")] == [(row.server, row.rcode) for row in lost]
+
+
+def test_answer_from_a_server_that_is_assumed_finds_its_question() -> None:
+    """Where a socket does not tell who has answered, the question that it repeats does."""
+    question, answer = pair("a.test")
+    other, _ = pair("b.test")
+    found = rows(
+        Exchanges(SECOND),
+        record(question, flags=SENT, server="192.0.2.1"),
+        record(other, flags=SENT, server="192.0.2.2"),
+        record(answer, flags=ASSUMED, server="192.0.2.2", ts_ns=1_000_000),
+    )
+    assert [("192.0.2.1", "a.test", 1.0)] == [(r.server, r.query, r.latency_ms) for r in found]
+
+
+@pytest.mark.parametrize("group", ["224.0.0.251", "255.255.255.255", "0.0.0.0", "ff02::fb", "::"])
+def test_question_to_several_hosts_is_answered_by_any(group: str) -> None:
+    """Who answers what was sent to a group is not whom the question was sent to."""
+    question, answer = pair("a.test")
+    found = rows(
+        Exchanges(SECOND),
+        record(question, flags=SENT, server=group),
+        record(answer, ts_ns=1_000_000),
+    )
+    assert [(SERVER, 1.0)] == [(row.server, row.latency_ms) for row in found]
 
 
 def test_unanswered_questions_time_out_in_order() -> None:
@@ -97,14 +160,232 @@ def test_unanswered_questions_time_out_in_order() -> None:
     ]
 
 
-def test_repeated_question_is_one() -> None:
-    """A question that is sent again before its answer gives one row, from the first."""
+ASKED_TWICE = {
+    "first lost": ((1,), [("NOERROR", 1.0), ("timeout", None)]),
+    "both lost": ((), [("timeout", None), ("timeout", None)]),
+    "both answered": ((1, 2), [("NOERROR", 1.0), ("NOERROR", 4.0)]),
+}
+
+
+@pytest.mark.parametrize("case", ASKED_TWICE)
+def test_question_that_is_asked_again_is_two(case: str) -> None:
+    """An answer belongs to the latest question; the one that got none is a timeout."""
+    answered, expected = ASKED_TWICE[case]
     question, answer = pair("a.test")
     exchanges = Exchanges(SECOND)
-    sent = [record(question, flags=SENT, ts_ns=at) for at in (0, 1_000_000)]
-    found = rows(exchanges, *sent, record(answer, ts_ns=2_000_000))
-    assert [2.0] == [row.latency_ms for row in found]
-    assert [] == list(exchanges.timed_out(10 * SECOND))
+    found = rows(
+        exchanges,
+        *(record(question, flags=SENT, ts_ns=at * 1_000_000) for at in (0, 2)),
+        *(record(answer, ts_ns=(2 + at) * 1_000_000) for at in answered),
+    )
+    found += exchanges.timed_out(2 * SECOND)
+    assert expected == [(row.rcode, row.latency_ms) for row in found]
+
+
+def test_question_that_is_asked_again_after_an_answer_is_new() -> None:
+    """Each has its own latency."""
+    question, answer = pair("a.test")
+    sequence = (
+        record(question, flags=SENT, ts_ns=0),
+        record(answer, ts_ns=1_000_000),
+        record(question, flags=SENT, ts_ns=5_000_000),
+        record(answer, ts_ns=7_000_000),
+    )
+    assert [1.0, 2.0] == [row.latency_ms for row in rows(Exchanges(SECOND), *sequence)]
+
+
+NO_QUESTION = {
+    "FORMERR": packet_bytes(0x8181),
+    "REFUSED": packet_bytes(0x8185),
+    "NOTIMP": struct.pack("!6H", 7, 0x8184, 1, 0, 0, 0),
+    "BADVERS": packet_bytes(0x8180, others=(opt(1),)),
+}
+
+
+@pytest.mark.parametrize("rcode", NO_QUESTION)
+def test_answer_without_question_belongs_to_its_id(rcode: str) -> None:
+    """It is one row with name, code and latency, and nothing times out."""
+    exchanges = Exchanges(SECOND)
+    other, wanted = (packet_bytes(0x0100, (asked(n),), id=i) for n, i in (("b.t", 8), ("a.t", 7)))
+    found = rows(
+        exchanges,
+        *(record(one, flags=SENT) for one in (wanted, other)),
+        record(NO_QUESTION[rcode], ts_ns=1_000_000),
+    )
+    assert [("a.t", "A", rcode, 1.0)] == [(r.query, r.qtype, r.rcode, r.latency_ms) for r in found]
+    assert ["b.t"] == [row.query for row in exchanges.timed_out(2 * SECOND)]
+
+
+def test_answer_without_question_to_none_that_was_seen_is_a_row() -> None:
+    """Its code is shown, and the name where its records tell one."""
+    reply = packet_bytes(0x8180, (), (record_bytes(name_bytes("a.t"), 1, bytes(4)),), id=9)
+    found = rows(Exchanges(SECOND), record(NO_QUESTION["REFUSED"]), record(reply))
+    assert [(None, None, "REFUSED"), ("a.t", "A", "NOERROR")] == [
+        (row.query, row.qtype, row.rcode) for row in found
+    ]
+
+
+FLUSH = 0x8001
+
+
+def to_group(data: bytes, flags: int = 0) -> bytes:
+    """Return the event of a message that goes to the group of multicast DNS."""
+    return record(data, flags=flags, server="224.0.0.251", rport=5353)
+
+
+def multicast(*names: str, answers: tuple[bytes, ...] = ()) -> bytes:
+    """Return a message of multicast DNS."""
+    return packet_bytes(
+        0x8400 if answers else 0, tuple(asked(one, 12, FLUSH) for one in names), answers, id=0
+    )
+
+
+def pointer(name: str, target: str) -> bytes:
+    """Return a PTR record of multicast DNS."""
+    return record_bytes(name_bytes(name), 12, name_bytes(target), rclass=FLUSH)
+
+
+def test_questions_of_multicast_dns_are_a_row_each() -> None:
+    """Several questions of a message each have their answer, from whoever sends it, or none."""
+    exchanges = Exchanges(SECOND)
+    answers = (pointer("B.local", "x.local"), pointer("b.local", "y.local"))
+    found = rows(
+        exchanges,
+        to_group(multicast("a.local", "b.local", "c.local"), SENT),
+        record(multicast(answers=answers), rport=5353, ts_ns=1_000_000),
+        record(multicast(answers=(pointer("c.local", "z.local"),)), rport=5353, ts_ns=2_000_000),
+    )
+    assert [
+        ("b.local", "PTR", 1.0, ("x.local", "y.local"), None),
+        ("c.local", "PTR", 2.0, ("z.local",), None),
+    ] == [(row.query, row.qtype, row.latency_ms, row.answers, row.sent) for row in found]
+    lost = [(row.query, row.rcode) for row in exchanges.timed_out(2 * SECOND)]
+    assert [("a.local", "timeout")] == lost
+
+
+@pytest.mark.parametrize("flags", [0, SENT])
+def test_answers_that_nobody_asked_for_are_a_row_for_each_name_and_type(flags: int) -> None:
+    """So is what a responder sends, which is said to have been sent."""
+    answers = (
+        pointer("_http._tcp.local", "w._http._tcp.local"),
+        record_bytes(name_bytes("h.local"), 1, b"\x0a\x09\x08\x07", rclass=FLUSH),
+        record_bytes(name_bytes("H.local"), 1, b"\x0a\x09\x08\x08", rclass=FLUSH),
+    )
+    message = to_group(multicast(answers=answers), flags)
+    found = rows(Exchanges(SECOND), message)
+    assert [
+        ("_http._tcp.local", "PTR", ("w._http._tcp.local",), bool(flags) or None),
+        ("h.local", "A", ("10.9.8.7", "10.9.8.8"), bool(flags) or None),
+    ] == [(row.query, row.qtype, row.answers, row.sent) for row in found]
+    cells = {column.key: column for column in DNS.columns}
+    expected = "NOERROR/sent" if flags else "NOERROR"
+    assert expected == cells["rcode"].value(found[0], Clock())
+
+
+def test_own_multicast_question_is_not_its_answer() -> None:
+    """Who asks a group that it belongs to receives its own question."""
+    exchanges = Exchanges(SECOND)
+    question = multicast("a.local")
+    sent = to_group(question, SENT)
+    assert [] == rows(exchanges, sent, record(question, rport=5353))
+    assert 1 == len(list(exchanges.timed_out(2 * SECOND)))
+
+
+def test_rows_of_an_answer_are_bounded() -> None:
+    """What is beyond is counted."""
+    exchanges = Exchanges(SECOND)
+    answers = tuple(pointer(f"{number}.local", "x") for number in range(Exchanges.MOST_ROWS + 3))
+    assert Exchanges.MOST_ROWS == len(rows(exchanges, to_group(multicast(answers=answers))))
+    assert 3 == exchanges.given_up
+
+
+def test_zone_transfer_is_one_row() -> None:
+    """Of the messages of a transfer the first is shown."""
+    question = packet_bytes(0, (asked("a.test", 252),))
+    first = packet_bytes(0x8400, (asked("a.test", 252),), (record_bytes(b"\xc0\x0c", 1, bytes(4)),))
+    more = packet_bytes(0x8400, (), (record_bytes(name_bytes("b.a.test"), 1, bytes(4)),))
+    exchanges = Exchanges(SECOND)
+    stream = framed(first) + framed(more) * 3 + framed(first)
+    found = rows(exchanges, record(framed(question), flags=SENT | TCP), record(stream, flags=TCP))
+    assert [("a.test", "AXFR", ("0.0.0.0",))] == [(r.query, r.qtype, r.answers) for r in found]
+
+
+def test_message_of_another_operation_is_told_from_a_question() -> None:
+    """An update is not a question for the zone's SOA, nor is an answer to that its answer."""
+    update, reply = (packet_bytes(bits, (asked("a.test", 6),)) for bits in (0x2800, 0xA800))
+    question = packet_bytes(0, (asked("a.test", 6),))
+    exchanges = Exchanges(SECOND)
+    sent = [record(one, flags=SENT) for one in (update, question)]
+    found = rows(exchanges, *sent, record(reply))
+    assert [("UPDATE", "NOERROR", 0.0)] == [(r.opcode, r.rcode, r.latency_ms) for r in found]
+    assert [None] == [row.opcode for row in exchanges.timed_out(2 * SECOND)]
+
+
+def failure(error: int, *, flags: int = 0, ts_ns: int = 0, sent: int = 0) -> bytes:
+    """Return the failure of a call to send, or of what a socket has sent."""
+    return record(b"", flags=FAILED | flags, ts_ns=ts_ns, error=error, sent=sent)
+
+
+def test_question_that_cannot_be_sent_has_the_error() -> None:
+    """It is shown with that, and does not time out; an earlier one still may be answered."""
+    exchanges = Exchanges(SECOND)
+    first, second = (record(pair(n)[0], flags=SENT, ts_ns=t) for n, t in (("a.t", 0), ("b.t", 5)))
+    found = rows(exchanges, first, second, failure(errno.ENETUNREACH, flags=SENT, ts_ns=4))
+    assert [("b.t", "ENETUNREACH", None)] == [(r.query, r.rcode, r.latency_ms) for r in found]
+    assert ["a.t"] == [row.query for row in exchanges.timed_out(2 * SECOND)]
+
+
+@pytest.mark.parametrize(("error", "sent"), [(errno.EAGAIN, 0), (512, 0), (errno.ENETUNREACH, 1)])
+def test_question_that_is_to_be_sent_again_is_none_yet(error: int, sent: int) -> None:
+    """A call that would block, or that sent the first of several, is made again."""
+    exchanges = Exchanges(SECOND)
+    first, second = (record(pair(n)[0], flags=SENT, ts_ns=5) for n in ("a.t", "b.t"))
+    assert [] == rows(exchanges, first, second, failure(error, flags=SENT, ts_ns=4, sent=sent))
+    assert sent == len(list(exchanges.timed_out(2 * SECOND)))
+
+
+def test_error_of_a_socket_ends_its_questions() -> None:
+    """What a host refuses is shown so; what waits for another server is not."""
+    exchanges = Exchanges(SECOND)
+    questions = [record(pair(name)[0], flags=SENT) for name in ("a.t", "b.t")]
+    elsewhere = record(pair("c.t")[0], flags=SENT, server="192.0.2.9")
+    found = rows(exchanges, *questions, elsewhere, failure(errno.ECONNREFUSED, ts_ns=9))
+    assert [("a.t", "ECONNREFUSED", 9), ("b.t", "ECONNREFUSED", 9)] == [
+        (row.query, row.rcode, row.ts_ns) for row in found
+    ]
+    assert ["c.t"] == [row.query for row in exchanges.timed_out(2 * SECOND)]
+
+
+def test_datagrams_that_are_not_dns_are_one_row() -> None:
+    """A socket that uses the port for something else is shown once, each way, DNS beside it."""
+    exchanges = Exchanges(SECOND)
+    nonsense = [record(bytes(50), flags=flags) for flags in (0, SENT)]
+    question, answer = pair("a.test")
+    found = rows(exchanges, *nonsense * 50, record(question, flags=SENT), record(answer))
+    found += rows(exchanges, *nonsense * 50)
+    assert ["malformed", "malformed", "NOERROR"] == [row.rcode for row in found]
+
+
+def test_malformed_answer_over_tcp_ends_its_questions() -> None:
+    """Nothing that can be read follows it, and the questions do not time out."""
+    exchanges = Exchanges(SECOND)
+    asked_ = [record(framed(pair(n)[0]), flags=SENT | TCP) for n in ("a.t", "b.t")]
+    found = rows(exchanges, *asked_, record(bytes(4096), flags=TCP, ts_ns=1_000_000))
+    assert [("a.t", "malformed", 1.0), ("b.t", "malformed", 1.0)] == [
+        (row.query, row.rcode, row.latency_ms) for row in found
+    ]
+    assert [] == list(exchanges.timed_out(2 * SECOND))
+
+
+def test_questions_whose_answers_were_missed_are_given_up() -> None:
+    """Where messages of a stream were not captured, its questions are counted, not timed out."""
+    exchanges = Exchanges(SECOND)
+    questions = [pair(name) for name in ("a.t", "b.t")]
+    sent = record(b"".join(framed(one) for one, _ in questions), flags=SENT | TCP)
+    reply = record(framed(questions[0][1]), flags=TCP, more=900)
+    assert ["a.t"] == [row.query for row in rows(exchanges, sent, reply)]
+    assert [] == list(exchanges.timed_out(2 * SECOND))
+    assert 2 == exchanges.given_up
 
 
 def test_truncated_answer_and_retry_over_tcp() -> None:
@@ -130,14 +411,33 @@ def test_truncated_answer_and_retry_over_tcp() -> None:
     ]
 
 
-def test_questions_that_wait_are_bounded() -> None:
-    """A flood of questions is given up early, not kept."""
+def test_questions_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of too many are given up, counted, and never shown as timeouts."""
+    monkeypatch.setattr(Exchanges, "MOST", 100)
     exchanges = Exchanges(SECOND)
-    question = pair("a.test")[0]
-    for number in range(Exchanges.MOST + 10):
+    question, answer = pair("a.test")
+    for number in range(110):
         rows(exchanges, record(question, flags=SENT, socket=number))
-        list(exchanges.timed_out(0))
-    assert Exchanges.MOST == len(exchanges._waiting)
+    assert (100, 100, 10) == (len(exchanges._waiting), len(exchanges._asked), exchanges.given_up)
+    found = rows(exchanges, record(answer, socket=0), record(answer, socket=50))
+    assert [None, 0.0] == [row.latency_ms for row in found]
+    assert 99 == len(list(exchanges.timed_out(2 * SECOND)))
+    assert not exchanges._asked
+
+
+def test_many_questions_are_under_way() -> None:
+    """20,000 questions wait for their answers, and 300 streams, and each gets its own."""
+    exchanges = Exchanges(SECOND)
+    questions = [
+        packet_bytes(0, (asked(f"n{number}.test"),), id=number) for number in range(20_000)
+    ]
+    for number, question in enumerate(questions):
+        rows(exchanges, record(question, flags=SENT, socket=number % 8))
+    for number, question in enumerate(questions):
+        reply = question[:2] + b"\x81\x80" + question[4:]
+        (found,) = rows(exchanges, record(reply, socket=number % 8))
+        assert (f"n{number}.test", 0.0) == (found.query, found.latency_ms)
+    assert (0, 0) == (exchanges.given_up, len(exchanges._asked))
 
 
 @pytest.mark.parametrize(

@@ -125,17 +125,18 @@ def connect(
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if count:
         return _tables(session, batches, interval)
-    return _named(events, own_ttl=dns_ttl) if dns else events
+    return _named(session, events, own_ttl=dns_ttl) if dns else events
 
 
-def _named(events: Iterator[Event], *, own_ttl: bool) -> Iterator[Event]:
+def _named(session: Session, events: Iterator[Event], *, own_ttl: bool) -> Iterator[Event]:
     """Yield the attempts, named by the answers that come among them."""
-    from tcptrace.probes.dns.names import Names  # noqa: PLC0415 - dnslib is slow to import
+    from tcptrace.probes.dns.names import Names  # noqa: PLC0415 - for few runs
 
     names = Names(own_ttl=own_ttl)
     for event in events:
         if isinstance(event, Message):
             names.learn(event)
+            session.given_up = names.given_up
         elif isinstance(event, Connect):
             found = names.find(event)
             if found:

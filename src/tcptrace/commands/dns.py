@@ -12,6 +12,7 @@ from tcptrace.model.events import Event
 from tcptrace.probes.dns.probe import DNS, Query
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option, parse_seconds
+from tcptrace.sources.bpf.session import Session
 
 Batches = Iterator[Iterator[Event]]
 Wanted = Callable[[Query], bool]
@@ -30,7 +31,8 @@ def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> W
     def wanted(row: Query) -> bool:
         if failed and row.rcode == "NOERROR":
             return False
-        if types and row.qtype not in types:
+        qtype = row.qtype or ""
+        if types and types.isdisjoint({qtype, qtype.partition("/")[0]}):
             return False
         name = (row.query or "").lower()
         return not patterns or any(fnmatch.fnmatchcase(name, one) for one in patterns)
@@ -67,6 +69,7 @@ def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> W
 )
 def dns(
     _events: Iterator[Event],
+    session: Session,
     batches: Batches,
     *,
     name: tuple[str, ...],
@@ -88,11 +91,11 @@ def dns(
       tcptrace dns --type AAAA -p 181      one process, IPv6 addresses
       tcptrace dns -P 53,5353 --json       multicast DNS as well, for a program
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return filter(_filter(name, types, failed=failed), _rows(batches, timeout))
+    return filter(_filter(name, types, failed=failed), _rows(session, batches, timeout))
 
 
-def _rows(batches: Batches, timeout_s: float) -> Iterator[Query]:
-    from tcptrace.probes.dns.exchanges import Exchanges  # noqa: PLC0415 - dnslib is slow to import
+def _rows(session: Session, batches: Batches, timeout_s: float) -> Iterator[Query]:
+    from tcptrace.probes.dns.exchanges import Exchanges  # noqa: PLC0415 - for this command alone
 
     exchanges = Exchanges(int(timeout_s * 1e9))
     while True:
@@ -102,3 +105,4 @@ def _rows(batches: Batches, timeout_s: float) -> Iterator[Query]:
             return
         yield from exchanges.rows(batch)
         yield from exchanges.timed_out(now_ns)
+        session.given_up = exchanges.given_up

@@ -30,11 +30,13 @@ struct dns_event {
 	u64 socket;	/* which one, as long as it is open */
 	u32 length;	/* of the message, or of the piece of TCP's stream */
 	u32 flags;	/* enum dns_flag */
+	u32 error;	/* of DNS_FAILED */
+	u32 sent;	/* of DNS_FAILED and DNS_SENT: messages of the call that were sent */
 };
 _Static_assert(sizeof(struct dns_event) == SIZE_DNS, "probes/dns/probe.py: Message differs");
 
-/* probes/dns/probe.py: SENT, TCP */
-enum dns_flag { DNS_SENT = 1, DNS_TCP = 2 };
+/* probes/dns/probe.py: SENT, TCP, FAILED, ASSUMED */
+enum dns_flag { DNS_SENT = 1, DNS_TCP = 2, DNS_FAILED = 4, DNS_ASSUMED = 8 };
 
 /* The most that append can write: CAPTURED - 1 behind the beginning, and a mask's worth. */
 struct dns_scratch {
@@ -207,8 +209,10 @@ static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *
 		}
 	} else if (!event->head.rport) {
 		found = dns_servers.lookup(&sk);
-		if (found && (!found->lport || found->lport == event->head.lport))
+		if (found && (!found->lport || found->lport == event->head.lport)) {
 			fill_server(&event->head, &found->server);
+			event->flags |= DNS_ASSUMED;
+		}
 	}
 	return keep_dns(&event->head);
 }

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from tcptrace.model.events import Event
-from tcptrace.probes.dns.messages import Streams, read_packet
+from tcptrace.probes.dns.flows import Flows
 from tcptrace.probes.dns.probe import SENT, Message
 
 DAY_NS = 24 * 3600 * 1_000_000_000
@@ -33,19 +33,23 @@ class Names:
     def __init__(self, *, own_ttl: bool = False) -> None:
         """Start empty; with `own_ttl` an answer ends when its time to live does."""
         self._own_ttl = own_ttl
-        self._streams = Streams()
+        self._flows = Flows()
         self._answers: tuple[LRUCache[object, tuple[_Answer, ...]], ...] = tuple(
             LRUCache(self.MOST) for _ in range(3)
         )
         self.malformed = 0
         """How many messages could not be read."""
 
+    @property
+    def given_up(self) -> int:
+        """How often messages were not read, since a bound was reached."""
+        return self._flows.given_up
+
     def learn(self, message: Message) -> None:
         """Take the names from what was received."""
         if message.flags & SENT:
             return
-        for data, length in self._streams.messages(message):
-            packet = read_packet(data, length)
+        for packet in self._flows.packets(message):
             self.malformed += packet.is_malformed
             if packet.is_response and packet.query is not None:
                 for address, ttl in packet.addresses:

@@ -24,7 +24,8 @@ from tcptrace.model.columns import (
 from tcptrace.model.events import U32, U64, Clock, Event, InCgroup, Tail
 from tcptrace.probes.probe import ALL_FILTERS, Probe, Variant
 
-SENT, TCP = 1, 2
+SENT, TCP, FAILED, ASSUMED = 1, 2, 4, 8
+MULTICAST_PORT = 5353
 FUNCTION_HOOKS: tuple[Literal["fentry", "kprobe"], ...] = ("fentry", "kprobe")
 CALLS_TO_RECEIVE = {
     "read": "receive",
@@ -51,7 +52,13 @@ class Message(Event):
     length: U32
     """Bytes; there may be more of them than `payload` has."""
     flags: U32
-    """`SENT` and `TCP`."""
+    """`SENT` and `TCP`; `ASSUMED` where the remote end is who was asked last, for nothing tells it;
+    `FAILED` for no message but the failure of one: with `SENT`, of a call to send that began at
+    `ts_ns`, else of those that this socket has sent to the remote end."""
+    error: U32
+    """Of a failure: errno."""
+    sent: U32
+    """Of a failure to send: how many messages the call had sent before."""
     payload: Tail
     """At most 4,096 bytes."""
 
@@ -83,15 +90,21 @@ class Query(InCgroup):
     query: str | None = None
     """The name asked for; None, with its type, where it could not be read."""
     qtype: str | None = None
+    opcode: str | None = None
+    """None for the usual one, QUERY."""
     rcode: str
-    """A response code's name, or `TIMEOUT` or `MALFORMED`."""
+    """The name of a response code, or of an errno, or `TIMEOUT` or `MALFORMED`."""
     truncated: bool | None = None
     """The answer is cut off, to be asked for again over TCP."""
     retry: bool | None = None
     """Asked over TCP after a truncated answer."""
+    sent: bool | None = None
+    """No question: an answer that the process sent, as responders of multicast DNS do."""
     latency_ms: float | None = None
     """From the question to its answer; None where the question was not seen."""
     answers: tuple[str, ...] | None = None
+    partial: bool | None = None
+    """There are more answers: not all of the message was captured."""
 
 
 TIMEOUT, MALFORMED = "timeout", "malformed"
@@ -116,13 +129,16 @@ _OF_ENDS = ("family", "laddr", "lport", "raddr", "rport")
 
 
 def _answers(event: Any, _clock: Clock) -> str | None:
-    return ",".join(event.answers) if event.answers else None
+    answers = (*(event.answers or ()), *(["…"] if event.partial else ()))
+    return ",".join(answers) or None
 
 
 def _rcode(event: Any, _clock: Clock) -> str:
     """Return the response code, and what is to be known of the way that it came."""
     if event.truncated:
         return f"{event.rcode}/truncated"
+    if event.sent:
+        return f"{event.rcode}/sent"
     if event.protocol == "tcp":
         return f"{event.rcode}/tcp-retry" if event.retry else f"{event.rcode}/tcp"
     return str(event.rcode)

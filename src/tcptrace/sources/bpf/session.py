@@ -31,15 +31,17 @@ class Losses(NamedTuple):
     """Events that found no room in the buffer."""
     skipped: int
     """How often the kernel did not run a probe; each time may have been an event."""
+    given_up: int = 0
+    """What a command did not follow to its end, for more was under way than it keeps."""
 
     @property
     def total(self) -> int:
         """How many events may be missing."""
-        return self.no_room + self.skipped
+        return sum(self)
 
     def since(self, before: Losses) -> Losses:
         """Return those that `before` has not."""
-        return Losses(self.no_room - before.no_room, self.skipped - before.skipped)
+        return Losses(*(now - then for now, then in zip(self, before, strict=True)))
 
     def __str__(self) -> str:
         """Say what was lost, and what to do."""
@@ -48,6 +50,8 @@ class Losses(NamedTuple):
             reasons.append(f"{_lost(self.no_room)}; try a larger --buffer-mb")
         if self.skipped:
             reasons.append(f"{_lost(self.skipped)}: the kernel skipped the probe")
+        if self.given_up:
+            reasons.append(f"{_lost(self.given_up)}: more was under way than is kept")
         return "; ".join(reasons)
 
 
@@ -66,6 +70,8 @@ class Session(abc.ABC):
     """How the backend was chosen."""
     warning: str = ""
     """Why it can do less than the user may expect."""
+    given_up: int = 0
+    """For a command to say, see `Losses`."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -136,7 +142,7 @@ class BpfSession(Session):
         """Return what may be missing since the start."""
         # A stand-in that is at work has not counted yet, or has just now: what was told stays.
         self._lost_skips = max(self._lost_skips, self._skipped() - self._skipped_before)
-        return Losses(self._count(LOST), self._lost_skips)
+        return Losses(self._count(LOST), self._lost_skips, self.given_up)
 
     def _skipped(self) -> int:
         """Return how often the kernel skipped a program, and no stand-in did its work."""
