@@ -81,3 +81,16 @@ def bench(session: nox.Session) -> None:
 def deb(session: nox.Session) -> None:
     """A Debian package, in dist/."""
     run(session, "python", "tools/make_deb.py", "dist", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Unit tests with the lowest versions of what tcptrace needs, in an environment of their own."""
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    needed = [one.replace(">=", "==") for one in project["dependencies"]]
+    with tempfile.TemporaryDirectory() as place:
+        session.run(str(BIN / "python"), "-m", "venv", place)
+        python = f"{place}/bin/python"
+        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        session.run(*pip, *needed, "--editable", ".[dev]")
+        session.run(python, "-m", "pytest", "tests/unit", *AGAIN, *session.posargs)
