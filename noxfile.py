@@ -85,7 +85,7 @@ def deb(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Unit tests with the lowest versions of what tcptrace needs, in an environment of their own."""
+    """Unit tests with the lowest versions of all dependencies, in an environment of their own."""
     project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
     needed = [one.replace(">=", "==") for one in project["dependencies"]]
     with tempfile.TemporaryDirectory() as place:
