@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 import click
 
+from tcptrace.kernel import clock
 from tcptrace.model.events import Event
 from tcptrace.probes.dns.probe import DNS, Query
 from tcptrace.shell.command import command
@@ -99,7 +99,7 @@ def _rows(session: Session, batches: Batches, timeout_s: float) -> Iterator[Quer
 
     exchanges = Exchanges(int(timeout_s * 1e9))
     while True:
-        now_ns = time.monotonic_ns()  # what happened before is in the batch, or was before
+        now_ns = clock.now_ns()  # what happened before is in the batch, or was before
         batch = next(batches, None)
         if batch is None:
             return

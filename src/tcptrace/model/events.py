@@ -20,7 +20,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups
+from tcptrace.kernel import cgroups, clock
 
 
 @lru_cache(maxsize=4096)
@@ -135,7 +135,7 @@ class Event(InCgroup):
     """JSON keys that are null, not absent, when there is no value."""
 
     ts_ns: U64
-    """CLOCK_MONOTONIC, nanoseconds."""
+    """CLOCK_MONOTONIC of the initial time namespace, nanoseconds."""
     cgroup_id: CgroupId
     _kind: U32
     """Which of the session's records this is; see `Decoder`."""
@@ -276,16 +276,20 @@ class Clock:
     def wall_ns(self, ts_ns: int) -> int:
         """Return nanoseconds since 1970, following changes of the wall clock within a second."""
         if ts_ns >= self._offset_until_ns:
-            now_ns = time.monotonic_ns()
+            now_ns = clock.now_ns()
             self._offset_ns = time.time_ns() - now_ns
             self._offset_until_ns = now_ns + 1_000_000_000
         return ts_ns + self._offset_ns
 
     def since_first_ns(self, ts_ns: int) -> int:
-        """Return nanoseconds since the first event that was asked about."""
+        """Return nanoseconds since the first event that was asked about; 0 for what began before.
+
+        Rows can come in another order than their events: attempts are shown as they end, and each
+        processor has its own view of the order in which two things happened.
+        """
         if self._first_ns is None:
             self._first_ns = ts_ns
-        return ts_ns - self._first_ns
+        return max(0, ts_ns - self._first_ns)
 
 
 @cache

@@ -6,11 +6,11 @@ import dataclasses
 import socket
 import struct
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from tcptrace.kernel import clock
 from tcptrace.kernel.fetch import RETURN_VALUE
 from tcptrace.kernel.hooks import Hook, How, with_stand_in
 from tcptrace.model.columns import (
@@ -125,7 +125,7 @@ _COUNT_KEY = struct.Struct("=16s16sHHI")
 
 def read_counts(table: Mapping[bytes, bytes]) -> list[Count]:
     """Return the entries of the map `counts`."""
-    now = time.monotonic_ns()
+    now = clock.now_ns()
     rows = []
     for key, value in table.items():
         laddr, raddr, lport, rport, family = _COUNT_KEY.unpack(key)

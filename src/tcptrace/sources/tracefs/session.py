@@ -12,7 +12,6 @@ import mmap
 import os
 import struct
 import sys
-import time
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from math import inf
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
-from tcptrace.kernel import btf, confined, tracefs
+from tcptrace.kernel import btf, clock, confined, tracefs
 from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.fetch import fetch_arguments, zeros
 from tcptrace.kernel.processes import is_in_initial, parent_of, threads_of
@@ -175,7 +174,7 @@ class FtraceSession(Session):
                 self._follow_pids()
             for event in events:
                 self._instance.enable(event.name, condition(self._plan, variant, event))
-            self._armed_ns = time.monotonic_ns()
+            self._armed_ns = clock.now_ns()
             on_failure.pop_all()
         self.notes += [f"{self._plan.probe.name}: {BACKEND}", *(f"  {point}" for point in points)]
 
@@ -255,7 +254,7 @@ class FtraceSession(Session):
     def _read(self, *, last: bool) -> Iterator[Event]:
         if last:
             self._instance.stop()
-        records = self._instance.records(inf if last else time.monotonic_ns() - SETTLE_NS)
+        records = self._instance.records(inf if last else clock.now_ns() - SETTLE_NS)
         return chain.from_iterable(map(self._events, records))
 
     def _events(self, record: Record) -> Iterable[Event]:
