@@ -36,16 +36,22 @@ def head(kind: int, *, pid: int = 181, lport: int = 40000, ts_ns: int = 1_500_00
     return struct.pack(HEAD, *ids, *ends, b"curl")
 
 
-def connected(**changes: int) -> Event:
+def connected(*, link: int = 0, **changes: int) -> Event:
     """Return a connection's beginning."""
-    return DECODER.decode(head(1, **changes) + struct.pack("=Q", 1_500_000))
+    return DECODER.decode(head(1, **changes) + struct.pack("=QII", 1_500_000, link, 0))
 
 
 def closed(
-    *, flags: int = PASSED, ended_by: int = 1, error: int = 0, ns: int = 2_500_000, **changes: int
+    *,
+    flags: int = PASSED,
+    ended_by: int = 1,
+    error: int = 0,
+    ns: int = 2_500_000,
+    link: int = 0,
+    **changes: int,
 ) -> Event:
     """Return a connection's end."""
-    counters = struct.pack("=QQQIIiI", ns, 1000, 2000, 3, ended_by, error, flags)
+    counters = struct.pack("=QQQIIiIII", ns, 1000, 2000, 3, ended_by, error, flags, link, 0)
     return DECODER.decode(head(2, **changes) + counters)
 
 
@@ -120,7 +126,7 @@ def test_v_is_one_option() -> None:
 
 PROCESS = Process(181, b"curl", 4026531841, (4242, 1))
 OTHER = Process(182, b"wget", 4026531842, (4243, 1))
-ENDS = Ends(NETNS, CLIENT, 40000, SERVER, 443)
+ENDS = Ends(NETNS, CLIENT, 40000, SERVER, 443, 0)
 
 
 @pytest.fixture
@@ -250,6 +256,22 @@ def test_the_owner_of_an_open_connection_is_named(found: Callable[..., Existing]
     assert isinstance(opened, Open)
     assert isinstance(ended, Closed)
     assert (181, "owner", "curl") == (ended.pid, ended.closer, ended.comm)
+
+
+def test_the_same_ends_on_another_link_are_another_connection(
+    found: Callable[..., Existing],
+) -> None:
+    """Sockets that are bound to interfaces can have the same addresses and ports."""
+    one = found(*(Connection(ENDS._replace(link=link), 1000, 5) for link in (2, 3)))
+    rows = list(one.rows([closed(link=2, flags=OLDER | PASSED), connected(link=4)]))
+    assert ["open", "open", "close", "connect"] == [row.type for row in rows]
+    assert [("close", 181)] == types(list(one.follow([closed(link=3, pid=0, flags=OLDER)])))
+
+
+def test_what_was_open_has_no_time_after_what_follows(found: Callable[..., Existing]) -> None:
+    """Events can come before the open connections have been found."""
+    other = connected(lport=40001, ts_ns=7)
+    assert [7, 7] == [row.ts_ns for row in found(HELD).rows([other])]
 
 
 def test_only_ends_of_what_was_shown_are_shown(found: Callable[..., Existing]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
+from tcptrace.kernel import clock
 from tcptrace.model.events import Event, NewTable
 from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, read_counts
 from tcptrace.probes.dns.probe import ANSWERS, Message
@@ -158,6 +159,6 @@ def _tables(session: Session, batches: Batches, interval_s: float | None) -> Ite
 
 
 def _table(session: Session, *, timed: bool) -> Iterator[Count | NewTable]:
-    yield NewTable(time.monotonic_ns() if timed else None)
+    yield NewTable(clock.now_ns() if timed else None)
     rows = read_counts(session.table("counts", 40, 8))
     yield from sorted(rows, key=lambda row: row.connects, reverse=True)

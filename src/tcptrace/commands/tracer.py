@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain, islice
+from typing import Any
 
 import click
 
+from tcptrace.errors import RefusedError
+from tcptrace.kernel.processes import is_in_initial
 from tcptrace.model.events import Event
 from tcptrace.model.filters import Filters
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
@@ -16,6 +19,16 @@ from tcptrace.shell.options import TRACING, option
 
 MOST_EARLY = 50_000
 """So many events are kept until the open connections are known; others wait in the buffer."""
+
+
+def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Refuse ``--existing`` where process ids are others than the kernel's events have."""
+    if value and not is_in_initial("pid"):
+        raise RefusedError(
+            "--existing needs the process ids of the initial PID namespace, which the kernel's "
+            "events have.\nRun it on the host, or leave --existing out"
+        )
+    return value
 
 
 @command(TRACER)
@@ -30,6 +43,7 @@ MOST_EARLY = 50_000
     "--existing",
     is_flag=True,
     switches=("EXISTING",),
+    callback=_refuse_inside,
     help="Show the connections that are open at the start first, as O.",
 )
 @option(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import sock_diag
+from tcptrace.kernel import clock, sock_diag
 from tcptrace.kernel.child import Child
 from tcptrace.kernel.netns import enter
 from tcptrace.kernel.shortage import FORKING, check_shortage
@@ -124,7 +123,7 @@ def _work(asked: int, answering: int, memory: int, unused: Collection[int]) -> N
 
 def _sample(known: dict[int, Path], listeners: bool, wanted: list[int]) -> tuple[Any, ...]:  # noqa: FBT001
     """Return a `Sample` of plain tuples, and remember where namespaces are."""
-    begin_ns = time.monotonic_ns()
+    begin_ns = clock.now_ns()
     rows: list[tuple[int, tuple[Any, ...]]] = []
     refused = ""
     for netns in wanted:
@@ -134,7 +133,7 @@ def _sample(known: dict[int, Path], listeners: bool, wanted: list[int]) -> tuple
                 rows += [(netns, tuple(one)) for one in sock_diag.sockets(states)]
         except (TcptraceError, OSError) as error:
             refused = str(error)
-    return begin_ns, time.monotonic_ns(), rows, refused
+    return begin_ns, clock.now_ns(), rows, refused
 
 
 def _visit(known: dict[int, Path], netns: int) -> bool:

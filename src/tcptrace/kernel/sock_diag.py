@@ -63,6 +63,8 @@ class Socket(NamedTuple):
     """Of a listener: how many connections wait to be accepted; else bytes to be read."""
     queue_max: int
     """Of a listener: how many may wait; else bytes not yet acknowledged."""
+    link: int = 0
+    """Index of the network interface that it is bound to; 0 for any."""
 
 
 @lru_cache(maxsize=16384)
@@ -121,8 +123,8 @@ def _check(data: bytes, at: int) -> None:
 
 def _socket(data: bytes, at: int, end: int) -> Socket:
     """Return the socket of the message whose body is at `at`."""
-    family, state, lport, rport, laddr, raddr, _, _, _, queue, most, uid, inode = _MSG.unpack_from(
-        data, at
+    family, state, lport, rport, laddr, raddr, link, _, _, queue, most, uid, inode = (
+        _MSG.unpack_from(data, at)
     )
     return Socket(
         state,
@@ -135,6 +137,7 @@ def _socket(data: bytes, at: int, end: int) -> Socket:
         *_counters(data, at + _MSG.size, end, state),
         queue,
         most,
+        link,
     )
 
 

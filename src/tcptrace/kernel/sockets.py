@@ -20,13 +20,18 @@ PROC = Path("/proc")
 
 
 class Ends(NamedTuple):
-    """What names a connection: its network namespace's inode number, and both ends."""
+    """What names a connection: its network namespace's inode number, both ends, and its link.
+
+    On two links, and for sockets that are bound to them, the same addresses and ports are others.
+    """
 
     netns: int | None
     laddr: str | None
     lport: int | None
     raddr: str | None
     rport: int | None
+    link: int
+    """Index of the interface that the socket is bound to; 0 for any."""
 
 
 class Connection(NamedTuple):
@@ -66,7 +71,7 @@ def _dump(netns: int) -> Iterator[Connection]:
     """Yield the connections of this thread's network namespace that a process can have."""
     for one in sock_diag.sockets():
         if one.inode:  # else it waits to be accepted, or was closed
-            ends = Ends(netns, one.laddr, one.lport, one.raddr, one.rport)
+            ends = Ends(netns, one.laddr, one.lport, one.raddr, one.rport, one.link)
             yield Connection(ends, one.uid, one.inode)
 
 

@@ -122,6 +122,18 @@ class InCgroup:
         return cgroups.container_of(self.cgroup_id)
 
 
+class OnLink:
+    """A row that knows which network interface its socket is bound to."""
+
+    __slots__ = ()
+    _link: int
+
+    @property
+    def link(self) -> int:
+        """Index of the interface; 0 for any."""
+        return self._link
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Event(InCgroup):
     """What every record begins with: `struct event` in probes/c/prelude.bpf.c.

@@ -14,7 +14,7 @@ struct accept_event {
 	u32 backlog;
 	u32 backlog_max;
 	s32 error;	/* negative errno; 0 for a connection */
-	u32 reserved;
+	u32 link;	/* which interface the socket is bound to; 0 for any */
 };
 _Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "probes/accept/probe.py: Accept differs");
 
@@ -54,6 +54,7 @@ static __always_inline void accepted(struct sock *sk, struct sock *listener, s32
 	fill_sock(&event.head, sk);
 	if (!keep_sock(&event.head))
 		return;
+	event.link = link_of(sk);
 	if (keep_accepted(&event.head, sk)) {
 		if (listener)
 			fill_backlog(&event, listener);

@@ -22,7 +22,7 @@ from tcptrace.model.columns import (
     Column,
     Mark,
 )
-from tcptrace.model.events import U32, Clock, Event, OptionalU32, error_name
+from tcptrace.model.events import U32, Clock, Event, OnLink, OptionalU32, error_name
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
     IPPROTO_MPTCP,
@@ -39,7 +39,7 @@ from tcptrace.probes.samples import (
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Accept(Event):
+class Accept(OnLink, Event):
     """One accept(2) that ended; `struct accept_event` in accept.bpf.c."""
 
     type = "accept"
@@ -49,7 +49,7 @@ class Accept(Event):
     backlog_max: OptionalU32
     error: Annotated[str | None, "i", error_name]
     """errno's name for an accept that failed; its addresses are the listener's."""
-    _padding2: U32
+    _link: U32
 
 
 def _backlog(event: Any, _clock: Clock) -> str | None:
@@ -96,7 +96,7 @@ def accepted(sample: Sample) -> Iterator[Accept]:
         backlog=fields.get(f"{queue}_backlog"),
         backlog_max=fields.get(f"{queue}_backlog_max"),
         error=None,
-        _padding2=0,
+        _link=0,
     )
 
 

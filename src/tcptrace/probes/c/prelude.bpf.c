@@ -473,6 +473,15 @@ static __always_inline void fill_sock(struct event *event, struct sock *sk)
 	read(event->netns, &net->ns.inum);
 }
 
+/* The index of the network interface that a socket is bound to; 0 for any. */
+static __always_inline u32 link_of(struct sock *sk)
+{
+	u32 link = 0;
+
+	read(link, &sk->__sk_common.skc_bound_dev_if);
+	return link;
+}
+
 /* Whether the socket passes the filters; its ports are for the probe to judge. */
 static __always_inline bool keep_sock(struct event *event)
 {

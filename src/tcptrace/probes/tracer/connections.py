@@ -181,6 +181,7 @@ class Connections:
             ended_by=_who_ended(fields, before),
             error=error_name(-fields["error"]),
             _flags=flags,
+            _link=0,
         )
 
 
@@ -203,7 +204,9 @@ def _shown(beginning: dict[str, Any]) -> dict[str, Any]:
 
 
 def _connected(beginning: dict[str, Any], latency_ns: int) -> Connected:
-    return Connected(**_shown(beginning), latency_ms=latency_ns / 1e6 if latency_ns else None)
+    return Connected(
+        **_shown(beginning), latency_ms=latency_ns / 1e6 if latency_ns else None, _link=0
+    )
 
 
 def _who_ended(fields: Any, before: int) -> str:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tcptrace.kernel import sockets
+from tcptrace.kernel import clock, sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
 from tcptrace.probes.tracer.probe import Closed, Open
 
 
-def _ends(event: Event) -> Ends:
-    return Ends(event.netns, event.laddr, event.lport, event.raddr, event.rport)
+def _ends(event: Any) -> Ends:
+    return Ends(event.netns, event.laddr, event.lport, event.raddr, event.rport, event.link)
 
 
 def _family(ends: Ends) -> int:
     return 6 if ":" in (ends.laddr or "") else 4
 
 
-def _row(connection: Connection, process: Process, holders: list[int]) -> Open:
+def _row(connection: Connection, process: Process, holders: list[int], ts_ns: int) -> Open:
     ends = connection.ends
     known = process is not NOBODY
     return Open(
-        ts_ns=time.monotonic_ns(),
+        ts_ns=ts_ns,
         cgroup_id=next(iter(process.cgroups), None),
         _kind=0,
         pid=process.pid or None,
@@ -81,6 +80,7 @@ class Existing:
     def __init__(self, filters: Filters) -> None:
         """Begin to look which connections are open, now that the probes are attached."""
         self._keeps = filters.predicate()
+        self._since_ns = clock.now_ns()
         self._survey = sockets.Survey(filters.values.get("netns"))
         self.is_complete = self._survey.is_complete
         """Tells whether all have been found, without waiting. Raises HungError."""
@@ -90,6 +90,8 @@ class Existing:
 
     def rows(self, early: Iterable[Event]) -> Iterator[Event]:
         """Yield the open connections, then the events that came until they had been found.
+
+        They have the time of the trace's beginning, which is before all that follows.
 
         A connection that the events tell of has its beginning there, unless it was connecting
         before the trace began: then its process is known only here. One that has ended before it
@@ -102,6 +104,7 @@ class Existing:
         """
         found, holders, known = self._survey.result()
         early = list(early)
+        self._since_ns = min([self._since_ns, *(event.ts_ns for event in early)])
         first: dict[Ends, Event] = {}
         for event in early:  # the same ends can be used again at once
             first.setdefault(_ends(event), event)
@@ -113,7 +116,7 @@ class Existing:
                 self._add(one, holders.get(one.inode, []), known)
         for ends, event in first.items():
             if isinstance(event, Closed) and event.older and event.passed:
-                self._rows[ends] = _row(Connection(ends, 0, 0), NOBODY, [])
+                self._rows[ends] = _row(Connection(ends, 0, 0), NOBODY, [], self._since_ns)
         yield from list(self._rows.values())
         yield from self.follow(early)
 
@@ -122,7 +125,7 @@ class Existing:
         processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
         kept = next((process for process in processes if self._keeps(_held(one, process))), None)
         if kept:
-            self._rows[one.ends] = _row(one, kept, holders)
+            self._rows[one.ends] = _row(one, kept, holders, self._since_ns)
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yield events; name the owner where one of the open connections ends.

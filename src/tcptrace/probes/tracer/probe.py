@@ -30,6 +30,7 @@ from tcptrace.model.events import (
     Clock,
     Event,
     Milliseconds,
+    OnLink,
     error_name,
     json_keys,
     one_of,
@@ -54,7 +55,7 @@ LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Connected(Event):
+class Connected(OnLink, Event):
     """A connection that a process of this host opened; `struct connect_event` in tracer.bpf.c."""
 
     type = "connect"
@@ -62,12 +63,13 @@ class Connected(Event):
 
     latency_ms: Milliseconds
     """From the SYN to ESTABLISHED; absent where the trace began between them."""
+    _link: U32
     error: None = None
     outcome: str = "established"
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Closed(Event):
+class Closed(OnLink, Event):
     """A connection that has ended; `struct close_event` in tracer.bpf.c."""
 
     type = "close"
@@ -84,6 +86,7 @@ class Closed(Event):
     error: Annotated[str | None, "i", error_name]
     """Why the kernel ended it, where it did."""
     _flags: U32
+    _link: U32
     closer: str | None = None
 
     def __post_init__(self) -> None:

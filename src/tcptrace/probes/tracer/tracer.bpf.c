@@ -15,6 +15,8 @@
 struct connect_event {
 	struct event head;
 	u64 latency_ns;	/* from the SYN */
+	u32 link;	/* which interface the socket is bound to; 0 for any */
+	u32 reserved;
 };
 _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/tracer/probe.py: Connected differs");
 
@@ -37,6 +39,8 @@ struct close_event {
 	u32 ended_by;
 	s32 error;	/* negative errno */
 	u32 flags;
+	u32 link;	/* which interface the socket is bound to; 0 for any */
+	u32 reserved;
 };
 _Static_assert(sizeof(struct close_event) == SIZE_CLOSE, "probes/tracer/probe.py: Closed differs");
 
@@ -111,9 +115,14 @@ static __always_inline void fill_owner_uid(struct event *head, struct sock *sk)
 	read(head->uid, &sk->sk_uid);
 }
 
-static __always_inline void report_connect(struct event *head, u64 now, u64 latency_ns)
+static __always_inline void report_connect(struct event *head, struct sock *sk, u64 now,
+					   u64 latency_ns)
 {
-	struct connect_event event = { .head = *head, .latency_ns = latency_ns };
+	struct connect_event event = {
+		.head = *head,
+		.latency_ns = latency_ns,
+		.link = link_of(sk),
+	};
 
 	event.head.kind = KIND_CONNECT;
 	event.head.ts_ns = now;
@@ -139,11 +148,11 @@ static __always_inline void established(struct sock *sk, int from)
 		found->stage = OPEN;
 		found->head.lport = fresh.head.lport;
 		if (found->keep)
-			report_connect(&found->head, now, latency_ns);
+			report_connect(&found->head, sk, now, latency_ns);
 	} else if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
 		fill_owner_uid(&fresh.head, sk);
 		if (keep_without_task(&fresh.head))
-			report_connect(&fresh.head, now, latency_ns);
+			report_connect(&fresh.head, sk, now, latency_ns);
 	} else {
 		fresh.since_ns = now;
 		follow(sk, &fresh);
@@ -249,7 +258,7 @@ static __always_inline void fill_counters(struct close_event *event, struct sock
 
 static __always_inline void closed(struct sock *sk, struct connection *connection, int from)
 {
-	struct close_event event = { .head = connection->head };
+	struct close_event event = { .head = connection->head, .link = link_of(sk) };
 	bool keep = connection->keep || (!event.head.pid && keep_without_task(&event.head));
 	bool open = connection->stage == OPEN;
 	int error = 0;
