@@ -68,17 +68,12 @@ int call(void *ctx)
 
 int on_called(void *ctx)
 {
-	set_under_way(STATE_PROGRAM, true);
-	see(1);
-	bpf_trace_printk("called while under way");
-	set_under_way(STATE_PROGRAM, false);
-	return 0;
-}
-
-int on_called_skipped(void *ctx)
-{
-	if (was_skipped(STATE_PROGRAM))
-		see(2);
+	if (enter_program(STATE_PROGRAM)) {
+		see(STANDS_IN ? 2 : 1);
+		if (!STANDS_IN)
+			bpf_trace_printk("called while under way");
+		leave_program(STATE_PROGRAM);
+	}
 	return 0;
 }
 """

@@ -1,4 +1,4 @@
-"""bpf(2): what tcptrace asks of it beside bcc, which compiles and loads.
+"""bpf(2): maps, programs, and what the kernel tells of them.
 
 Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h, a stable interface.
 """
@@ -16,42 +16,103 @@ from typing import NamedTuple
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.syscalls import bpf, c_pointer, pack_attributes
 
-MAP_LOOKUP_ELEM, MAP_GET_NEXT_KEY, PROG_LOAD, OBJ_GET = 1, 4, 5, 7
+MAP_CREATE, MAP_LOOKUP_ELEM, MAP_GET_NEXT_KEY, PROG_LOAD, OBJ_GET = 0, 1, 4, 5, 7
 OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, LINK_CREATE = 15, 17, 28
-PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
+PROG_TYPE_KPROBE, PROG_TYPE_TRACEPOINT, PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 2, 5, 17, 26
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
 PERF_EVENT = 41  # an attach type
 LINK_TYPE_PERF_EVENT = 7
 PERF_EVENT_KPROBE, PERF_EVENT_KRETPROBE = 3, 4
 MAP_TYPE_HASH = 1
+INSTRUCTION_BYTES = 8
+NAME_LENGTH = 15
+"""Of maps and programs, in bytes."""
+LOG_BYTES = 1 << 20
+MOST_INTERRUPTIONS = 5
 
 _RETURN_0 = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
 _RECURSION_MISSES = 208  # where it is in struct bpf_prog_info
 _LINK_INFO = struct.Struct("=I12xI28xQ")  # the types, and a probe's misses, in struct bpf_link_info
 
 
-def load_empty(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
-    """Load a program that does nothing; return its descriptor. Raises OSError."""
-    instructions = ctypes.create_string_buffer(_RETURN_0, len(_RETURN_0))
+class MapSpec(NamedTuple):
+    """What a map is made of; sizes in bytes."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    entries: int
+    flags: int
+
+
+def create_map(spec: MapSpec) -> int:
+    """Make a map; return its descriptor. Raises OSError."""
+    _, kind, key_size, value_size, entries, flags = spec
+    name = spec.name.encode()[:NAME_LENGTH]
+    attributes = pack_attributes(
+        "IIIIIII16s", kind, key_size, value_size, entries, flags, 0, 0, name
+    )
+    return bpf(MAP_CREATE, attributes)
+
+
+class ProgramSpec(NamedTuple):
+    """What a program is to be loaded as."""
+
+    name: str
+    type: int
+    attach_type: int = 0
+    btf_id: int = 0
+    """Of the kernel function that a trampoline is for."""
+
+
+def load_program(spec: ProgramSpec, instructions: bytes) -> int:
+    """Load a program; return its descriptor. Raises OSError."""
+    for _ in range(MOST_INTERRUPTIONS):
+        with contextlib.suppress(BlockingIOError):  # a signal came while the kernel verified it
+            return _load(spec, instructions)
+    return _load(spec, instructions)
+
+
+def verifier_log(spec: ProgramSpec, instructions: bytes) -> str:
+    """Return the kernel's words about a program that it has refused to load."""
+    log = ctypes.create_string_buffer(LOG_BYTES)
+    try:
+        os.close(_load(spec, instructions, log))
+    except OSError as error:
+        words = log.value.decode("utf-8", "replace")
+        return words or f"{spec.name}: {error.strerror}"
+    return ""
+
+
+def _load(
+    spec: ProgramSpec, instructions: bytes, log: ctypes.Array[ctypes.c_char] | None = None
+) -> int:
+    code = ctypes.create_string_buffer(instructions, len(instructions))
     license_ = ctypes.create_string_buffer(b"GPL")
     attributes = pack_attributes(
         "IIQQIIQII16sIIIIQIIQII",
-        program_type,
-        len(_RETURN_0) // 8,
-        c_pointer(instructions),
+        spec.type,
+        len(instructions) // INSTRUCTION_BYTES,
+        c_pointer(code),
         c_pointer(license_),
+        1 if log else 0,
+        len(log) if log else 0,
+        c_pointer(log) if log else 0,
         0,
         0,
+        spec.name.encode()[:NAME_LENGTH],
         0,
-        0,
-        0,
-        b"tcptrace_empty",
-        0,
-        attach_type,
+        spec.attach_type,
         *(0, 0, 0, 0, 0, 0, 0),
-        btf_id,
+        spec.btf_id,
     )
     return bpf(PROG_LOAD, attributes)
+
+
+def load_empty(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
+    """Load a program that does nothing; return its descriptor. Raises OSError."""
+    return load_program(ProgramSpec("tcptrace_empty", program_type, attach_type, btf_id), _RETURN_0)
 
 
 def raw_tracepoint_open(program: int, name: str = "") -> int:
@@ -96,19 +157,21 @@ def missed(link_fd: int) -> int:
 
 
 class MapInfo(NamedTuple):
-    """A BPF map's type, id, and its key and value sizes in bytes."""
+    """A BPF map's type, id, sizes of key and value in bytes, most entries, and flags."""
 
     type: int
     id: int
     key_size: int
     value_size: int
+    entries: int
+    flags: int
 
 
 def map_info(map_fd: int) -> MapInfo:
     """Return what the kernel says of a map. Raises OSError."""
     info = ctypes.create_string_buffer(88)
     bpf(OBJ_GET_INFO_BY_FD, pack_attributes("IIQ", map_fd, len(info), c_pointer(info)))
-    return MapInfo._make(struct.unpack_from("=IIII", info.raw))
+    return MapInfo._make(struct.unpack_from("=IIIIII", info.raw))
 
 
 def open_pinned(path: str) -> int:
@@ -117,8 +180,8 @@ def open_pinned(path: str) -> int:
     return bpf(OBJ_GET, pack_attributes("QII", c_pointer(name), 0, 0))
 
 
-def check_pinned_hash(path: str, key_size: int, value_size: int) -> MapInfo:
-    """Return the pinned hash map at `path`, which must have these sizes in bytes.
+def open_pinned_hash(path: str, key_size: int, value_size: int) -> int:
+    """Return a descriptor of the pinned hash map at `path`, which must have these sizes in bytes.
 
     Raises:
         RefusedError: there is none, or it is something else.
@@ -143,14 +206,12 @@ def check_pinned_hash(path: str, key_size: int, value_size: int) -> MapInfo:
         raise RefusedError(
             f"{path} is a pinned BPF object, but not a map; it must be {want}"
         ) from None
-    finally:
-        os.close(map_fd)
     if (info.type, info.key_size, info.value_size) != (MAP_TYPE_HASH, key_size, value_size):
         raise RefusedError(
             f"{path} is a BPF map of type {info.type} with {info.key_size}-byte keys and "
             f"{info.value_size}-byte values; it must be {want}"
         )
-    return info
+    return map_fd
 
 
 def lookup_u64(map_fd: int, index: int) -> int:

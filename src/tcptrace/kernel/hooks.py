@@ -40,8 +40,8 @@ class Hook:
     optional: bool = False
     """Left out where the kernel does not permit it."""
     stands_in: bool = False
-    """Whether the function does the work of the one before it where the kernel has skipped that;
-    see probes/c/prelude.bpf.c."""
+    """Whether it does the work of the one before it, which has the same function, where the kernel
+    has skipped that; see probes/c/prelude.bpf.c."""
 
     def __str__(self) -> str:
         """Return it as bpftrace would write it."""
@@ -49,12 +49,12 @@ class Hook:
 
 
 def with_stand_in(tracepoint: str, program: str) -> tuple[Hook, Hook]:
-    """Return the hooks of a program on a raw tracepoint and of ``program_skipped``, its stand-in.
+    """Return the hooks of a program on a raw tracepoint and of its stand-in.
 
     The kernel calls them in this order.
     """
     first = Hook("raw_tracepoint", tracepoint, program)
-    return first, dataclasses.replace(first, program=f"{program}_skipped", stands_in=True)
+    return first, dataclasses.replace(first, stands_in=True)
 
 
 def _perf_attributes(kind: int, config: int, name_address: int = 0) -> bytes:

@@ -39,6 +39,12 @@ class Switch:
     """Extra hooks, one variant for each backend that needs any."""
     maps: tuple[str, ...] = ()
     """BPF maps that the command reads; see `tcptrace.sources.bpf.session.Session.table`."""
+    is_value: bool = False
+    """Whether it is a number that the C computes with, so that programs for one serve for all."""
+    is_flag: bool = False
+    """Whether it is set to 1, whatever the option's value is."""
+    entries_of: str = ""
+    """The map whose size it is; then it is no define."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

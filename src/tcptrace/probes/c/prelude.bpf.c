@@ -42,11 +42,16 @@ typedef struct {
 #define HAVE_TCP_WSTAMP
 #endif
 
-#ifndef SELF_TEST_NETNS
-#define SELF_TEST_NETNS 0
-#endif
+/* A value of the run, such as a port. What is compiled is a marked constant, which the loader
+ * replaces in the instructions (sources/bpf/programs.py); the compiler is not to know it. */
+#define VALUE(number)                                                              \
+	({                                                                         \
+		u64 marked_;                                                       \
+		asm("%0 = %1 ll" : "=r"(marked_) : "i"(VALUE_MARK + (number)));    \
+		marked_;                                                           \
+	})
 
-BPF_RINGBUF_OUTPUT(events, RINGBUF_PAGES);
+BPF_RINGBUF_OUTPUT(events, 1);	/* as large as the run wants it */
 
 enum counter {
 	COUNT_LOST,	/* no room in the ring buffer */
@@ -99,8 +104,9 @@ static __always_inline void count(u32 which)
 }
 
 /* The kernel skips a program where the same one is under way on the same CPU, as in a softirq that
- * has interrupted it. So a program that runs in softirq context, too, has a stand-in, which the
- * kernel calls behind it, and which does the work that was skipped. */
+ * has interrupted it. So a function that runs in softirq context, too, is loaded twice: as a program
+ * and as its stand-in, which the kernel calls behind it, and which does the work that was skipped.
+ * STANDS_IN tells the function as which it runs. */
 enum under_way { STATE_PROGRAM, DESTROYED_PROGRAM, PROGRAMS };
 BPF_PERCPU_ARRAY(under_way, u32, PROGRAMS);
 
@@ -123,6 +129,21 @@ static __always_inline bool was_skipped(u32 program)
 	return true;
 }
 
+/* Whether there is work to do. */
+static __always_inline bool enter_program(u32 program)
+{
+	if (STANDS_IN)
+		return was_skipped(program);
+	set_under_way(program, true);
+	return true;
+}
+
+static __always_inline void leave_program(u32 program)
+{
+	if (!STANDS_IN)
+		set_under_way(program, false);
+}
+
 /* The reader looks every few milliseconds, so no event need wake it: that would cost the traced
  * process more than the event itself. */
 static __always_inline void emit(void *event, u64 size)
@@ -131,10 +152,11 @@ static __always_inline void emit(void *event, u64 size)
 		count(COUNT_LOST);
 }
 
-/* Filters. X is an inclusive range of one value, Y a name as two words, P a process by its id and
- * when it began: the id is given to another process once it has ended. */
+/* Filters. X is an inclusive range of one value, E a single value, Y a name as two words, P a process
+ * by its id and when it began: the id is given to another process once it has ended. */
 
 #define X(low, high) || (value >= (low) && value <= (high))
+#define E(one) || value == (one)
 #define Y(first, second) || (word[0] == (first) && word[1] == (second))
 #define P(id, began) || (value == (id) && task_began() == (began))
 #define ANY || true
@@ -257,9 +279,9 @@ static __always_inline bool keep_cgroup(void)
 }
 #endif
 
-/* The descriptors are PINNED_MAPS' of sources/bpf/load.py. */
+/* The loader takes pinned maps in place of these; sources/bpf/load.py checks their sizes. */
 #ifdef CGROUPMAP
-BPF_TABLE_PINNED("hash", u64, u64, cgroupmap, 1, "/proc/self/fd/100");
+BPF_TABLE("hash", u64, u64, cgroupmap, 1);
 #endif
 
 static __always_inline bool keep_cgroupmap(u64 cgroup_id)
@@ -271,7 +293,7 @@ static __always_inline bool keep_cgroupmap(u64 cgroup_id)
 }
 
 #ifdef MNTNSMAP
-BPF_TABLE_PINNED("hash", u64, u32, mntnsmap, 1, "/proc/self/fd/101");
+BPF_TABLE("hash", u64, u32, mntnsmap, 1);
 #endif
 
 static __always_inline bool keep_mntnsmap(u64 mntns)

@@ -296,16 +296,10 @@ static __always_inline void state(struct bpf_raw_tracepoint_args *ctx)
 
 int on_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	set_under_way(STATE_PROGRAM, true);
-	state(ctx);
-	set_under_way(STATE_PROGRAM, false);
-	return 0;
-}
-
-int on_state_skipped(struct bpf_raw_tracepoint_args *ctx)
-{
-	if (was_skipped(STATE_PROGRAM))
+	if (enter_program(STATE_PROGRAM)) {
 		state(ctx);
+		leave_program(STATE_PROGRAM);
+	}
 	return 0;
 }
 

@@ -366,7 +366,11 @@ CONNECT = Probe(
         field("retr", "RETR", 4, name="retransmits", concern=repeated),
         Column("query", "QUERY", 24, _query, sizes=(24, 48)),
     ),
-    switches={"COUNTS": Switch(maps=("counts",))},
+    switches={
+        "COUNTS": Switch(maps=("counts",)),
+        "OUTCOME": Switch(is_flag=True),
+        "SLOWER_NS": Switch(is_value=True),
+    },
     self_test=_connect_once,
     trace_variants=(_BY_TRACEFS,),
     absent={

@@ -37,7 +37,7 @@ from tcptrace.model.events import (
 )
 from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.probes.connect.probe import SADDR
-from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Variant
+from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
     IS_TCP,
     MAY_LACK_SUBFLOWS,
@@ -265,5 +265,6 @@ TRACER = Probe(
     }
     | {"ftrace": _NOT_BY_TRACEFS},
     trace_variants=tuple(map(_followed, ACCEPT.trace_variants)),
+    switches={"MOST_CONNECTIONS": Switch(entries_of="connections")},
     self_test=ACCEPT.self_test,
 )

@@ -58,10 +58,7 @@ struct connection {
 	u64 accepts, ends;	/* changed atomically; see after_accept */
 };
 
-#ifndef MOST_CONNECTIONS
-#define MOST_CONNECTIONS 65536
-#endif
-BPF_HASH(connections, struct sock *, struct connection, MOST_CONNECTIONS);
+BPF_HASH(connections, struct sock *, struct connection, 65536);	/* or --max-connections */
 
 #define PF_KTHREAD 0x00200000	/* include/linux/sched.h */
 #define SOCK_DONE 1	/* enum sock_flags in include/net/sock.h: a FIN was received */
@@ -317,16 +314,10 @@ static __always_inline void connection_destroyed(struct bpf_raw_tracepoint_args 
 
 int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
 {
-	set_under_way(DESTROYED_PROGRAM, true);
-	connection_destroyed(ctx);
-	set_under_way(DESTROYED_PROGRAM, false);
-	return 0;
-}
-
-int on_connection_destroyed_skipped(struct bpf_raw_tracepoint_args *ctx)
-{
-	if (was_skipped(DESTROYED_PROGRAM))
+	if (enter_program(DESTROYED_PROGRAM)) {
 		connection_destroyed(ctx);
+		leave_program(DESTROYED_PROGRAM);
+	}
 	return 0;
 }
 
@@ -364,15 +355,9 @@ static __always_inline void connection_state(struct bpf_raw_tracepoint_args *ctx
 
 int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	set_under_way(STATE_PROGRAM, true);
-	connection_state(ctx);
-	set_under_way(STATE_PROGRAM, false);
-	return 0;
-}
-
-int on_connection_state_skipped(struct bpf_raw_tracepoint_args *ctx)
-{
-	if (was_skipped(STATE_PROGRAM))
+	if (enter_program(STATE_PROGRAM)) {
 		connection_state(ctx);
+		leave_program(STATE_PROGRAM);
+	}
 	return 0;
 }

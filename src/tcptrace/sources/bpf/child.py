@@ -13,16 +13,19 @@ from tcptrace.kernel import headers
 from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.shortage import LOADING, check_shortage
 from tcptrace.sources.bpf.choose import no_backend, usable_variants
-from tcptrace.sources.bpf.compile import Module
+from tcptrace.sources.bpf.compile import compile_shape
 from tcptrace.sources.bpf.load import (
     Attached,
+    Surroundings,
     attach_variant,
-    check_same_maps,
     fires,
-    hold_pinned_maps,
     lift_memory_limit,
+    open_pinned_maps,
 )
-from tcptrace.sources.plan import Plan
+from tcptrace.sources.plan import Plan, shape_of
+
+READ_MAPS = ["events", "counters"]
+"""The maps that every session reads."""
 
 
 def attach_best(plan: Plan) -> Attached:
@@ -33,7 +36,7 @@ def attach_best(plan: Plan) -> Attached:
 
     """
     notes: list[str] = []
-    pinned = hold_pinned_maps(plan)
+    pinned = open_pinned_maps(plan)
     lift_memory_limit()
     if "mntnsmap" in plan.filters.values and not headers.from_btf(plan.headers):
         raise RefusedError(
@@ -41,17 +44,18 @@ def attach_best(plan: Plan) -> Attached:
             "Filter by --cgroup or --netns, or boot a kernel with CONFIG_DEBUG_INFO_BTF=y"
         )
     flags = headers.prepare(plan.headers, plan.types)
-    self_test = plan.probe.self_test
+    self_test, netns = plan.probe.self_test, 0
     try:
-        flags.append(f"-DSELF_TEST_NETNS={enter_test_network()}U")
+        netns = enter_test_network()
     except OSError as error:
         self_test = None
         notes.append(f"whether hooks fire was not tried: {error}")
+    around = Surroundings(pinned, netns)
     for variant in usable_variants(plan, notes.append):
+        shape = shape_of(plan, variant)
+        programs = compile_shape(shape, flags)
         try:
-            module = Module(plan, variant, flags)
-            check_same_maps(module, pinned)
-            attached = attach_variant(module, plan, variant, notes)
+            attached = attach_variant(programs, shape, variant, around)
         except OSError as error:
             check_shortage(error, "cannot load the programs", LOADING)
             notes.append(f"{variant.backend} refused: {error.strerror}")
@@ -62,6 +66,8 @@ def attach_best(plan: Plan) -> Attached:
             attached.links.append(os.open("/proc/self/ns/net", os.O_RDONLY))
             notes.append(f"{plan.probe.name}: {variant.backend}")
             notes += [f"  {hook}" for hook in variant.hooks if not hook.stands_in]
+            attached.maps = {name: attached.maps[name] for name in READ_MAPS + plan.maps()}
+            attached.notes = notes
             return attached
         notes.append(f"{variant.backend} refused: {variant.hooks[-1]} stays silent")
         attached.detach()

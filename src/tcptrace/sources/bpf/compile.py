@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tcptrace.errors import TcptraceError
-from tcptrace.probes.probe import Variant
+from tcptrace.kernel import bpf
 from tcptrace.sources.bpf.find_bcc import import_bcc
-from tcptrace.sources.plan import Plan, c_source, cflags
+from tcptrace.sources.bpf.programs import Programs, constants, put_constant
+from tcptrace.sources.plan import Shape
 
 
-class Module:
-    """One C source that bcc has compiled, in bcc's own terms."""
+def compile_shape(shape: Shape, extra: Iterable[str]) -> Programs:
+    """Return what bcc makes of a shape; `extra` are flags that depend on this process.
 
-    def __init__(self, plan: Plan, variant: Variant, extra: Sequence[str]) -> None:
-        bcc = import_bcc()
-        self.lib = bcc.lib
-        self.types = bcc.BPF
-        self.version = tuple(int(part) for part in bcc.__version__.split(".")[:2])
-        text, flags = c_source(plan).encode(), [*cflags(plan, variant), *extra]
-        try:
-            self.compiled = bcc.BPF(text=text, cflags=flags)
-        except Exception as error:  # bcc raises nothing more precise
-            msg = (
-                f"bcc cannot compile the probe {plan.probe.name} for this kernel: {error}.\n"
-                "Run again with -v for the compiler's words"
-            )
-            raise TcptraceError(msg) from error
+    Raises TcptraceError.
+    """
+    bcc = import_bcc()
+    try:
+        compiled = bcc.BPF(text=shape.source.encode(), cflags=[*shape.flags, *extra])
+    except Exception as error:  # bcc raises nothing more precise
+        msg = (
+            f"bcc cannot compile the probe {shape.name} for this kernel: {error}.\n"
+            "Run again with -v for the compiler's words"
+        )
+        raise TcptraceError(msg) from error
+    return _programs(bcc.lib, compiled.module)
 
-    def map_fd(self, name: str) -> int:
-        """Return the descriptor of a map."""
-        return int(self.compiled[name.encode()].map_fd)
+
+def _programs(lib: Any, module: Any) -> Programs:
+    """Take maps and instructions out of a module of bcc's.
+
+    bcc has made the maps and put their descriptors into the instructions (`load_maps` in its
+    bpf_module.cc). The kernel says what they are.
+    """
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    lib.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    maps: list[bpf.MapSpec] = []
+    places: dict[int, int] = {}
+    for number in range(lib.bpf_num_tables(module)):
+        descriptor = int(lib.bpf_table_fd_id(module, number))
+        info = bpf.map_info(descriptor)
+        name = lib.bpf_table_name(module, number).decode()
+        places[descriptor] = len(maps)
+        maps.append(
+            bpf.MapSpec(name, info.type, info.key_size, info.value_size, info.entries, info.flags)
+        )
+    names = [lib.bpf_function_name(module, one) for one in range(lib.bpf_num_functions(module))]
+    return Programs(
+        tuple(maps), {name.decode(): _instructions(lib, module, name, places) for name in names}
+    )
+
+
+def _instructions(lib: Any, module: Any, function: bytes, places: Mapping[int, int]) -> bytes:
+    """Return a function's instructions, with places in place of maps' descriptors."""
+    size = lib.bpf_function_size(module, function)
+    code = bytearray(ctypes.string_at(lib.bpf_function_start(module, function), size))
+    for at, is_map, constant in constants(code):
+        if is_map:
+            put_constant(code, at, places[constant])
+    return bytes(code)

@@ -1,35 +1,32 @@
-"""Load what was compiled into the kernel and attach it; pinned maps are found in their places."""
+"""Make maps, load programs into the kernel and attach them; nothing here knows a compiler."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
+import errno
 import os
 import resource
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 
-from tcptrace.errors import TcptraceError
-from tcptrace.kernel import bpf
+from tcptrace.kernel import bpf, btf
 from tcptrace.kernel.hooks import Hook, attach
 from tcptrace.probes.probe import Variant
-from tcptrace.sources.bpf.compile import Module
-from tcptrace.sources.plan import Plan
+from tcptrace.sources.bpf.programs import Programs
+from tcptrace.sources.plan import SELF_TEST_NETNS, STANDS_IN, Plan, Shape
 
+# The type of a hook's program, and what it is loaded to be attached to.
 PROGRAM_TYPES = {
-    "fentry": "TRACING",
-    "fexit": "TRACING",
-    "kprobe": "KPROBE",
-    "kretprobe": "KPROBE",
-    "tracepoint": "TRACEPOINT",
-    "raw_tracepoint": "RAW_TRACEPOINT",
+    "fentry": (bpf.PROG_TYPE_TRACING, bpf.TRACE_FENTRY),
+    "fexit": (bpf.PROG_TYPE_TRACING, bpf.TRACE_FEXIT),
+    "kprobe": (bpf.PROG_TYPE_KPROBE, 0),
+    "kretprobe": (bpf.PROG_TYPE_KPROBE, 0),
+    "tracepoint": (bpf.PROG_TYPE_TRACEPOINT, 0),
+    "raw_tracepoint": (bpf.PROG_TYPE_RAW_TRACEPOINT, 0),
 }
-# The descriptors by which probes/c/prelude.bpf.c names these maps, and key and value sizes in
-# bytes, as bcc's tools declare them. A path of the user's is not for the compiler: newer clang (19
-# does) refuses octal escapes where bcc has it, in the name of a section.
-PINNED_MAPS = {"cgroupmap": (100, 8, 8), "mntnsmap": (101, 8, 4)}
-NAMES_MODULES = (0, 28)
-"""The first bcc that puts a module's name before a function's."""
+# Sizes of key and value in bytes, as bcc's tools declare these maps.
+PINNED_MAPS = {"cgroupmap": (8, 8), "mntnsmap": (8, 4)}
 SELF_TEST = 2  # its place in enum counter of probes/c/prelude.bpf.c
 
 
@@ -38,11 +35,11 @@ class Attached:
     """What the child hands over: the backend, how it was chosen, and descriptors."""
 
     backend: str
-    notes: list[str]
     maps: dict[str, int]
     programs: list[int]
     """Without stand-ins."""
     links: list[int]
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def detach(self) -> None:
         """Close what holds the programs attached."""
@@ -58,77 +55,86 @@ def lift_memory_limit() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
 
 
-def hold_pinned_maps(plan: Plan) -> dict[str, int]:
-    """Open the pinned maps that the plan's filters name where the C source finds them.
+def open_pinned_maps(plan: Plan) -> dict[str, int]:
+    """Return the descriptors of the pinned maps that the plan's filters name.
 
-    Return their ids. Raises RefusedError.
+    Raises RefusedError.
     """
-    ids = {}
-    for name, (descriptor, *sizes) in PINNED_MAPS.items():
-        if name in plan.filters.values:
-            path = plan.filters.values[name].path
-            ids[name] = bpf.check_pinned_hash(path, *sizes).id
-            opened = os.open(path, os.O_PATH)
-            os.dup2(opened, descriptor)
-            os.close(opened)
-    return ids
+    return {
+        name: bpf.open_pinned_hash(plan.filters.values[name].path, *sizes)
+        for name, sizes in PINNED_MAPS.items()
+        if name in plan.filters.values
+    }
 
 
-def check_same_maps(module: Module, pinned: dict[str, int]) -> None:
-    """Raise TcptraceError where a map is not the one that was checked."""
-    for name, map_id in pinned.items():
-        if bpf.map_info(module.map_fd(name)).id != map_id:
-            raise TcptraceError(f"the pinned map for --{name} was replaced meanwhile; run again")
+def create_maps(
+    programs: Programs, entries: Mapping[str, int], present: Mapping[str, int]
+) -> dict[str, int]:
+    """Make the maps of `programs`; return their descriptors by name, in the programs' order.
 
+    Args:
+        programs: what was compiled.
+        entries: how many entries maps have, where that is not as compiled; by name.
+        present: descriptors of maps that there are already, by name.
 
-def _load(module: Module, hook: Hook) -> int:
-    """Load the program of `hook`; return its descriptor. Raises OSError.
+    Raises OSError.
 
-    bcc takes the function that a trampoline is for from the program's name, where from 0.28 on a
-    module's name stands before it. The name is given here, so that one C function can serve several
-    kernel functions.
     """
-    prefix = {"fentry": "kfunc__", "fexit": "kretfunc__"}.get(hook.how)
-    names = [hook.program]
-    if prefix:
-        names = [prefix + hook.target, f"{prefix}vmlinux__{hook.target}"]
-        if module.version >= NAMES_MODULES:
-            names.reverse()
-    for name in names:
-        descriptor = _load_as(module, name, hook)
-        if descriptor >= 0:
-            return descriptor
-    number = ctypes.get_errno()
-    raise OSError(number, f"{hook} cannot be loaded: {os.strerror(number)}")
+    return {
+        spec.name: present[spec.name]
+        if spec.name in present
+        else bpf.create_map(spec._replace(entries=entries.get(spec.name, spec.entries)))
+        for spec in programs.maps
+    }
 
 
-def _load_as(module: Module, name: str, hook: Hook) -> int:
-    lib, compiled, function = module.lib, module.compiled.module, hook.program.encode()
-    arguments = (
-        compiled,
-        getattr(module.types, PROGRAM_TYPES[hook.how]),
-        name.encode(),
-        lib.bpf_function_start(compiled, function),
-        lib.bpf_function_size(compiled, function),
-        lib.bpf_module_license(compiled),
-        lib.bpf_module_kern_version(compiled),
-        0,  # log level
-        None,  # log buffer
-        0,  # its size
-        None,  # device
-        -1,  # attach type, from bcc 0.25
-    )
-    return int(lib.bcc_func_load(*arguments[: len(lib.bcc_func_load.argtypes)]))
-
-
-def attach_variant(module: Module, plan: Plan, variant: Variant, notes: list[str]) -> Attached:
-    """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
-    maps = {name: module.map_fd(name) for name in ("events", "counters", *plan.maps())}
-    programs = {hook: _load(module, hook) for hook in variant.hooks}
-    counted = [program for hook, program in programs.items() if not hook.stands_in]
-    attached = Attached(variant.backend, notes, maps, counted, links=[])
+def _load(hook: Hook, code: bytes) -> int:
+    """Load the program of `hook`; return its descriptor. Raises OSError."""
+    kind, place = PROGRAM_TYPES[hook.how]
+    function = 0
+    if kind == bpf.PROG_TYPE_TRACING:
+        function = btf.running_kernel().id_of(hook.target, btf.KIND_FUNC)
+        if not function:
+            raise OSError(errno.ENOENT, f"{hook} cannot be loaded: there is no such function")
+    spec = bpf.ProgramSpec(hook.program, kind, place, function)
     try:
-        for hook, program in programs.items():
+        return bpf.load_program(spec, code)
+    except OSError as error:
+        sys.stderr.write(f"{bpf.verifier_log(spec, code)}\n")
+        sys.stderr.flush()
+        words = f"{hook} cannot be loaded: {error.strerror}"
+        raise OSError(error.errno, words) from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What programs find in this process beside what their plan says."""
+
+    pinned: Mapping[str, int]
+    """Descriptors of maps, by name."""
+    self_test_netns: int
+    """The network namespace that programs pass over; 0 where there is none."""
+
+
+def attach_variant(
+    programs: Programs, shape: Shape, variant: Variant, around: Surroundings
+) -> Attached:
+    """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
+    maps = create_maps(programs, shape.entries, around.pinned)
+    values = {**shape.values, SELF_TEST_NETNS: around.self_test_netns}
+    loaded = {
+        hook: _load(
+            hook,
+            programs.linked(
+                hook.program, [*maps.values()], {**values, STANDS_IN: int(hook.stands_in)}
+            ),
+        )
+        for hook in variant.hooks
+    }
+    counted = [program for hook, program in loaded.items() if not hook.stands_in]
+    attached = Attached(variant.backend, maps, counted, links=[])
+    try:
+        for hook, program in loaded.items():
             attached.links.append(attach(hook, program))
     except OSError:
         attached.detach()

@@ -7,7 +7,6 @@ bcc and LLVM do, and it survives their crashes.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -19,7 +18,6 @@ from tcptrace.errors import TcptraceError
 from tcptrace.kernel.child import Child
 from tcptrace.kernel.confined import telling, told
 from tcptrace.kernel.shortage import FORKING, check_shortage, short_of
-from tcptrace.sources.bpf.load import PINNED_MAPS
 from tcptrace.sources.plan import Plan
 
 MESSAGE_BYTES = 1 << 16
@@ -50,9 +48,7 @@ class Loader:
         try:
             self._output = os.memfd_create("tcptrace-loader-output")
             self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._child = Child(
-                "compiles the probes", lambda: _attach(theirs.fileno(), self._output, plan)
-            )
+            self._child = Child("compiles the probes", lambda: _attach(theirs, self._output, plan))
         except OSError as error:
             check_shortage(error, "cannot start the process that compiles", FORKING)
             raise
@@ -106,24 +102,15 @@ class Loader:
         return TcptraceError(f"{how}.\nRun again with -v; is memory short?", details=output)
 
 
-def _attach(channel: int, output: int, plan: Plan) -> None:
+def _attach(channel: socket.socket, output: int, plan: Plan) -> None:
     """Attach and answer. What is raised is written for -v, in place of the interpreter."""
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
-        with socket.socket(fileno=_out_of_the_way(channel)) as answers:
-            _answer(answers, plan)
+        _answer(channel, plan)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
         raise
-
-
-def _out_of_the_way(descriptor: int) -> int:
-    """Return one that is none of those by which the C names pinned maps."""
-    taken = [number for number, *_ in PINNED_MAPS.values()]
-    if descriptor not in taken:
-        return descriptor
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(taken) + 1)
 
 
 def _answer(channel: socket.socket, plan: Plan) -> None:
