@@ -55,7 +55,7 @@ origin() {
 
 # What the installation in .venv depends on.
 fingerprint() {
-    cat pyproject.toml setup.sh | cksum
+    cat pyproject.toml setup.sh bin/tcptrace | cksum
     origin
 }
 

@@ -1,79 +1,86 @@
-"""The program: one place where errors become exit statuses."""
+"""The program's beginning: what has to be in order before the rest of it is imported.
+
+Little is imported here, so that Ctrl-C ends quietly from the first moment on.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
+import signal
 import sys
-from pathlib import Path
 from typing import NoReturn
-
-import click
-
-from tcptrace.cli import cli
-from tcptrace.errors import TcptraceError
-
-OUTPUT_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
-
-
-def _discard_output() -> None:
-    """Let nothing that is still buffered fail again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _complain(error: TcptraceError) -> int:
-    click.echo(f"tcptrace: {error}", err=True)
-    if error.details and {"-v", "--verbose"} & set(sys.argv):
-        click.echo(error.details, err=True)
-    return error.exit_status
-
-
-def _refuse(error: click.ClickException) -> int:
-    """Say what was wrong with the command line, in one or two lines."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()
-        return error.exit_code
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    hint = f"\nTry: {context.command_path} --help" if context else ""
-    click.echo(f"tcptrace: {error.format_message()}{hint}", err=True)
-    return error.exit_code
-
-
-def _invoke() -> None:
-    """Run the command line without click's `main`, which ends with 1 at a closed pipe."""
-    with cli.make_context("tcptrace", sys.argv[1:]) as context:
-        cli.invoke(context)
-
-
-def run() -> int:
-    """Run the command line; return the exit status."""
-    if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        _invoke()
-        sys.stdout.flush()
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        return _refuse(error)
-    except TcptraceError as error:
-        return _complain(error)
-    except (KeyboardInterrupt, click.Abort):
-        return 0
-    except BrokenPipeError:
-        _discard_output()
-        return 0
-    except OSError as error:
-        _discard_output()
-        what = "cannot write to standard output" if error.errno in OUTPUT_ERRORS else "cannot go on"
-        return _complain(TcptraceError(f"{what}: {error.strerror or error}"))
-    return 0
 
 
 def main() -> NoReturn:
     """Run the command line and end the process."""
-    sys.exit(run())
+    let_interrupts_end()
+    open_standard_streams()
+    status = run()
+    end(status)
+
+
+def run() -> int:
+    """Run the command line; return the exit status."""
+    try:
+        from tcptrace.program import run_command_line  # noqa: PLC0415 - see above
+    except (ImportError, OSError, MemoryError) as error:
+        return _complain(error)
+    return run_command_line()
+
+
+def let_interrupts_end() -> None:
+    """Have Ctrl-C end the program without a word, until something is to be put in order first.
+
+    Where SIGINT was ignored, it stays so. The launcher has blocked it while Python started.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _leave(*_: object) -> None:
+    os._exit(0)
+
+
+def open_standard_streams() -> None:
+    """Open what was closed of standard input, output and error, lest another file get its number.
+
+    What is opened can be read alone: to write to it fails, as it did before.
+    """
+    try:
+        while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= 2:
+            pass
+        os.close(descriptor)
+    except OSError:
+        return  # no more descriptors: whoever needs some will say so
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+
+
+def end(status: int) -> NoReturn:
+    """End the process with this status, whatever becomes of what is still to be written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python ends with 120
+    sys.exit(status)
+
+
+def _complain(error: Exception) -> int:
+    """Say that tcptrace's own code, or that of a dependency, cannot be imported."""
+    try:
+        sys.stderr.write(
+            f"tcptrace: its code cannot be loaded: {str(error) or 'memory is short'}.\n"
+            f"Is all of it installed for {sys.executable}, and do limits (ulimit -a) permit it?\n"
+        )
+        sys.stderr.flush()
+    except OSError:
+        pass
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+import re
+from collections.abc import Iterator
+from importlib.metadata import Distribution, EntryPoint, distributions
+from itertools import chain
+from typing import Any, NamedTuple
 
 import click
 
 from tcptrace.errors import PluginError
+from tcptrace.model.events import printable
 
 GROUP = "tcptrace.commands"
 BUILT_IN = "tcptrace.commands."
+NAME = re.compile(r"[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
+VALUE = re.compile(r"[\w.]+\s*:\s*[\w.]+(\s*\[.*\])?")
 
 
 class BrokenCommand(click.Command):
@@ -21,7 +27,7 @@ class BrokenCommand(click.Command):
         """Remember why the plugin `name` cannot be used."""
         super().__init__(
             name,
-            short_help=f"(broken plugin: {reason})",
+            short_help=f"(broken plugin: {printable(reason)})",
             add_help_option=False,
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )
@@ -35,25 +41,77 @@ class BrokenCommand(click.Command):
         )
 
 
+class Entry(NamedTuple):
+    """A line that some distribution has in the entry point group."""
+
+    name: str
+    """As it is shown: escaped."""
+    value: str
+    """The module and what it has, such as ``tcptrace.commands.accept:accept``."""
+    origin: str
+    """Whose it is, escaped."""
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each entry in the group; what other groups have may be anything."""
+    section = ""
+    for line in map(str.strip, text.split("\n")):
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section == GROUP and line and line[0] not in "#;":
+            name, _, value = line.partition("=")
+            yield name.strip(), value.strip()
+
+
+def _of_distribution(distribution: Distribution) -> Iterator[Entry]:
+    """Yield the entries of a distribution; one that cannot be read has none."""
+    try:
+        text = distribution.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):
+        return
+    for name, value in _lines(text) if GROUP in text else ():
+        yield Entry(printable(name), value, _origin(distribution) or "?")
+
+
+def _origin(distribution: Distribution) -> str:
+    try:
+        return printable(distribution.metadata["Name"] or "")
+    except Exception:  # noqa: BLE001 - it may lack metadata, or have any
+        return ""
+
+
 @functools.cache
-def _entries() -> dict[str, list[EntryPoint]]:
-    """Return the entry points by name, a built-in before those that take its name."""
-    entries: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(
-        entry_points(group=GROUP), key=lambda one: not one.value.startswith(BUILT_IN)
-    ):
+def _entries() -> dict[str, list[Entry]]:
+    """Return the entries by name, a built-in before those that take its name."""
+    found = chain.from_iterable(map(_of_distribution, distributions()))
+    unique = {(one.name, one.value): one for one in found}.values()
+    entries: dict[str, list[Entry]] = {}
+    for entry in sorted(unique, key=lambda one: not one.value.startswith(BUILT_IN)):
         entries.setdefault(entry.name, []).append(entry)
     return entries
 
 
-def _load(entry: EntryPoint) -> click.Command:
+def _load(entry: Entry) -> click.Command:
+    if not NAME.fullmatch(entry.name):
+        return BrokenCommand(entry.name, "its name is not one that could be typed")
+    if not VALUE.fullmatch(entry.value):
+        return BrokenCommand(entry.name, f"{entry.value!r} is not module:command")
     try:
-        loaded = entry.load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest must work
-        return BrokenCommand(entry.name, f"{type(error).__name__}: {error}".splitlines()[0])
+        loaded = EntryPoint(entry.name, entry.value, GROUP).load()
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything; the rest must work
+        return BrokenCommand(entry.name, _told(error))
     if not isinstance(loaded, click.Command):
         return BrokenCommand(entry.name, f"{entry.value} is not a command")
     return loaded
+
+
+def _told(error: BaseException) -> str:
+    """Return the first line of what an error says, if it can say it."""
+    try:
+        text = str(error).partition("\n")[0]
+    except Exception:  # noqa: BLE001 - it may raise anything, too
+        text = "(its message cannot be had)"
+    return f"{type(error).__name__}: {text}"
 
 
 class Commands(click.Group):
@@ -63,17 +121,27 @@ class Commands(click.Group):
         """Return their names; a name that is taken shows once more, with where it comes from."""
         names = list(_entries())
         for name, entries in _entries().items():
-            names += [f"{name}@{_origin(entry)}" for entry in entries[1:]]
+            names += [f"{name}@{entry.origin}" for entry in entries[1:]]
         return sorted(names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one subcommand."""
+        if cmd_name in _entries():
+            return _load(_entries()[cmd_name][0])
         name, _, origin = cmd_name.partition("@")
-        entries = _entries().get(name, [])
-        if origin:
-            taken = any(_origin(entry) == origin for entry in entries[1:])
-            return BrokenCommand(cmd_name, f"the name {name} is taken") if taken else None
-        return _load(entries[0]) if entries else None
+        taken = any(entry.origin == origin for entry in _entries().get(name, [])[1:])
+        return BrokenCommand(cmd_name, f"the name {name} is taken") if taken else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the names with what they do, which is data where it comes from plugins."""
+        names = self.list_commands(ctx)
+        room = formatter.width - 6 - max(map(len, names))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._short_help(ctx, name, room)) for name in names])
+
+    def _short_help(self, ctx: click.Context, name: str, room: int) -> str:
+        command = self.get_command(ctx, name)
+        return printable(command.get_short_help_str(room)) if command else ""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -84,10 +152,6 @@ class Commands(click.Group):
         except click.UsageError as error:
             names = ", ".join(self.list_commands(ctx))
             raise click.UsageError(f"{error.message} There are: {names}.", ctx) from None
-
-
-def _origin(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else entry.value.partition(".")[0]
 
 
 @click.group(

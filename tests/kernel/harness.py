@@ -374,6 +374,16 @@ class Tracer:
         self._read(0)
         return " lost" in self.stderr
 
+    def look(self) -> None:
+        """Read what it has written by now."""
+        self._read(0)
+
+    def hang_up_stderr(self) -> None:
+        """Close the reading end of its stderr."""
+        self._forget(self._stderr)
+        assert self.process.stderr
+        self.process.stderr.close()
+
     def hang_up(self) -> None:
         """Close the reading end of its stdout."""
         if self._stdout in self._open:

@@ -28,7 +28,7 @@ from tests.kernel.harness import (
     run_tcptrace,
     take_port,
 )
-from tests.kernel.traffic import NOBODY, accept_once, burst
+from tests.kernel.traffic import NOBODY, accept_once, burst, cgroup_id
 
 from tcptrace.kernel.headers import SYMBOLS
 from tcptrace.kernel.tracefs import USUAL_PLACES
@@ -360,6 +360,95 @@ def test_signals_before_attaching(number: signal.Signals) -> None:
         ended = tracer.stop(number)
         said = "tcptrace: stopped before the probes were attached\n"
         assert (0, "", said) == (ended.status, ended.stdout, ended.stderr)
+
+
+@pytest.mark.anywhere
+def test_ignored_signals_stay_ignored() -> None:
+    """Under nohup, and behind a script, a run goes on after a hang-up and Ctrl-C."""
+    ignoring = ("sh", "-c", 'trap "" INT HUP; exec "$@"', "sh")
+    with Tracer("--json", prefix=ignoring) as tracer:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            tracer.process.send_signal(number)
+        port = accept_once()["lport"]
+        tracer.wait_for(lport=port)
+        check_clean_end(tracer.stop(signal.SIGTERM))
+
+
+MANY = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+for _ in range(1100): os.dup(0)
+"""
+
+
+@pytest.mark.anywhere
+def test_many_descriptors_are_inherited(bpffs: Path) -> None:
+    """Descriptors beyond 1024 are descriptors; those of the pinned maps are not in their way."""
+    arguments = ("--json", "--cgroupmap", str(bpffs / "many"))
+    with (
+        pinned(bpffs / "many", 8, 8) as cgroups,
+        Tracer(*arguments, program=changed(MANY)) as tracer,
+    ):
+        cgroups.add(cgroup_id())
+        port = accept_once()["lport"]
+        tracer.wait_for(lport=port)
+        check_clean_end(tracer.stop())
+
+
+LIMITED = """
+import resource
+resource.setrlimit(resource.{limit}, ({value}, {value}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit_", "value", "word"),
+    [
+        ("RLIMIT_NOFILE", 16, "ulimit -n"),
+        ("RLIMIT_FSIZE", 1000, "ulimit -f"),
+        ("RLIMIT_AS", 120 << 20, "ulimit -v"),
+    ],
+)
+@pytest.mark.anywhere
+def test_what_is_short_is_named(limit_: str, value: int, word: str) -> None:
+    """A limit that is too low is not taken for what the kernel permits."""
+    program = changed(LIMITED.format(limit=limit_, value=value))
+    check_refusal(run_tcptrace("accept", program=program), 1, word)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&-"])
+@pytest.mark.anywhere
+def test_stderr_is_not_needed(redirection: str) -> None:
+    """Where nothing can be told, rows go on, and the exit status is the same."""
+    port = take_port()
+    without = ("sh", "-c", f'exec "$@" {redirection}', "sh")
+    with Tracer("--json", "-P", str(port), prefix=without, armed=False) as tracer:
+
+        def is_shown() -> bool:
+            accept_once(port=port)
+            tracer.look()
+            return bool(tracer.where(lport=port))
+
+        eventually(is_shown, "a row")
+        ended = tracer.stop(signal.SIGTERM)
+    assert (0, "") == (ended.status, ended.stderr)
+
+
+@pytest.mark.anywhere
+def test_the_reader_of_stderr_goes_away() -> None:
+    """A trace goes on when what it has to say finds nobody; losses are still counted."""
+    port, made = take_port(), 10_000
+    with Tracer("--json", "--buffer-mb", "1", "-P", str(port)) as tracer:
+        tracer.hang_up_stderr()
+        tracer.process.send_signal(signal.SIGSTOP)
+        Worker(lambda: burst(port, made)).run()
+        tracer.process.send_signal(signal.SIGCONT)
+        last = accept_once(port=port)["rport"]
+        tracer.wait_for(rport=last)
+        ended = tracer.stop()
+    assert 0 == ended.status
+    assert len(tracer.where(lport=port)) < made
 
 
 def kprobe_events() -> str:

@@ -13,7 +13,7 @@ import click
 import pytest
 
 import tcptrace
-from tcptrace import __main__ as program
+from tcptrace import program
 from tcptrace.cli import cli
 from tcptrace.errors import LossError, PluginError, RefusedError, TcptraceError
 from tcptrace.shell import command as base
@@ -159,7 +159,7 @@ def ended(
     """Run in this process; return exit status, stdout and stderr."""
     monkeypatch.setattr(sys, "argv", ["tcptrace", *arguments])
     monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-    status = program.run()
+    status = program.run_command_line()
     return status, *capsys.readouterr()
 
 
@@ -185,11 +185,11 @@ def test_errors_become_exit_statuses(
 ) -> None:
     """Each kind of end has its status, and no traceback."""
 
-    def fail() -> None:
+    def fail() -> int:
         raise error
 
     monkeypatch.setattr(program, "_invoke", fail)
-    monkeypatch.setattr(program, "_discard_output", lambda: None)
+    monkeypatch.setattr(program, "discard", lambda _: None)
     actual, output, said = ended(monkeypatch, capfd)
     assert (status, "") == (actual, output)
     assert ("what failed" in said) == (status != 0)
@@ -206,7 +206,7 @@ def test_details_are_for_v(
 ) -> None:
     """A compiler's words are shown with -v only."""
 
-    def fail() -> None:
+    def fail() -> int:
         raise TcptraceError("what failed", details="LLVM says")
 
     monkeypatch.setattr(program, "_invoke", fail)
@@ -275,6 +275,14 @@ def test_a_plugin_is_a_command(run: Run, tmp_path: Path) -> None:
     assert "--netns" in run("plug", "--help").stdout
 
 
+UNTOLD = """
+class Untold(Exception):
+    def __str__(self):
+        raise ValueError
+raise Untold
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -285,6 +293,11 @@ def test_a_plugin_is_a_command(run: Run, tmp_path: Path) -> None:
         ("command = 1", "plug:command is not a command"),
         (GOOD.replace("api=1", "api=99"), "made for plugin API 99"),
         ("raise SystemExit(7)", "SystemExit: 7"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise GeneratorExit('gone')", "GeneratorExit: gone"),
+        ("def f(): f()\nf()", "RecursionError"),
+        ("raise RuntimeError('\\x1b[2J\\u202e')", r"\x1b[2J\u202e"),
+        (UNTOLD, "cannot be had"),
     ],
 )
 def test_a_broken_plugin_breaks_nothing_else(
@@ -323,6 +336,64 @@ def test_two_plugins_of_one_name(run: Run, tmp_path: Path) -> None:
     text = run("--help").stdout
     assert 1 == len(re.findall(r"plug@(first|second)", text))
     assert 0 == run("plug", "--help").returncode
+
+
+ENTRIES = [
+    (b"\x1b[31mred = plug:command\n", r"\x1b[31mred"),
+    ("\u202ered = plug:command\n".encode(), r"\u202ered"),
+    (b"no-value\n", "no-value"),
+    (b"empty =\n", "empty"),
+    (b"words = a b c\n", "words"),
+    (b"a@b = plug:command\n", "a@b"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), ENTRIES)
+def test_a_line_that_is_no_entry_point_breaks_nothing(
+    run: Run, tmp_path: Path, line: bytes, name: str
+) -> None:
+    """It is shown as broken, escaped; all commands work."""
+    add_plugin(tmp_path, GOOD)
+    entries = tmp_path / "plug-1.0.dist-info/entry_points.txt"
+    entries.write_bytes(b"[tcptrace.commands]\n" + line)
+    text = run("--help")
+    assert (0, "") == (text.returncode, text.stderr)
+    assert re.search(rf"^  {re.escape(name)} +\(broken plugin:", text.stdout, re.MULTILINE)
+    assert 0 == run("accept", "--help").returncode
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, b"", b"Name: \x1b[31mred\n", b"\xff\xfe\n", b"Name: plug\n"]
+)
+@pytest.mark.parametrize("entries", [b"broken\n", b"[console_scripts]\nbroken\n", b"\xff\n"])
+def test_a_distribution_that_cannot_be_read_breaks_nothing(
+    run: Run, tmp_path: Path, metadata: bytes | None, entries: bytes
+) -> None:
+    """Whatever somebody else has installed, the commands are there, and no escape comes out."""
+    add_plugin(tmp_path, GOOD, name="accept")
+    info = tmp_path / "plug-1.0.dist-info"
+    with (info / "entry_points.txt").open("ab") as file:
+        file.write(entries)
+    (info / "METADATA").unlink()
+    if metadata is not None:
+        (info / "METADATA").write_bytes(metadata)
+    text = run("--help")
+    assert (0, "") == (text.returncode, text.stderr)
+    assert "Trace connections that local servers accept" in text.stdout
+    assert "\x1b" not in text.stdout
+
+
+def test_a_plugin_s_help_is_escaped(run: Run, tmp_path: Path) -> None:
+    """What a plugin says of itself in the list of commands is data."""
+    source = "import click\n@click.command(short_help='\\x1b[31mred')\ndef command(): pass\n"
+    add_plugin(tmp_path, source)
+    assert re.search(r"^  plug +\\x1b\[31mred$", run("--help").stdout, re.MULTILINE)
+
+
+def test_what_was_typed_is_escaped_in_errors(run: Run) -> None:
+    """A terminal acts on nothing that was in the command line."""
+    for arguments in (["--\x1b[31mred"], ["\x1b[31mred"], ["accept", "--cgroup", "/\x1b[31mred"]):
+        assert "\x1b" not in run(*arguments).stderr
 
 
 def documented(heading: str) -> str:

@@ -15,7 +15,7 @@ import tcptrace
 PACKAGE = Path(tcptrace.__file__).parent
 # From the top; a module imports from its own layer and from those below.
 LAYERS = (
-    ("__main__", "cli"),
+    ("__main__", "program", "cli"),
     ("commands",),
     ("shell",),
     ("sinks", "sources"),

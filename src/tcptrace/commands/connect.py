@@ -14,7 +14,7 @@ from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, 
 from tcptrace.probes.dns.probe import ANSWERS, Message
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option, parse_seconds
-from tcptrace.shell.run import say
+from tcptrace.shell.say import say
 from tcptrace.sources.bpf.session import Session
 
 Row = Event | Count | NewTable

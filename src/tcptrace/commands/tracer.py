@@ -16,6 +16,7 @@ from tcptrace.model.filters import Filters
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
 from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
+from tcptrace.shell.say import say
 
 MOST_EARLY = 50_000
 """So many events are kept until the open connections are known; others wait in the buffer."""
@@ -97,7 +98,8 @@ def _with_existing(batches: Iterator[Iterator[Event]], filters: Filters) -> Iter
                 early += batch
             if found.is_complete():
                 break
-        else:  # stopped before
+        else:
+            say("stopped before the connections that were open had been found")
             found.close()
         yield from found.rows(chain(early, batch, *islice(batches, 1)))
     yield from found.follow(chain.from_iterable(batches))

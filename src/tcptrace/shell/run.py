@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
-import click
-
 from tcptrace.errors import LossError
 from tcptrace.model.events import Event, NewTable
 from tcptrace.shell.plan import Output
+from tcptrace.shell.say import say, tell
 from tcptrace.sinks import Renderer, make_renderer
+from tcptrace.sinks.output import require_open
 from tcptrace.sources.bpf.attach import Attaching
 from tcptrace.sources.bpf.session import NOTHING_LOST, Session
 from tcptrace.sources.plan import Plan
@@ -29,12 +29,16 @@ class Stop:
     """Whether to stop: after SIGINT, SIGTERM or SIGHUP, or at a deadline."""
 
     def __init__(self) -> None:
-        """Take over the signals, for the rest of the process's life."""
+        """Take over the signals, for the rest of the process's life; one that is ignored stays so.
+
+        `nohup` has a hang-up ignored, a shell without job control Ctrl-C for what it puts behind.
+        """
         self._signalled = False
         self._echoed = False
         self._deadline = float("inf")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._signal)
 
     def _signal(self, number: int, _frame: object) -> None:
         self._signalled = True
@@ -45,9 +49,11 @@ class Stop:
         if not self._echoed:
             return
         self._echoed = False
-        terminal = next((one for one in (sys.stderr, sys.stdout) if one.isatty()), None)
-        if terminal:
-            print(file=terminal, flush=True)
+        if sys.stderr.isatty():
+            tell("")
+        elif sys.stdout.isatty():
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
     def after(self, seconds: float) -> None:
         """Stop in `seconds`."""
@@ -56,11 +62,6 @@ class Stop:
     def __call__(self) -> bool:
         """Tell whether to stop now."""
         return self._signalled or time.monotonic() >= self._deadline
-
-
-def say(text: str) -> None:
-    """Tell the user something that is not data."""
-    click.echo(f"tcptrace: {text}", err=True)
 
 
 class LossReport:
@@ -95,6 +96,7 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
 
     """
     started = time.monotonic()
+    require_open(sys.stdout)
     stop = Stop()
     with closing(Attaching(plan)) as attaching:
         renderer = make_renderer(
@@ -119,7 +121,7 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
                 say(note)
         if output.duration_s is not None:
             stop.after(output.duration_s)
-        click.echo(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.", err=True)
+        tell(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.")
         renderer.start(session.backend)
         _trace(session, LossReport(session), rows, renderer, output, stop)
         if output.fail_on_loss and session.lost().total:

@@ -6,6 +6,7 @@ bcc and LLVM do, and it survives their crashes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -22,8 +23,16 @@ from tcptrace.sources.plan import Plan
 
 MESSAGE_BYTES = 1 << 16
 MOST_DESCRIPTORS = 250
-NO_MEMORY = ("bad_alloc", "out of memory", "Cannot allocate memory", "MemoryError")
-"""What LLVM, the dynamic linker and Python print then."""
+SHORT = {
+    "Too many open files": errno.EMFILE,
+    "File too large": errno.EFBIG,
+    "Cannot allocate memory": errno.ENOMEM,
+    "bad_alloc": errno.ENOMEM,
+    "out of memory": errno.ENOMEM,
+    "failed to map segment": errno.ENOMEM,
+    "MemoryError": errno.ENOMEM,
+}
+"""What bcc, LLVM, the dynamic linker and Python print when something is short."""
 
 
 class Answer(NamedTuple):
@@ -85,21 +94,25 @@ class Loader:
             raise short_of(errno.EMFILE, "cannot keep what was attached")
         answer = json.loads(message)
         if "error" in answer:
-            error = told(answer)
-            error.details = "\n".join(filter(None, (error.details, self.output())))
-            raise error
+            raise self._explained(told(answer))
         rest = iter(descriptors)
         maps = {name: next(rest) for name in answer["maps"]}
         programs = [next(rest) for _ in range(answer["programs"])]
         return Answer(answer["backend"], answer["notes"], maps, programs, [*rest])
 
     def _death(self, status: int) -> TcptraceError:
-        how, output = self._child.death(status), self.output()
-        if any(words in output for words in NO_MEMORY):
-            error: TcptraceError = short_of(errno.ENOMEM, how)
-            error.details = output
-            return error
-        return TcptraceError(f"{how}.\nRun again with -v; is memory short?", details=output)
+        how = self._child.death(status)
+        return self._explained(TcptraceError(f"{how}.\nRun again with -v; is memory short?"))
+
+    def _explained(self, error: TcptraceError) -> TcptraceError:
+        """Return an error of the child's with what was printed, or what that says is short."""
+        output = self.output()
+        details = "\n".join(filter(None, (error.details, output)))
+        short = next((SHORT[words] for words in SHORT if words in f"{error} {output}"), None)
+        if short and type(error) is TcptraceError:
+            error = short_of(short, str(error).partition("\n")[0].rstrip("."))
+        error.details = details
+        return error
 
 
 def _attach(channel: socket.socket, output: int, plan: Plan) -> None:
@@ -109,7 +122,8 @@ def _attach(channel: socket.socket, output: int, plan: Plan) -> None:
         os.dup2(output, 2)
         _answer(channel, plan)
     except BaseException:
-        os.write(2, traceback.format_exc().encode())
+        with contextlib.suppress(OSError):
+            os.write(2, traceback.format_exc().encode())
         raise
 
 
@@ -120,6 +134,11 @@ def _answer(channel: socket.socket, plan: Plan) -> None:
         attached = attach_best(plan)
     except TcptraceError as error:
         channel.send(json.dumps(telling(error)).encode())
+        return
+    except (OSError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) else "MemoryError"
+        lacking = TcptraceError(f"cannot compile the probes: {why}")
+        channel.send(json.dumps(telling(lacking)).encode())
         return
     answer = {
         "backend": attached.backend,
