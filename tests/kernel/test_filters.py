@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.bpfmaps import pinned
-from tests.kernel.harness import FROM_BTF, Tracer, Worker, need, take_ports
+from tests.kernel.harness import FROM_BTF, Tracer, Worker, need, not_offered, take_ports
 from tests.kernel.traffic import (
     DUAL,
     NAME,
@@ -90,6 +90,22 @@ def test_filters_that_drop(backend: Backend) -> None:
     arguments = ["-p", ",".join(f"!{pid}" for pid in excluded.split(","))]
     arguments += ["-P", f"!{dropped}", "-u", "!0", "-N", str(namespace_id("net"))]
     check(workers, backend, *arguments, "-6")
+
+
+def test_thousands_of_ports(backend: Backend) -> None:
+    """A list of 8,000 ports is a table: the probe is armed soon, and keeps just these."""
+    if backend == "ftrace":
+        not_offered("more than a page of filters with ftrace")
+    first, dropped, last = take_ports(3)
+    many = ",".join(map(str, range(1, 16_000, 2)))
+    workers = cast(
+        {
+            "kept": Actor(port=first),
+            "dropped: other port": Actor(port=dropped),
+            "kept: last": Actor(port=last),
+        }
+    )
+    check(workers, backend, "-P", f"{many},{first},{last}")
 
 
 def test_container_filters(backend: Backend, cgroup: Path, bpffs: Path) -> None:

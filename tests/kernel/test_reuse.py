@@ -43,16 +43,17 @@ def accept_here() -> int:
     return os.getpid()
 
 
-def test_a_process_id_is_that_process_s(backend: Backend) -> None:
+@pytest.mark.parametrize("others", [0, 40], ids=["few", "many"])
+def test_a_process_id_is_that_process_s(backend: Backend, others: int) -> None:
     """-p and its exclusions end with the process: another that gets its id is another."""
     if not (is_in_initial("pid") and is_in_initial("time")):
         not_offered("the ids and times of processes that the kernel itself has")
     first, last = Worker(accept_here), Worker(accept_here)
     options = ("--json", "--backend", backend, "-p")
-    with (
-        Tracer(*options, f"{first.pid},{last.pid}") as keeping,
-        Tracer(*options, f"!{first.pid},!{os.getpid()}") as dropping,
-    ):
+    unused = range(1 << 23, (1 << 23) + 2 * others, 2)
+    keep = ",".join(map(str, (first.pid, last.pid, *unused)))
+    drop = ",".join(f"!{pid}" for pid in (first.pid, os.getpid(), *unused))
+    with Tracer(*options, keep) as keeping, Tracer(*options, drop) as dropping:
         first.run()
         second = Worker(accept_here, fork=lambda: fork_as(first.pid))
         assert first.pid == second.run()

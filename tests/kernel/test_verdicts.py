@@ -32,7 +32,7 @@ from tests.kernel.traffic import (
 )
 
 from tcptrace.model.events import lineage
-from tcptrace.model.filters import BY_NAME, Filters
+from tcptrace.model.filters import BY_NAME, MOST_COMPARED, Filters
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.probe import Backend, Probe
@@ -112,6 +112,25 @@ def random_filters(
     return {name: makers[name]() for name in pick.sample(names, pick.randint(1, 3))}
 
 
+def lengthened(texts: Texts) -> Texts:
+    """Return filters with many more values, which no actor has."""
+    more = range(1, 2 * MOST_COMPARED + 2, 2)
+    others: dict[str, list[str]] = {
+        "pid": [",".join(str((1 << 23) + number) for number in more)],
+        "port": [",".join(str(30_000 + number) for number in more)],
+        "uid": [",".join(str(100_000 + number) for number in more)],
+        "comm": [f"nobody-{number}" for number in more],
+        "netns": [str(number) for number in more],
+    }
+    excluding = {name for name, typed in texts.items() if ",".join(typed).count("!")}
+    return {
+        name: [*typed, *others.get(name, [])]
+        if name not in excluding
+        else [*typed, ",".join(f"!{one}" for one in others[name][0].split(","))]
+        for name, typed in texts.items()
+    }
+
+
 def arguments(texts: Texts) -> Iterator[str]:
     """Yield what is typed on a command line."""
     for name, values in texts.items():
@@ -179,6 +198,7 @@ def test_the_kernel_s_verdict_is_python_s(
     workers = [Worker(peer.work) for peer in peers(pick, ports, cgroups)]
     pids = [worker.pid for worker in workers]
     asked = [random_filters(pick, names, ports, pids, cgroups) for _ in range(TRACERS)]
+    asked[::2] = map(lengthened, asked[::2])
     options = ("--json", "--backend", backend)
     with contextlib.ExitStack() as stack:
         everything, *filtered = (

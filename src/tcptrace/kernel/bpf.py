@@ -10,13 +10,15 @@ import ctypes
 import os
 import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.syscalls import bpf, c_pointer, pack_attributes
 
-MAP_CREATE, MAP_LOOKUP_ELEM, MAP_GET_NEXT_KEY, PROG_LOAD, OBJ_GET = 0, 1, 4, 5, 7
+MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_GET_NEXT_KEY = 0, 1, 2, 4
+PROG_LOAD, OBJ_GET = 5, 7
 OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, LINK_CREATE = 15, 17, 28
 PROG_TYPE_KPROBE, PROG_TYPE_TRACEPOINT, PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 2, 5, 17, 26
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
@@ -220,6 +222,14 @@ def lookup_u64(map_fd: int, index: int) -> int:
     value = ctypes.create_string_buffer(8)
     bpf(MAP_LOOKUP_ELEM, pack_attributes("IIQQQ", map_fd, 0, c_pointer(key), c_pointer(value), 0))
     return int(struct.unpack("=Q", value.raw)[0])
+
+
+def fill(map_fd: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
+    """Put entries, keys and values, into a map. Raises OSError."""
+    for key, value in entries:
+        buffers = [ctypes.create_string_buffer(one, len(one)) for one in (key, value)]
+        attributes = pack_attributes("IIQQQ", map_fd, 0, *map(c_pointer, buffers), 0)
+        bpf(MAP_UPDATE_ELEM, attributes)
 
 
 def read_hash(map_fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]:

@@ -22,6 +22,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
+from tcptrace.model import tables
 from tcptrace.model.events import decode_text
 from tcptrace.model.ranges import KEEP, U32_MAX, Ranges, items_of, parse_ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, System
@@ -34,6 +35,8 @@ Test = Callable[..., bool]
 
 U16_MAX = 0xFFFF
 COMM_LENGTH = 15
+MOST_COMPARED = 32
+"""A list of more values is a table."""
 EITHER_PORT = ("lport", "rport")
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
@@ -105,8 +108,13 @@ def _listed(name: str, suffix: str, values: Iterable[int | None]) -> Defines:
     return {name: " ".join(f"X({value}{suffix},{value}{suffix})" for value in values)}
 
 
+def _padded(name: bytes) -> bytes:
+    """Return a name as the kernel has it."""
+    return name.ljust(COMM_LENGTH + 1, b"\0")
+
+
 def _comm_defines(names: Sequence[bytes]) -> Defines:
-    words = (struct.unpack("=QQ", name.ljust(COMM_LENGTH + 1, b"\0")) for name in names)
+    words = (struct.unpack("=QQ", _padded(name)) for name in names)
     return {"KEEP_COMM": " ".join(f"Y({first:#x}ULL,{second:#x}ULL)" for first, second in words)}
 
 
@@ -212,6 +220,9 @@ class Filter:
     expression: Expression | None
     """From a value, and the fields that hold ports, to tracefs's filter expression; None where
     tracefs cannot tell."""
+    entries: Callable[[Any], Iterable[tables.Entry]] | None
+    """From a value to a table's entries, for a list that is too long to be compared with; None
+    where there is no list."""
     field: str
     """What it is about: an attribute of records; empty for ports, as probes differ in which."""
     test: Callable[[Any], Test]
@@ -229,6 +240,7 @@ FILTERS = (
         _parse_pids,
         _range_defines("PID"),
         lambda _ranges, _ports: "",  # events have thread ids
+        tables.of_ranges,
         "pid",
         _pids_test,
     ),
@@ -240,6 +252,7 @@ FILTERS = (
         _parse_ports,
         _range_defines("PORT"),
         lambda ranges, ports: _expression(ranges, ports, _port_between),
+        tables.of_ranges,
         "",
         _ports_test,
     ),
@@ -251,6 +264,7 @@ FILTERS = (
         _parse_user_ids,
         _range_defines("UID"),
         lambda ranges, _ports: _expression(ranges, ("uid",), _between),
+        tables.of_ranges,
         "uid",
         _ranges_test,
     ),
@@ -262,6 +276,7 @@ FILTERS = (
         _parse_comms,
         _comm_defines,
         _comm_expression,
+        lambda names: tables.of_values(map(_padded, names)),
         "comm",
         _comms_test,
     ),
@@ -273,6 +288,7 @@ FILTERS = (
         _parse_netns,
         lambda inodes: _listed("KEEP_NETNS", "U", inodes),
         lambda inodes, _ports: _either(f"netns == {inode}" for inode in inodes),
+        lambda inodes: tables.of_values(inode.to_bytes(4, "big") for inode in inodes),
         "netns",
         lambda inodes: frozenset(inodes).__contains__,
     ),
@@ -284,6 +300,7 @@ FILTERS = (
         _parse_cgroups,
         lambda cgroups: _listed("KEEP_CGROUP", "ULL", (one.id for one in cgroups)),
         None,
+        lambda cgroups: tables.of_values((one.id or 0).to_bytes(8, "big") for one in cgroups),
         "cgroups",
         _cgroups_test,
     ),
@@ -294,6 +311,7 @@ FILTERS = (
         "Processes whose cgroup id is a key of this pinned BPF map.",
         _parse_map,
         lambda _map: {"CGROUPMAP": "1"},
+        None,
         None,
         "cgroup_id",
         _map_test,
@@ -306,6 +324,7 @@ FILTERS = (
         "Processes whose mount namespace is a key of this pinned BPF map.",
         _parse_map,
         lambda _map: {"MNTNSMAP": "1"},
+        None,
         None,
         "mntns",
         _map_test,
@@ -320,11 +339,17 @@ FAMILY = Filter(
     _parse_family,
     lambda family: {"KEEP_FAMILY": str(family)},
     _family_expression,
+    None,
     "family",
     lambda family: family.__eq__,
     multiple=False,
 )
 BY_NAME = {one.name: one for one in (*FILTERS, FAMILY)}
+
+
+def _length(value: Any) -> int:
+    """Return how many values a list has."""
+    return len(value.keep) + len(value.drop) if isinstance(value, Ranges) else len(value)
 
 
 class Filters:
@@ -348,11 +373,23 @@ class Filters:
         return self.only(self.values.keys() - names)
 
     def defines(self) -> Defines:
-        """Return the C defines."""
+        """Return the C defines; of a long list, that there is a table."""
         result: Defines = {}
         for name, value in self.values.items():
-            result |= BY_NAME[name].defines(value)
+            if name in self.tables:
+                result[f"{name.upper()}_TABLE"] = "1"
+            else:
+                result |= BY_NAME[name].defines(value)
         return result
+
+    @functools.cached_property
+    def tables(self) -> dict[str, list[tables.Entry]]:
+        """Return the entries of long lists, by filter name; ``NAME_table`` is the map of each."""
+        return {
+            name: list(entries(value))
+            for name, value in self.values.items()
+            if (entries := BY_NAME[name].entries) and _length(value) > MOST_COMPARED
+        }
 
     def expression(self, ports: Sequence[str]) -> str:
         """Return a filter expression in tracefs; `ports` are fields.

@@ -46,6 +46,11 @@ class Ranges:
         is_in_long = long.test() if long.keep else lambda _: False
         return {low for low, high in pairs if low == high and not is_in_long(low)}
 
+    def verdict(self) -> Callable[[int], int]:
+        """Return what gives the verdict on a number."""
+        from_, verdicts = zip(*self.verdicts(), strict=True)
+        return lambda number: int(verdicts[bisect_right(from_, number) - 1])
+
     def test(self) -> Callable[[int], bool]:
         """Return what tells whether a number is to be kept."""
         from_, verdicts = zip(*self.verdicts(), strict=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tcptrace.kernel.headers import CFLAGS
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.filters import Filters
+from tcptrace.model.tables import Entry
 from tcptrace.probes.probe import PRELUDE, Probe, Switch, Variant
 
 
@@ -128,6 +129,8 @@ class Shape:
     """By number; the loader puts them into the instructions."""
     entries: Mapping[str, int]
     """How many entries maps have, by name, where that is not as compiled."""
+    contents: Mapping[str, Sequence[Entry]]
+    """What maps hold from the start, by name."""
 
 
 def shape_of(plan: Plan, variant: Variant) -> Shape:
@@ -144,8 +147,13 @@ def shape_of(plan: Plan, variant: Variant) -> Shape:
         **{name: values.taken_from(text) for name, text in plan.filters.defines().items()},
     }
     flags = (*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items()))
-    entries = {"events": plan.buffer_mb * 1024 * 1024, **plan.map_entries()}
-    return Shape(plan.probe.name, c_source(plan), flags, values.by_number, entries)
+    contents = {f"{name}_table": entries for name, entries in plan.filters.tables.items()}
+    entries = {
+        "events": plan.buffer_mb * 1024 * 1024,
+        **plan.map_entries(),
+        **{name: len(held) for name, held in contents.items()},
+    }
+    return Shape(plan.probe.name, c_source(plan), flags, values.by_number, entries, contents)
 
 
 class _Values:

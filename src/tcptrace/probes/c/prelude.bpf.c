@@ -200,44 +200,127 @@ static __always_inline u64 task_began(void)
 	return ns / TICK_NS;
 }
 
+/* A long list is a table: a trie from prefixes of a value to a verdict, which model/tables.py makes
+ * and the loader fills in before anything is attached. Nothing is added or removed later. */
+#define TABLE(name, key) BPF_F_TABLE("lpm_trie", struct key, u64, name, 1, BPF_F_NO_PREALLOC)
+
+struct number_key {
+	u32 bits;
+	__be32 value;
+};
+
+struct id_key {
+	u32 bits;
+	__be32 high, low;
+};
+
+struct name_key {
+	u32 bits;
+	char value[16];
+};
+
+#ifdef PID_TABLE
+TABLE(pid_table, number_key);
+#endif
+#ifdef UID_TABLE
+TABLE(uid_table, number_key);
+#endif
+#ifdef PORT_TABLE
+TABLE(port_table, number_key);
+#endif
+#ifdef COMM_TABLE
+TABLE(comm_table, name_key);
+#endif
+#ifdef NETNS_TABLE
+TABLE(netns_table, number_key);
+#endif
+#ifdef CGROUP_TABLE
+TABLE(cgroup_table, id_key);
+#endif
+
+/* A verdict: bits, both of which can be set, and then the value is dropped. That on a process has
+ * behind it the verdict on others that have its id, and when the process began. */
+#define KEPT 1
+#define DROPPED 2
+#define VERDICT 3
+#define OTHER_SHIFT 2
+#define BEGAN_SHIFT 8
+
 /* Of the current process, or 0. */
 static __always_inline bool keep_pid(u32 value)
 {
+#ifdef PID_TABLE
+	struct number_key key = { .bits = 32, .value = bpf_htonl(value) };
+	u64 *found = pid_table.lookup(&key), verdict = found ? *found : 0;
+
+	if (verdict >> BEGAN_SHIFT && verdict >> BEGAN_SHIFT != task_began())
+		verdict >>= OTHER_SHIFT;
+	return (verdict & VERDICT) == KEPT;
+#else
 	return (0 KEEP_PID) && !(0 DROP_PID);
+#endif
 }
 
 static __always_inline bool keep_uid(u32 value)
 {
+#ifdef UID_TABLE
+	struct number_key key = { .bits = 32, .value = bpf_htonl(value) };
+	u64 *found = uid_table.lookup(&key);
+
+	return found && *found == KEPT;
+#else
 	return (0 KEEP_UID) && !(0 DROP_UID);
+#endif
 }
 
-static __always_inline bool keep_port(u16 value)
+static __always_inline u32 port_verdict(u16 port)
 {
-	return (0 KEEP_PORT) && !(0 DROP_PORT);
+#ifdef PORT_TABLE
+	struct number_key key = { .bits = 32, .value = bpf_htonl(port) };
+	u64 *found = port_table.lookup(&key);
+
+	return found ? *found : 0;
+#else
+	u32 value = port;
+
+	return ((0 KEEP_PORT) ? KEPT : 0) | ((0 DROP_PORT) ? DROPPED : 0);
+#endif
+}
+
+static __always_inline bool keep_port(u16 port)
+{
+	return port_verdict(port) == KEPT;
 }
 
 /* For probes that match either end: one port is to be kept, and none to be dropped. */
 static __always_inline bool keep_either_port(u16 lport, u16 rport)
 {
-	u16 value = lport;
-	bool keep = 0 KEEP_PORT, drop = 0 DROP_PORT;
-
-	value = rport;
-	keep = keep KEEP_PORT;
-	drop = drop DROP_PORT;
-	return keep && !drop;
+	return (port_verdict(lport) | port_verdict(rport)) == KEPT;
 }
 
 static __always_inline bool keep_comm(const char *comm)
 {
+#ifdef COMM_TABLE
+	struct name_key key = { .bits = 8 * sizeof(key.value) };
+
+	__builtin_memcpy(key.value, comm, sizeof(key.value));
+	return comm_table.lookup(&key) != NULL;
+#else
 	const u64 *word = (const u64 *)comm;
 
 	return 0 KEEP_COMM;
+#endif
 }
 
 static __always_inline bool keep_netns(u32 value)
 {
+#ifdef NETNS_TABLE
+	struct number_key key = { .bits = 32, .value = bpf_htonl(value) };
+
+	return netns_table.lookup(&key) != NULL;
+#else
 	return 0 KEEP_NETNS;
+#endif
 }
 
 static __always_inline bool keep_family(u16 family)
@@ -248,7 +331,24 @@ static __always_inline bool keep_family(u16 family)
 	return true;
 }
 
-#ifdef KEEP_CGROUP
+#if defined(KEEP_CGROUP) || defined(CGROUP_TABLE)
+#define FILTER_CGROUP
+
+static __always_inline bool is_kept_cgroup(u64 value)
+{
+#ifdef CGROUP_TABLE
+	struct id_key key = {
+		.bits = 64,
+		.high = bpf_htonl(value >> 32),
+		.low = bpf_htonl(value),
+	};
+
+	return cgroup_table.lookup(&key) != NULL;
+#else
+	return 0 KEEP_CGROUP;
+#endif
+}
+
 /* Whether the current task is in one of the cgroups or below: a walk towards the root, so that a
  * child cgroup made while tracing is followed at once. cgroup.self comes first in struct cgroup. */
 static __always_inline bool keep_cgroup(void)
@@ -266,7 +366,7 @@ static __always_inline bool keep_cgroup(void)
 		value = 0;
 		read(node, &cgroup->kn);
 		read(value, &node->id);
-		if (0 KEEP_CGROUP)
+		if (is_kept_cgroup(value))
 			return true;
 		read(cgroup, &cgroup->self.parent);
 	}

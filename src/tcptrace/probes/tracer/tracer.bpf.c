@@ -101,7 +101,7 @@ static __always_inline void connecting(struct sock *sk)
 /* Whether an event of no known task is to be kept. */
 static __always_inline bool keep_without_task(struct event *head)
 {
-#if defined(KEEP_CGROUP) || defined(CGROUPMAP) || defined(MNTNSMAP)
+#if defined(FILTER_CGROUP) || defined(CGROUPMAP) || defined(MNTNSMAP)
 	return false;
 #endif
 	return keep_pid(0) && keep_uid(head->uid) && keep_comm(head->comm);

@@ -121,6 +121,8 @@ def attach_variant(
 ) -> Attached:
     """Load and attach the programs of `variant`. Raises OSError, with nothing left attached."""
     maps = create_maps(programs, shape.entries, around.pinned)
+    for name, entries in shape.contents.items():
+        bpf.fill(maps[name], entries)
     values = {**shape.values, SELF_TEST_NETNS: around.self_test_netns}
     loaded = {
         hook: _load(
