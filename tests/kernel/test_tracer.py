@@ -951,7 +951,10 @@ def test_reset_while_it_is_accepted(backend: Backend, other_host: str) -> None:
         Worker(lambda: resets(other_host, take_port(), RESETS, unaccepted)).run()
         if backend != "ftrace":
             eventually(
-                lambda: 0 == entries_of("connections") or tracer.has_lost(), "an empty table"
+                lambda: (
+                    entries_of("connections") + entries_of("undecided") == 0 or tracer.has_lost()
+                ),
+                "empty tables",
             )
         ended_well(tracer)
     kinds = collections.Counter(event["type"] for event in tracer.events)
@@ -961,13 +964,18 @@ def test_reset_while_it_is_accepted(backend: Backend, other_host: str) -> None:
 
 @pytest.mark.anywhere
 def test_a_full_table_is_counted_and_said(backend: Backend, netns: str) -> None:
-    """Connections beyond --max-connections are counted, and the summary says how many."""
+    """Connections beyond --max-connections are told while tracing; --fail-on-loss counts them."""
     need(backend, TRACER, switches=["MOST_CONNECTIONS"])
     port = take_port()
     arguments = ("--json", "--backend", backend, "-N", netns, "--max-connections", "16")
-    with Tracer(*arguments, command="tracer") as tracer, listen(V4, port) as listener:
-        clients = [connect(listener) for _ in range(12)]
-        tracer.wait_for(8, type="connect", rport=port)
+    with (
+        Tracer(*arguments, "--fail-on-loss", command="tracer") as tracer,
+        listen(V4, port) as listener,
+    ):
+        listener.listen(64)
+        clients = [connect(listener) for _ in range(24)]
+        tracer.wait_for(16, type="connect", rport=port)
+        tracer.wait_until(lambda: "not tracked: a table is full" in tracer.stderr, "the word")
         for client in clients:
             reset(client)
         seen(tracer, port)
@@ -976,7 +984,37 @@ def test_a_full_table_is_counted_and_said(backend: Backend, netns: str) -> None:
     assert missing, ended.stderr
     assert 0 < int(missing[1]) <= 4 * len(clients)
     with_task = [event for event in tracer.where(type="connect", rport=port) if "pid" in event]
-    assert 8 == len(with_task)
+    assert 16 == len(with_task)
+    assert 1 == ended.status
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("by", ["user", "port"])
+@pytest.mark.usefixtures("other_host")
+def test_what_the_filters_drop_takes_no_place(backend: Backend, netns: str, by: str) -> None:
+    """Others' attempts, queues and connections, however many, leave the table to what is kept."""
+    need(backend, TRACER, switches=["MOST_CONNECTIONS"])
+    kept, others = Actor(uid=NOBODY), take_port()
+    only = ("-u", str(NOBODY)) if by == "user" else ("-P", str(kept.port))
+    arguments = ("--json", "--backend", backend, "-N", netns, "--max-connections", "16", *only)
+    cut_link()
+    with (
+        contextlib.ExitStack() as stack,
+        Tracer(*arguments, "--fail-on-loss", command="tracer") as tracer,
+        listen(V4, others) as listener,
+    ):
+        for _ in range(64):
+            pending = stack.enter_context(socket.socket())
+            pending.settimeout(0)
+            assert errno.EINPROGRESS == pending.connect_ex((THEIRS, others))
+        listener.listen(64)
+        for turn in range(48):
+            stack.enter_context(connect(listener))
+            if turn % 2:
+                stack.enter_context(listener.accept()[0])
+        assert whole(["kept"]) == stories(tracer, cast({"kept": kept}))
+        assert all(kept.port in (one["lport"], one["rport"]) for one in tracer.events)
+        ended_well(tracer)
 
 
 def stories(tracer: Tracer, workers: dict[str, Worker]) -> dict[str, list[str]]:

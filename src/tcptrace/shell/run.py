@@ -124,7 +124,7 @@ def run(plan: Plan, rows: Rows, output: Output) -> None:
         tell(f"Tracing {plan.probe.name} ({session.backend}). Hit Ctrl-C to end.")
         renderer.start(session.backend)
         _trace(session, LossReport(session), rows, renderer, output, stop)
-        if output.fail_on_loss and session.lost().total:
+        if output.fail_on_loss and session.lost() != NOTHING_LOST:
             raise LossError(str(session.lost()))
 
 
@@ -165,10 +165,6 @@ def _trace(
         stop.end_line()
         losses.report()
         what = output.of if shown == 1 else f"{output.of}s"
-        missing = f"{session.lost().total} lost{_untracked(session)}"
-        say(f"{shown} {what} in {seconds:.1f} s, {missing}")
-
-
-def _untracked(session: Session) -> str:
-    count = session.untracked()
-    return f", {count} not tracked (table full)" if count else ""
+        lost = session.lost()
+        untracked = f", {lost.untracked} not tracked (table full)" if lost.untracked else ""
+        say(f"{shown} {what} in {seconds:.1f} s, {lost.total} lost{untracked}")

@@ -55,10 +55,19 @@ struct connection {
 	bool keep;	/* the owner or the closer has passed the filters */
 	bool closed;	/* the closer is known */
 	bool older;
+	bool followed;	/* it is one of `connections` */
 	u64 accepts, ends;	/* changed atomically; see after_accept */
 };
 
+#define MOST_UNDECIDED 16384
+
+/* Connections that the filters keep, until they end. */
 BPF_HASH(connections, struct sock *, struct connection, 65536);	/* or --max-connections */
+/* Others, of which something may show yet: those that wait in an accept queue, whose port is not
+ * known, or whose owner the filters drop, but perhaps not their closer. Whoever is dropped can make
+ * any number of them, so that the one that was used least recently has to go; what is not known
+ * then is when it began. */
+BPF_TABLE("lru_hash", struct sock *, struct connection, undecided, MOST_UNDECIDED);
 
 #define PF_KTHREAD 0x00200000	/* include/linux/sched.h */
 #define SOCK_DONE 1	/* enum sock_flags in include/net/sock.h: a FIN was received */
@@ -80,22 +89,34 @@ static __always_inline bool fill_ends(struct event *head, struct sock *sk)
 	return head->netns != SELF_TEST_NETNS && keep_sock(head) && !is_added_subflow(sk);
 }
 
-static __always_inline void follow(struct sock *sk, struct connection *connection)
+static __always_inline struct connection *find_connection(struct sock *sk)
 {
-	if (connections.update(&sk, connection))
-		count(COUNT_UNTRACKED);
+	struct connection *found = connections.lookup(&sk);
+
+	return found ? found : undecided.lookup(&sk);
 }
 
-/* CLOSE -> SYN_SENT. The port may not be known yet. */
-static __always_inline void connecting(struct sock *sk)
+static __always_inline void forget_connection(struct sock *sk)
 {
-	struct connection connection = { .stage = CONNECTING };
+	connections.delete(&sk);
+	undecided.delete(&sk);
+}
 
-	if (!fill_ends(&connection.head, sk))
-		return;
-	connection.keep = fill_task(&connection.head);
-	connection.since_ns = connection.head.ts_ns;
-	follow(sk, &connection);
+/* Follow a connection to its end, which the filters keep; false where there is no room. */
+static __always_inline bool follow(struct sock *sk, struct connection *connection)
+{
+	connection->followed = true;
+	if (!connections.update(&sk, connection))
+		return true;
+	count(COUNT_UNTRACKED);
+	connection->followed = false;
+	return false;
+}
+
+/* Remember what may be followed later. */
+static __always_inline void remember(struct sock *sk, struct connection *connection)
+{
+	undecided.update(&sk, connection);
 }
 
 /* Whether an event of no known task is to be kept. */
@@ -105,6 +126,38 @@ static __always_inline bool keep_without_task(struct event *head)
 	return false;
 #endif
 	return keep_pid(0) && keep_uid(head->uid) && keep_comm(head->comm);
+}
+
+/* Whether the end of a connection is to be shown, or with EXISTING the command is to decide. */
+static __always_inline bool is_kept(struct connection *connection)
+{
+#ifdef EXISTING	/* the command knows who had the older ones */
+	if (connection->older)
+		return true;
+#endif
+	return connection->keep ||
+	       (!connection->head.pid && keep_without_task(&connection->head));
+}
+
+/* CLOSE -> SYN_SENT. The local port may not be known yet. */
+static __always_inline void connecting(struct sock *sk)
+{
+	struct connection connection = { .stage = CONNECTING };
+	struct event *head = &connection.head;
+	bool keep_ports;
+
+	forget_connection(sk);
+	if (!fill_ends(head, sk))
+		return;
+	keep_ports = keep_either_port(head->lport ? head->lport : head->rport, head->rport);
+	if (head->lport && !keep_ports)
+		return;
+	connection.keep = fill_task(head);
+	connection.since_ns = head->ts_ns;
+	if (connection.keep && keep_ports)
+		follow(sk, &connection);
+	else
+		remember(sk, &connection);
 }
 
 static __always_inline void fill_owner_uid(struct event *head, struct sock *sk)
@@ -126,10 +179,26 @@ static __always_inline void report_connect(struct event *head, struct sock *sk, 
 	emit(&event, sizeof(event));
 }
 
+/* SYN_SENT, or SYN_RECV where both ends connected to each other, -> ESTABLISHED. */
+static __always_inline void connected(struct sock *sk, struct connection *found, u16 lport, int from)
+{
+	u64 now = bpf_ktime_get_ns();
+	u64 latency_ns = now - syn_left(sk, found->since_ns, now, from == TCP_SYN_SENT);
+
+	found->since_ns = now;
+	found->stage = OPEN;
+	found->head.lport = lport;
+	if (!found->keep)
+		return;
+	report_connect(&found->head, sk, now, latency_ns);
+	if (!found->followed && follow(sk, found))
+		undecided.delete(&sk);
+}
+
 static __always_inline void established(struct sock *sk, int from)
 {
-	struct connection *found = connections.lookup(&sk), fresh = { .stage = QUEUED };
-	u64 now = bpf_ktime_get_ns(), latency_ns = 0;
+	struct connection *found = find_connection(sk), fresh = { .stage = QUEUED };
+	u64 now = bpf_ktime_get_ns();
 
 	if (found && found->stage != CONNECTING) {	/* accepted before the handshake ended */
 		if (!found->since_ns)
@@ -138,28 +207,24 @@ static __always_inline void established(struct sock *sk, int from)
 	}
 	if (!fill_ends(&fresh.head, sk) ||
 	    !keep_either_port(fresh.head.lport, fresh.head.rport)) {
-		connections.delete(&sk);
-	} else if (found && found->stage == CONNECTING) {
-		latency_ns = now - syn_left(sk, found->since_ns, now, from == TCP_SYN_SENT);
-		found->since_ns = now;
-		found->stage = OPEN;
-		found->head.lport = fresh.head.lport;
-		if (found->keep)
-			report_connect(&found->head, sk, now, latency_ns);
+		forget_connection(sk);
+	} else if (found) {
+		connected(sk, found, fresh.head.lport, from);
 	} else if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
 		fill_owner_uid(&fresh.head, sk);
 		if (keep_without_task(&fresh.head))
-			report_connect(&fresh.head, sk, now, latency_ns);
+			report_connect(&fresh.head, sk, now, 0);
 	} else {
 		fresh.since_ns = now;
-		follow(sk, &fresh);
+		remember(sk, &fresh);
 	}
 }
 
-/* accept.bpf.c: a task has taken `sk` from the accept queue. */
+/* accept.bpf.c: a task has taken `sk` from the accept queue. Where it is followed from now on, its
+ * end may be counted where it waited; see after_accept. */
 static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 {
-	struct connection *found, connection = { .stage = QUEUED };
+	struct connection *waiting, connection = { .stage = QUEUED };
 
 	if (!keep_either_port(head->lport, head->rport))
 		return false;
@@ -168,13 +233,15 @@ static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
 	connection.head = *head;
 	if (!sk)
 		return connection.keep;
-	found = connections.lookup_or_try_init(&sk, &connection);
-	if (found) {
-		found->keep = connection.keep;
-		found->head = connection.head;
-	} else {
-		count(COUNT_UNTRACKED);
-	}
+	waiting = undecided.lookup(&sk);
+	if (waiting)
+		connection.since_ns = waiting->since_ns;
+	if (connection.keep)
+		follow(sk, &connection);
+	else if (waiting)
+		waiting->head = connection.head;
+	else
+		remember(sk, &connection);
 	return connection.keep;
 }
 
@@ -191,14 +258,14 @@ static __always_inline void follow_older(struct sock *sk, int from)
 	struct connection connection = { .stage = OPEN, .older = true };
 	struct socket *socket = NULL;
 
-	if (!is_established(from) || connections.lookup(&sk))
+	if (!is_established(from) || find_connection(sk))
 		return;
 	read(socket, &sk->sk_socket);
 	if (!socket || !fill_ends(&connection.head, sk) ||
 	    !keep_either_port(connection.head.lport, connection.head.rport))
 		return;
 	fill_owner_uid(&connection.head, sk);
-	follow(sk, &connection);
+	remember(sk, &connection);
 }
 
 /* The current task closes its end, if it is a task: one that holds the socket's lock. What came
@@ -253,11 +320,20 @@ static __always_inline void fill_counters(struct close_event *event, struct sock
 	read(event->retransmits, &tcp->total_retrans);
 }
 
+/* Whether this is the first to forget a connection. The deletion also fails, with EBUSY, where it
+ * interrupts another of the map's on this CPU; the entry then goes with the socket. */
+static __always_inline bool is_first_to_forget(struct sock *sk, bool followed)
+{
+	if (!followed)
+		return undecided.delete(&sk) != -ENOENT;
+	undecided.delete(&sk);	/* where it waited to be accepted */
+	return connections.delete(&sk) != -ENOENT;
+}
+
 static __always_inline void closed(struct sock *sk, struct connection *connection, int from)
 {
 	struct close_event event = { .head = connection->head, .link = link_of(sk) };
-	bool keep = connection->keep || (!event.head.pid && keep_without_task(&event.head));
-	bool open = connection->stage == OPEN;
+	bool keep = is_kept(connection), open = connection->stage == OPEN;
 	int error = 0;
 
 	event.head.kind = KIND_CLOSE;
@@ -268,14 +344,9 @@ static __always_inline void closed(struct sock *sk, struct connection *connectio
 		event.flags |= BY_OWNER;
 	if (connection->older)
 		event.flags |= OLDER;
-	if (keep)
+	if (connection->keep || (!event.head.pid && keep_without_task(&event.head)))
 		event.flags |= PASSED;
-#ifdef EXISTING	/* the command knows who had the older ones */
-	keep |= connection->older;
-#endif
-	/* The deletion also fails, with EBUSY, where it interrupts another of the map's on this CPU;
-	 * the entry then goes with the socket. */
-	if (connections.delete(&sk) == -ENOENT || !open || !keep)
+	if (!is_first_to_forget(sk, connection->followed) || !open || !keep)
 		return;
 	read(error, &sk->sk_err);
 	event.error = -error;
@@ -286,30 +357,46 @@ static __always_inline void closed(struct sock *sk, struct connection *connectio
 
 /* accept.bpf.c: the accept has been reported, if it was to be. A connection that was reset while
  * it waited has ended already, or is about to on another CPU: that one counts the end and then looks
- * at the stage, here it is the other way round, and an atomic addition is a barrier. So one of the
- * two reports the end; if both try, the first to delete the entry. */
+ * whether it was accepted, here it is the other way round, and an atomic addition is a barrier. So
+ * one of the two reports the end; if both try, the first to delete the entry. */
 static __always_inline void after_accept(struct sock *sk)
 {
-	struct connection *found;
+	struct connection *found, *waiting;
 	u8 state = 0;
 
 	sk = tcp_of(sk);
-	found = connections.lookup(&sk);
+	found = find_connection(sk);
 	if (!found)
 		return;
 	found->stage = OPEN;
 	__sync_fetch_and_add(&found->accepts, 1);
+	waiting = undecided.lookup(&sk);
 	read(state, &sk->__sk_common.skc_state);
-	if (found->ends || state == TCP_CLOSE)
+	if (found->ends || (waiting && waiting->ends) || state == TCP_CLOSE)
 		closed(sk, found, TCP_CLOSE);
+}
+
+/* A followed connection, or its subflow, has ended. */
+static __always_inline void ended(struct sock *sk, struct connection *found, int from)
+{
+	struct connection *accepted;
+
+	__sync_fetch_and_add(&found->ends, 1);
+	if (!found->followed) {
+		accepted = connections.lookup(&sk);	/* just now */
+		if (accepted) {
+			found = accepted;
+			__sync_fetch_and_add(&found->ends, 1);
+		}
+	}
+	if (*(volatile u8 *)&found->stage != QUEUED)
+		closed(sk, found, from);
 }
 
 /* tcp_destroy_sock(struct sock *sk): what ended in an accept queue and was never taken from it. */
 static __always_inline void connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct sock *sk = (struct sock *)ctx->args[0];
-
-	connections.delete(&sk);
+	forget_connection((struct sock *)ctx->args[0]);
 }
 
 int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
@@ -337,14 +424,14 @@ static __always_inline void connection_state(struct bpf_raw_tracepoint_args *ctx
 		tcp = tcp_of(sk);
 		if (sk == tcp)
 			follow_older(sk, from);
-		found = connections.lookup(&tcp);
+		found = find_connection(tcp);
 		if (found) {
 			closing(found, sk, from, to);
-			if (sk == tcp && to == TCP_CLOSE) {
-				__sync_fetch_and_add(&found->ends, 1);
-				if (*(volatile u8 *)&found->stage != QUEUED)
-					closed(sk, found, from);
-			}
+			if (sk == tcp && to == TCP_CLOSE)
+				ended(sk, found, from);
+			else if (!found->followed && found->stage == OPEN && is_kept(found) &&
+				 follow(tcp, found))
+				undecided.delete(&tcp);
 		}
 	} else if (protocol == IPPROTO_TCP && to == TCP_SYN_SENT) {
 		connecting(sk);

@@ -33,11 +33,13 @@ class Losses(NamedTuple):
     """How often the kernel did not run a probe; each time may have been an event."""
     given_up: int = 0
     """What a command did not follow to its end, for more was under way than it keeps."""
+    untracked: int = 0
+    """What found no room in a probe's own table; not all that was to be shown of it is missing."""
 
     @property
     def total(self) -> int:
-        """How many events may be missing."""
-        return sum(self)
+        """How many events may be missing, beside those of what was not tracked."""
+        return self.no_room + self.skipped + self.given_up
 
     def since(self, before: Losses) -> Losses:
         """Return those that `before` has not."""
@@ -52,6 +54,8 @@ class Losses(NamedTuple):
             reasons.append(f"{_lost(self.skipped)}: the kernel skipped the probe")
         if self.given_up:
             reasons.append(f"{_lost(self.given_up)}: more was under way than is kept")
+        if self.untracked:
+            reasons.append(f"{self.untracked} not tracked: a table is full")
         return "; ".join(reasons)
 
 
@@ -80,10 +84,6 @@ class Session(abc.ABC):
     @abc.abstractmethod
     def lost(self) -> Losses:
         """Return what may be missing since the start."""
-
-    def untracked(self) -> int:
-        """Return how often a probe's own map was full."""
-        return 0
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""
@@ -142,7 +142,7 @@ class BpfSession(Session):
         """Return what may be missing since the start."""
         # A stand-in that is at work has not counted yet, or has just now: what was told stays.
         self._lost_skips = max(self._lost_skips, self._skipped() - self._skipped_before)
-        return Losses(self._count(LOST), self._lost_skips, self.given_up)
+        return Losses(self._count(LOST), self._lost_skips, self.given_up, self._count(UNTRACKED))
 
     def _skipped(self) -> int:
         """Return how often the kernel skipped a program, and no stand-in did its work."""
@@ -151,10 +151,6 @@ class BpfSession(Session):
 
     def _count(self, which: int) -> int:
         return int(_COUNTER.unpack_from(self._counters, which * _COUNTER.size)[0])
-
-    def untracked(self) -> int:
-        """Return how often a probe's own map was full."""
-        return self._count(UNTRACKED)
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""
