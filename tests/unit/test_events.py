@@ -7,7 +7,7 @@ import errno
 import re
 import struct
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,16 @@ from tests.unit.records import ABSENT, DECODER, accept_bytes, accepted
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import cgroups
-from tcptrace.model.events import U32, Clock, Event, Layout, decode_text, printable, to_json
+from tcptrace.model.events import (
+    U32,
+    Clock,
+    Decoder,
+    Event,
+    Layout,
+    decode_text,
+    printable,
+    to_json,
+)
 from tcptrace.probes.accept.probe import Accept
 
 HEAD_BYTES = 96
@@ -36,6 +45,21 @@ def test_layout_is_padded_as_c_does() -> None:
         extra: U32
 
     assert HEAD_BYTES + 8 == Layout(Odd).size
+
+
+def test_bytes_of_no_field_are_passed_over() -> None:
+    """What a format skips is neither a field nor an argument of the record."""
+
+    @dataclasses.dataclass(slots=True)
+    class Spaced(Event):
+        type = "spaced"
+        extra: Annotated[int, "4xI"]
+
+    head = accept_bytes()[:HEAD_BYTES]
+    event = Decoder([Spaced]).decode(head + struct.pack("=II", 9, 7))
+    assert isinstance(event, Spaced)
+    assert 7 == event.extra
+    assert not [field.name for field in dataclasses.fields(Event) if field.name.startswith("_")]
 
 
 def test_defines_name_kinds_and_sizes() -> None:

@@ -3,8 +3,9 @@
 A record class is the twin of a C struct. Each binary field is annotated with its `struct` format
 and, where the wire form is not the wanted one, a converter; a `Tail` may follow, and then fields
 with a default, which are filled later, by a command. Names with a leading underscore are not shown.
-Layouts use native alignment and are padded to 8 bytes, as the C compiler does; the size is handed
-to the C source, which asserts it when it is compiled.
+Layouts use native alignment and are padded to 8 bytes, as the C compiler does; bytes that are no
+field's stand in the format of the field behind them, as ``4x``. The size is handed to the C source,
+which asserts it when it is compiled.
 """
 
 from __future__ import annotations
@@ -83,12 +84,16 @@ CgroupId = Annotated["int | None", "Q", _unless_zero]
 """A cgroup v2 id, which is its directory's inode number; absent when 0."""
 Milliseconds = Annotated["float | None", "Q", _milliseconds]
 """Nanoseconds in the record; absent when 0."""
-Comm = Annotated[str, "16s", decode_text]
-"""A process name, of at most 15 bytes."""
 Tail = Annotated[bytes, ""]
 """All that the kernel sent behind the struct, of any length; the last of the binary fields."""
 Address = Annotated[str, "16s"]
 """Network order; IPv4 takes the first four bytes."""
+BehindKind = Annotated[int, "4xI"]
+"""A number behind the record's kind, which `Decoder` reads."""
+BehindFamily = Annotated[str, "2x16s", decode_text]
+"""A process name of at most 15 bytes, aligned to 8."""
+KIND = slice(16, 20)
+"""Where `struct event` says which of the session's records it begins."""
 
 
 @lru_cache(maxsize=4096)
@@ -149,9 +154,7 @@ class Event(InCgroup):
     ts_ns: U64
     """CLOCK_MONOTONIC of the initial time namespace, nanoseconds."""
     cgroup_id: CgroupId
-    _kind: U32
-    """Which of the session's records this is; see `Decoder`."""
-    pid: U32 | None
+    pid: BehindKind | None
     """Thread group id, in the initial PID namespace; absent, with tid, uid and comm, when the
     probe left it 0: in softirq context the current task is any."""
     tid: U32 | None
@@ -165,8 +168,7 @@ class Event(InCgroup):
     """An end without address and port is absent."""
     family: U16
     """4 or 6; IPv4-mapped IPv6 is 4."""
-    _padding: U16
-    comm: Comm | None
+    comm: BehindFamily | None
 
 
 _LEADING_KEYS = (
@@ -237,7 +239,7 @@ class Layout:
 
 
 class Decoder:
-    """Decodes the records of one session; a record's `_kind` is its place in `records`, from 1."""
+    """Decodes the records of one session; a record's kind is its place in `records`, from 1."""
 
     def __init__(self, records: Sequence[type[Event]]) -> None:
         """Prepare to decode `records`."""
@@ -259,7 +261,7 @@ class Decoder:
             TcptraceError: no record has this kind and size; the buffer cannot be trusted.
 
         """
-        kind = int.from_bytes(data[16:20], sys.byteorder)
+        kind = int.from_bytes(data[KIND], sys.byteorder)
         if 1 <= kind <= len(self.layouts) and self.layouts[kind - 1].fits(data):
             return self.layouts[kind - 1].decode(data)
         msg = (

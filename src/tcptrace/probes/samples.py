@@ -157,13 +157,11 @@ def head(sample: Sample) -> dict[str, Any]:
     return {
         "ts_ns": sample.ts_ns,
         "cgroup_id": None,
-        "_kind": 0,
         "pid": sample.pid,
         "tid": sample.tid,
         "uid": sample.fields["uid"],
         "netns": sample.fields["netns"],
         "mntns": None,
-        "_padding": 0,
         "comm": sample.fields["comm"],
         **_ends(sample.fields),
     }

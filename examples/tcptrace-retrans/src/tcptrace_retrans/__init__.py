@@ -42,7 +42,6 @@ class Retrans(Event):
 
     state: Annotated[str, "I", state_name]
     """The connection's state when the segment was sent again."""
-    _reserved: Annotated[int, "I"]
 
 
 COMMON = {column.key: column for column in COMMON_COLUMNS}

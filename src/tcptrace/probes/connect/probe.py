@@ -82,7 +82,6 @@ class Connect(Event):
     _end: Annotated[str | None, "I", one_of(None, "established", "closed")]
     retransmits: U32 | None
     """SYN retransmissions, where it was followed."""
-    _padding2: U32
     outcome: str | None = None
     query: str | None = None
     query_age_ms: float | None = None
@@ -247,7 +246,6 @@ def _attempt(sample: Sample, result: int = 0) -> Connect:
         error=error_name(result),
         _end=None,
         retransmits=None,
-        _padding2=0,
     )
 
 

@@ -26,7 +26,6 @@ def _row(connection: Connection, process: Process, holders: list[int], ts_ns: in
     return Open(
         ts_ns=ts_ns,
         cgroup_id=next(iter(process.cgroups), None),
-        _kind=0,
         pid=process.pid or None,
         tid=None,
         uid=connection.uid if known else None,
@@ -37,7 +36,6 @@ def _row(connection: Connection, process: Process, holders: list[int], ts_ns: in
         lport=ends.lport,
         rport=ends.rport,
         family=_family(ends),
-        _padding=0,
         comm=decode_text(process.comm) if known else None,
         holders=holders or None,
     )
