@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tcptrace.errors import TcptraceError
     from tcptrace.kernel.hooks import Hook
+    from tcptrace.model.batch import Batch
     from tcptrace.model.columns import COMMON as COMMON_COLUMNS
     from tcptrace.model.columns import Column, Table, field
     from tcptrace.model.events import Event, NewTable
     from tcptrace.probes.probe import Probe, Switch, Variant
     from tcptrace.shell.command import API_VERSION, command
     from tcptrace.shell.options import option
+    from tcptrace.shell.trace import Trace
 
 __version__ = "0.1.0"
 
 _PLACES = {
     "API_VERSION": "shell.command",
+    "Batch": "model.batch",
     "COMMON_COLUMNS": "model.columns",
     "Column": "model.columns",
     "Event": "model.events",
@@ -32,6 +35,7 @@ _PLACES = {
     "Switch": "probes.probe",
     "Table": "model.columns",
     "TcptraceError": "errors",
+    "Trace": "shell.trace",
     "Variant": "probes.probe",
     "command": "shell.command",
     "field": "model.columns",
@@ -42,6 +46,7 @@ _RENAMED = {"COMMON_COLUMNS": "COMMON"}
 __all__ = [
     "API_VERSION",
     "COMMON_COLUMNS",
+    "Batch",
     "Column",
     "Event",
     "Hook",
@@ -50,6 +55,7 @@ __all__ = [
     "Switch",
     "Table",
     "TcptraceError",
+    "Trace",
     "Variant",
     "command",
     "field",

@@ -12,14 +12,15 @@ from tcptrace.cli import cli
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel.shortage import check_shortage, short_of
 from tcptrace.shell.say import say, tell
-from tcptrace.sinks.output import discard
+from tcptrace.sinks.output import buffered, discard
 
 OUTPUT_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EBADF}
 
 
 def run_command_line() -> int:
     """Run the command line; return the exit status."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = buffered(sys.stdout)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     try:
         return _status()
     except (KeyboardInterrupt, click.Abort):

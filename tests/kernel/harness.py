@@ -440,6 +440,16 @@ class Tracer:
         self.wait_until(lambda: len(self.where(**fields)) >= count, f"{count} events with {fields}")
         return self.where(**fields)
 
+    def wait_for_rows(self, count: int) -> None:
+        """Wait until so many lines are there, or events were lost: a stop leaves what is behind."""
+        self.wait_until(
+            lambda: (
+                self._data[self._stdout].count(b"\n") >= count
+                or b" lost" in self._data[self._stderr]
+            ),
+            f"{count} rows",
+        )
+
     def ended(self) -> Ended:
         """Wait for its end."""
         deadline = time.monotonic() + limit(30)

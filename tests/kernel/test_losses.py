@@ -19,9 +19,9 @@ from tcptrace.kernel import tracefs
 from tcptrace.kernel.hooks import Hook, with_stand_in
 from tcptrace.model.events import Event
 from tcptrace.model.filters import Filters
+from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.probes.probe import Backend, Probe, Variant
 from tcptrace.sources.bpf.attach import Attaching
-from tcptrace.sources.bpf.session import NOTHING_LOST, Losses
 from tcptrace.sources.plan import Plan
 
 SOURCE = """
@@ -107,11 +107,12 @@ def trace(source: Path, backend: Backend, hooks: tuple[Hook, ...]) -> tuple[Loss
             session = attaching.session(lambda: False)
         assert session
         with closing(session):
-            before = session.lost()
+            before = session.losses()
             accept_once()
-            events = chain.from_iterable(session.batches(lambda: True, lambda: None))
+            session.finish()
+            events = chain.from_iterable(batch.events for batch in session.batches())
             seen_by = [event.uid or 0 for event in events if event.pid == os.getpid()]
-            return before, session.lost(), seen_by
+            return before, session.losses(), seen_by
 
     before, after, seen_by = Worker(work).run()
     assert [*NOTHING_LOST] == before

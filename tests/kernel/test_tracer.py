@@ -909,6 +909,7 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
         assert backend == "ftrace" or 2 == entries_of("connections")
         last.end()
         assert backend == "ftrace" or 0 == entries_of("connections")
+        tracer.wait_for_rows(4 * (BURST + 1))
         ended = ended_well(tracer)
     events = [event for event in tracer.events if port in (event["lport"], event["rport"])]
     kinds = collections.Counter((one["type"], one["lport"] == port) for one in events)
@@ -956,6 +957,7 @@ def test_reset_while_it_is_accepted(backend: Backend, other_host: str) -> None:
                 ),
                 "empty tables",
             )
+        tracer.wait_for_rows(4 * RESETS + 2 * unaccepted)
         ended_well(tracer)
     kinds = collections.Counter(event["type"] for event in tracer.events)
     whole = {"connect": RESETS + unaccepted, "accept": RESETS, "close": 2 * RESETS + unaccepted}

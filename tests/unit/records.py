@@ -7,9 +7,11 @@ from ipaddress import ip_address
 
 from tcptrace.model.events import Decoder
 from tcptrace.probes.accept.probe import ACCEPT, Accept
+from tcptrace.sources.arrivals import Arrivals
 
 ABSENT = 0xFFFFFFFF
 HEAD = "=QQIIIIII16s16sHHHH16s"
+OFFSET_NS = 100_000_000_000
 DECODER = Decoder(ACCEPT.records)
 
 
@@ -46,7 +48,7 @@ def accept_bytes(
 
 
 def accepted(data: bytes) -> Accept:
-    """Return the event in `data`."""
-    event = DECODER.decode(data)
+    """Return the event in `data`, as a source hands it over."""
+    (event,) = Arrivals().fill([DECODER.decode(data)], OFFSET_NS)
     assert isinstance(event, Accept)
     return event

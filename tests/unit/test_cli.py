@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,6 +243,30 @@ def test_a_full_device_is_an_error() -> None:
     assert "No space left" in result.stderr
 
 
+INTERRUPTED = """
+import os, signal, sys, threading
+from tcptrace.sinks.output import buffered
+sys.stdout = buffered(sys.stdout)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+timer.start()
+sys.stdout.write("x" * (1 << 20))
+sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_signal_amid_a_write_loses_nothing(unbuffered: str) -> None:
+    """A write that a signal cuts short is continued, also with PYTHONUNBUFFERED."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert b"x" == process.stdout.read(1)  # it writes, and the pipe is full
+        time.sleep(0.4)
+        assert (1 << 20) - 1 == len(process.stdout.read())
+
+
 def test_a_closed_pipe_is_a_normal_end() -> None:
     """`tcptrace --help | true` says nothing."""
     reading, writing = os.pipe()
@@ -261,10 +286,10 @@ GOOD = """
 from tcptrace import command
 from tcptrace.probes.accept.probe import ACCEPT
 
-@command(ACCEPT, api=1)
-def command(events):
+@command(ACCEPT, api=2)
+def command(trace):
     \"\"\"Do what a plugin does.\"\"\"
-    return events
+    return trace.events
 """
 
 
@@ -291,7 +316,8 @@ raise Untold
         ("this is no Python", "SyntaxError"),
         ("other = 1", "AttributeError"),
         ("command = 1", "plug:command is not a command"),
-        (GOOD.replace("api=1", "api=99"), "made for plugin API 99"),
+        (GOOD.replace("api=2", "api=99"), "made for plugin API 99"),
+        (GOOD.replace("api=2", "api=1"), "trace.events are what it got (docs/plugins.md)"),
         ("raise SystemExit(7)", "SystemExit: 7"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("raise GeneratorExit('gone')", "GeneratorExit: gone"),

@@ -64,7 +64,7 @@ def test_a_column_can_be_put_behind_another() -> None:
     """An added column goes behind the one it names, or to the end where that is not shown."""
 
     def column(key: str, after: str | None = None) -> Column:
-        return Column(key, key.upper(), 1, lambda _event, _clock: key, after=after)
+        return Column(key, key.upper(), 1, lambda _row, _first_ns: key, after=after)
 
     shown, more = [column("a"), column("b")], [column("c", after="a")]
     assert ["a", "c", "b"] == [one.key for one in choose(shown, more, "+c", ())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tcptrace.sources.bpf.session import NOTHING_LOST, Losses
+from tcptrace.model.losses import NOTHING_LOST, Losses
 
 NO_ROOM = "3 events were lost; try a larger --buffer-mb"
 SKIPPED = "2 events were lost: the kernel skipped the probe"
@@ -19,6 +19,7 @@ SKIPPED = "2 events were lost: the kernel skipped the probe"
         (Losses(3, 2), f"{NO_ROOM}; {SKIPPED}"),
         (Losses(0, 0, untracked=5), "5 not tracked: a table is full"),
         (Losses(10, 4).since(Losses(7, 2)), f"{NO_ROOM}; {SKIPPED}"),
+        (Losses(unread=2), "2 events were lost: too many waited at the end to be read"),
     ],
 )
 def test_losses_are_told_by_their_reasons(losses: Losses, text: str) -> None:
@@ -27,5 +28,5 @@ def test_losses_are_told_by_their_reasons(losses: Losses, text: str) -> None:
 
 
 def test_total_of_losses() -> None:
-    """The summary counts both."""
-    assert (0, 5) == (NOTHING_LOST.total, Losses(3, 2).total)
+    """The summary counts all."""
+    assert (0, 14) == (NOTHING_LOST.total, Losses(3, 2, 4, 7, 5).total)

@@ -1,4 +1,4 @@
-"""The renderers: text, terminal, JSON Lines and CSV, without any tracing."""
+"""The sinks: text, terminal, JSON Lines and CSV, without any tracing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from tests.unit.records import ABSENT, accept_bytes, accepted
 
 from tcptrace.model import columns
 from tcptrace.model.columns import Column
-from tcptrace.model.events import Clock
+from tcptrace.model.events import NewTable
+from tcptrace.model.meta import Meta
 from tcptrace.probes.accept.probe import ACCEPT
-from tcptrace.sinks import Renderer, make_renderer
+from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.layout import cell_len
 from tcptrace.sinks.report import Line, write_report
 
 HOSTILE = b"\x1b]0;own\x07\n\xff"
 ESCAPED = r"\x1b]0;own\x07\n\xff"
 LONG = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
+META = Meta("accept", "tracepoint", "host", "boot", "6.1", 0)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -51,15 +53,13 @@ def rendered(
     stream: io.StringIO | None = None,
     color: str = "auto",
 ) -> str:
-    """Return what a renderer writes for accepts in `records`."""
+    """Return what a sink writes for accepts in `records`."""
     stream = stream or io.StringIO(newline="")
     chosen = columns.choose(ACCEPT.columns, ACCEPT.more_columns, shown, ())
-    renderer: Renderer = make_renderer(form, chosen, stream, color=color)
-    renderer.start("tracepoint")
-    renderer.header()
-    for record in records:
-        renderer.row(accepted(record))
-    renderer.flush()
+    sink = make_sink(form, chosen, stream, color=color)
+    sink.open(META)
+    sink.write([NewTable(), *map(accepted, records)])
+    sink.flush()
     return stream.getvalue()
 
 
@@ -75,12 +75,11 @@ PID     COMM         IP RADDR            RPORT LADDR            LPORT
     )
 
 
-def test_text_with_times_has_them_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TIME is the wall clock, TIME(s) counts from the first event."""
-    monkeypatch.setattr(Clock, "wall_ns", lambda _self, ts_ns: ts_ns)
+def test_text_with_times_has_them_in_front() -> None:
+    """TIME is the wall clock as the row has it, TIME(s) counts from the first event."""
     first, second = accept_bytes(ts_ns=1_000_000_000), accept_bytes(ts_ns=2_234_567_890)
     lines = rendered("text", first, second, shown="+time,+time_s,-raddr,-laddr").splitlines()
-    wall = [time.strftime("%H:%M:%S", time.localtime(second)) for second in (1, 2)]
+    wall = [time.strftime("%H:%M:%S", time.localtime(second)) for second in (101, 102)]
     assert ["TIME", "TIME(s)", "PID", "COMM", "IP", "RPORT", "LPORT"] == lines[0].split()
     assert [wall[0], "0.000", "181"] == lines[1].split()[:3]
     assert [wall[1], "1.235", "181"] == lines[2].split()[:3]
@@ -182,10 +181,9 @@ def test_a_batch_is_laid_out_as_a_whole(terminal: Terminal) -> None:
 def test_a_column_s_value_may_be_any_object() -> None:
     """A plugin's column may return what `str` can show."""
     stream = io.StringIO()
-    odd = Column("odd", "ODD", 5, lambda _event, _clock: ("a", 1))
-    renderer = make_renderer("text", [odd], stream)
-    renderer.header()
-    renderer.row(accepted(accept_bytes()))
+    odd = Column("odd", "ODD", 5, lambda _row, _first_ns: ("a", 1))
+    sink = make_sink("text", [odd], stream)
+    sink.write([NewTable(), accepted(accept_bytes())])
     assert "ODD\n('a', 1)\n" == stream.getvalue()
 
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from tests.unit.records import ABSENT, accept_bytes, accepted
 
 import tcptrace.probes
-from tcptrace.model.events import Clock, Decoder, Event, Layout, to_json
+from tcptrace.model.events import Decoder, Event, Layout, to_json
 from tcptrace.probes.probe import Probe
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -39,7 +39,7 @@ RECORDS = sorted((one for one in ALL_RECORDS if not Layout(one).has_tail), key=l
 
 def as_json(event: Event) -> dict[str, Any]:
     """Return an event as the JSON renderer writes it, and as its reader gets it."""
-    result: dict[str, Any] = json.loads(json.dumps(to_json(event, Clock(), "tracepoint")))
+    result: dict[str, Any] = json.loads(json.dumps(to_json(event, "tracepoint")))
     return result
 
 

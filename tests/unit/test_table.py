@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tcptrace.model.events import Clock
+from tcptrace.model.events import NewTable
 from tcptrace.probes.connect.probe import COUNT_TABLE, Count
-from tcptrace.sinks import make_renderer
+from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.color import PLAIN
 from tcptrace.sinks.layout import Cell
 from tcptrace.sinks.table import CLEAR, write_plain, write_rich
@@ -34,16 +34,14 @@ def count(connects: int, raddr: str = "10.1.0.5") -> Count:
 
 
 def written(
-    form: str, stream: io.StringIO, *tables: tuple[Count, ...], ts_ns: int | None = None
+    form: str, stream: io.StringIO, *tables: tuple[Count, ...], wall_ns: int | None = None
 ) -> str:
-    """Return what is written of tables of counts, each made at `ts_ns`."""
+    """Return what is written of tables of counts, each made at `wall_ns`."""
     shown = [*COUNT_TABLE.more[:1], *COUNT_TABLE.shown] if form == "csv" else COUNT_TABLE.shown
-    renderer = make_renderer(form, shown, stream, tables=True)
+    sink = make_sink(form, shown, stream, tables=True)
     for rows in tables:
-        renderer.header(ts_ns)
-        for row in rows:
-            renderer.row(row)  # type: ignore[arg-type]
-    renderer.flush()
+        sink.write([NewTable(wall_ns), *rows])
+    sink.flush()
     return stream.getvalue()
 
 
@@ -94,18 +92,16 @@ def test_hostile_cells_are_shown_as_they_are(terminal: Terminal) -> None:
     assert "[red]x[/red] :smile:" in terminal.getvalue()
 
 
-def test_each_table_begins_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_table_begins_with_its_time() -> None:
     """In a pipe the tables that an interval makes follow each other, each below its time."""
-    monkeypatch.setattr(Clock, "wall_ns", lambda _self, ts_ns: ts_ns)
     now = time.strftime("%H:%M:%S", time.localtime(5))
-    lines = written("text", io.StringIO(), (count(1),), (count(2),), ts_ns=5 * 10**9).splitlines()
+    lines = written("text", io.StringIO(), (count(1),), (count(2),), wall_ns=5 * 10**9).splitlines()
     assert [now, now] == [lines[0], lines[3]]
     assert ["1", "2"] == [lines[2].split()[-1], lines[5].split()[-1]]
 
 
-def test_csv_has_one_header(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_has_one_header() -> None:
     """A column tells the time of each of an interval's tables."""
-    monkeypatch.setattr(Clock, "wall_ns", lambda _self, ts_ns: ts_ns)
     lines = written("csv", io.StringIO(newline=""), (count(1),), (count(2),)).splitlines()
     assert "time,laddr,raddr,rport,connects" == lines[0]
     assert 3 == len(lines)

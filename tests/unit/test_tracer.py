@@ -17,7 +17,7 @@ from tcptrace.commands.tracer import tracer as command
 from tcptrace.kernel import sockets
 from tcptrace.kernel.sockets import Connection, Ends, Process
 from tcptrace.model.columns import Column
-from tcptrace.model.events import Clock, Decoder, Event, to_json
+from tcptrace.model.events import Decoder, Event, to_json
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.systems import Cgroup, PinnedMap
 from tcptrace.probes.tracer.existing import Existing
@@ -57,8 +57,8 @@ def closed(
 
 def as_json(event: Event) -> dict[str, Any]:
     """Return what JSON has of an event, but for its head."""
-    whole = to_json(event, Clock(), "tracepoint")
-    of_head = to_json(connected(), Clock(), "tracepoint").keys() - {"type", "latency_ms"}
+    whole = to_json(event, "tracepoint")
+    of_head = to_json(connected(), "tracepoint").keys() - {"type", "latency_ms"}
     own = {"error", "outcome"}
     return {key: value for key, value in whole.items() if key not in of_head - own}
 
@@ -108,7 +108,7 @@ def test_columns(arguments: Sequence[str], headings: str) -> None:
 
 def cells(event: Event, *arguments: str) -> list[object]:
     """Return an event's cells."""
-    return [column.value(event, Clock()) for column in shown(*arguments)]
+    return [column.value(event, event.ts_ns) for column in shown(*arguments)]
 
 
 def test_cells() -> None:
@@ -197,7 +197,7 @@ def test_container_filters_hold_for_what_is_open(
 def test_an_open_connection_has_its_holders(found: Callable[..., Existing]) -> None:
     """JSON has what is known of the process, and the ids of all that hold the socket."""
     (row,) = found(HELD).rows([])
-    actual = to_json(row, Clock(), "tracepoint")
+    actual = to_json(row, "tracepoint")
     assert [181, 182] == actual["holders"]
     assert ("open", 181, "curl", 1000, 4242) == tuple(
         actual[key] for key in ("type", "pid", "comm", "uid", "cgroup_id")
@@ -209,7 +209,7 @@ def test_a_connection_without_process_is_shown_without(found: Callable[..., Exis
     """Of what the kernel itself holds, nothing is guessed; a filter on processes drops it."""
     nobody = Connection(ENDS, 1000, 6)
     (row,) = found(nobody).rows([])
-    actual = to_json(row, Clock(), "tracepoint")
+    actual = to_json(row, "tracepoint")
     assert not {"pid", "tid", "uid", "comm", "mntns", "cgroup_id", "holders"} & actual.keys()
     assert [] == list(found(nobody, pid=BY_NAME["pid"].parse(["181"], Host())).rows([]))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from tcptrace.model.events import Event
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option
+from tcptrace.shell.trace import Trace
 
 
 @command(ACCEPT)
@@ -21,7 +22,7 @@ from tcptrace.shell.options import option
     switches=("FAILED",),
     help="Also accepts that failed, with ERR.",
 )
-def accept(events: Iterator[Event]) -> Iterable[Event]:
+def accept(trace: Trace) -> Iterable[Event]:
     """Trace connections that local servers accept (passive opens).
 
     \b
@@ -31,4 +32,4 @@ def accept(events: Iterator[Event]) -> Iterable[Event]:
       tcptrace accept -p 181 --backlog     one process, with its accept queue
       tcptrace accept --failed --json      failures as well, for a program
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return events
+    return trace.events

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import collections
-import time
 from collections.abc import Iterable, Iterator
 
 import click
 
-from tcptrace.kernel import clock
+from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
 from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, read_counts
 from tcptrace.probes.dns.probe import ANSWERS, Message
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option, parse_seconds
 from tcptrace.shell.say import say
-from tcptrace.sources.bpf.session import Session
+from tcptrace.shell.trace import Trace
 
 Row = Event | Count | NewTable
-Batches = Iterator[Iterator[Event]]
 
 
 def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> int:
@@ -101,9 +99,7 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
     help="With -d: answers end with their own time to live, not after 24 hours.",
 )
 def connect(
-    events: Iterator[Event],
-    session: Session,
-    batches: Batches,
+    trace: Trace,
     *,
     count: bool,
     interval: float | None,
@@ -125,19 +121,19 @@ def connect(
       tcptrace connect -d --uid 1000       with the names that a user's processes asked for
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if count:
-        return _tables(session, batches, interval)
-    return _named(session, events, own_ttl=dns_ttl) if dns else events
+        return _tables(trace, interval)
+    return _named(trace, own_ttl=dns_ttl) if dns else trace.events
 
 
-def _named(session: Session, events: Iterator[Event], *, own_ttl: bool) -> Iterator[Event]:
+def _named(trace: Trace, *, own_ttl: bool) -> Iterator[Event]:
     """Yield the attempts, named by the answers that come among them."""
     from tcptrace.probes.dns.names import Names  # noqa: PLC0415 - for few runs
 
     names = Names(own_ttl=own_ttl)
-    for event in events:
+    for event in trace.events:
         if isinstance(event, Message):
             names.learn(event)
-            session.given_up = names.given_up
+            trace.give_up(names.given_up)
         elif isinstance(event, Connect):
             found = names.find(event)
             if found:
@@ -147,18 +143,21 @@ def _named(session: Session, events: Iterator[Event], *, own_ttl: bool) -> Itera
         say(f"malformed DNS messages: {names.malformed}")
 
 
-def _tables(session: Session, batches: Batches, interval_s: float | None) -> Iterator[Row]:
+def _tables(trace: Trace, interval_s: float | None) -> Iterator[Row]:
     """Yield the counts every `interval_s`, and at the end."""
-    due = time.monotonic() + (interval_s or float("inf"))
-    for batch in batches:
-        collections.deque(batch, maxlen=0)  # attempts are counted in the kernel: it is empty
-        if time.monotonic() >= due:
-            due += interval_s or 0
-            yield from _table(session, timed=True)
-    yield from _table(session, timed=interval_s is not None)
+    interval_ns = int((interval_s or 0) * 1e9)
+    due_ns: int | None = None
+    for batch in trace.batches:
+        collections.deque(batch.events, maxlen=0)  # attempts are counted in the kernel: it is empty
+        due_ns = batch.until_ns + interval_ns if due_ns is None else due_ns
+        if interval_ns and batch.until_ns >= due_ns:
+            due_ns += interval_ns
+            yield from _table(trace, batch, timed=True)
+    if due_ns is not None:
+        yield from _table(trace, batch, timed=bool(interval_ns))
 
 
-def _table(session: Session, *, timed: bool) -> Iterator[Count | NewTable]:
-    yield NewTable(clock.now_ns() if timed else None)
-    rows = read_counts(session.table("counts", 40, 8))
+def _table(trace: Trace, batch: Batch, *, timed: bool) -> Iterator[Count | NewTable]:
+    yield NewTable(batch.wall_ns(batch.until_ns) if timed else None)
+    rows = read_counts(trace.table("counts", 40, 8), batch)
     yield from sorted(rows, key=lambda row: row.connects, reverse=True)

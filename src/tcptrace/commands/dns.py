@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from tcptrace.kernel import clock
-from tcptrace.model.events import Event
 from tcptrace.probes.dns.probe import DNS, Query
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option, parse_seconds
-from tcptrace.sources.bpf.session import Session
+from tcptrace.shell.trace import Trace
 
-Batches = Iterator[Iterator[Event]]
 Wanted = Callable[[Query], bool]
 
 
@@ -68,9 +65,7 @@ def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> W
     help="Show a question as timeout when no answer came in this time. Default: 5s.",
 )
 def dns(
-    _events: Iterator[Event],
-    session: Session,
-    batches: Batches,
+    trace: Trace,
     *,
     name: tuple[str, ...],
     types: frozenset[str],
@@ -91,18 +86,14 @@ def dns(
       tcptrace dns --type AAAA -p 181      one process, IPv6 addresses
       tcptrace dns -P 53,5353 --json       multicast DNS as well, for a program
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return filter(_filter(name, types, failed=failed), _rows(session, batches, timeout))
+    return filter(_filter(name, types, failed=failed), _rows(trace, timeout))
 
 
-def _rows(session: Session, batches: Batches, timeout_s: float) -> Iterator[Query]:
+def _rows(trace: Trace, timeout_s: float) -> Iterator[Query]:
     from tcptrace.probes.dns.exchanges import Exchanges  # noqa: PLC0415 - for this command alone
 
     exchanges = Exchanges(int(timeout_s * 1e9))
-    while True:
-        now_ns = clock.now_ns()  # what happened before is in the batch, or was before
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield from exchanges.rows(batch)
-        yield from exchanges.timed_out(now_ns)
-        session.given_up = exchanges.given_up
+    for batch in trace.batches:
+        yield from exchanges.rows(batch.events)
+        yield from exchanges.timed_out(batch.until_ns)
+        trace.give_up(exchanges.given_up)

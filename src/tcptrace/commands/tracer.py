@@ -12,11 +12,11 @@ import click
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.processes import is_in_initial
 from tcptrace.model.events import Event
-from tcptrace.model.filters import Filters
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
 from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
 from tcptrace.shell.say import say
+from tcptrace.shell.trace import Trace
 
 MOST_EARLY = 50_000
 """So many events are kept until the open connections are known; others wait in the buffer."""
@@ -64,9 +64,7 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
     help="Add NETNS, spell TYPE out, time in ns; and say which backend was taken, and why.",
 )
 def tracer(
-    events: Iterator[Event],
-    batches: Iterator[Iterator[Event]],
-    filters: Filters,
+    trace: Trace,
     *,
     existing: bool,
 ) -> Iterable[Event]:
@@ -82,24 +80,26 @@ def tracer(
       tcptrace tracer -P 5432 -u postgres  of one user, with this port at either end
       tcptrace tracer --existing -p 181    of one process, those it has first (O)
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return _with_existing(batches, filters) if existing else events
+    return _with_existing(trace) if existing else trace.events
 
 
-def _with_existing(batches: Iterator[Iterator[Event]], filters: Filters) -> Iterator[Event]:
+def _with_existing(trace: Trace) -> Iterator[Event]:
     """Yield the open connections before the events; a connection once, in either form."""
     from tcptrace.probes.tracer.existing import Existing  # noqa: PLC0415 - for few runs
 
-    found = Existing(filters)
+    found = Existing(trace.filters)
     early: list[Event] = []
-    batch: Iterator[Event] = iter(())
+    latest: Iterator[Event] = iter(())
     with closing(found):
-        for batch in batches:  # the buffer would fill up if nobody read it meanwhile
+        for batch in trace.batches:  # the buffer would fill up if nobody read it meanwhile
+            latest = batch.events
             if len(early) < MOST_EARLY:
-                early += batch
+                early += latest
             if found.is_complete():
                 break
         else:
             say("stopped before the connections that were open had been found")
             found.close()
-        yield from found.rows(chain(early, batch, *islice(batches, 1)))
-    yield from found.follow(chain.from_iterable(batches))
+        one_more = (batch.events for batch in islice(trace.batches, 1))
+        yield from found.rows(chain(early, latest, chain.from_iterable(one_more)))
+    yield from found.follow(trace.events)

@@ -132,6 +132,12 @@ def container_of(cgroup_id: int | None) -> str | None:
     return found[-1] if found else None
 
 
+@functools.lru_cache(maxsize=4096)
+def place_of(cgroup_id: int | None) -> tuple[str | None, str | None]:
+    """Return a cgroup's path and its container's id, as `path_of` and `container_of`."""
+    return path_of(cgroup_id), container_of(cgroup_id)
+
+
 def ids_of(pid: int) -> tuple[int, ...]:
     """Return the ids of a process's cgroup and of those above it, nearest first.
 

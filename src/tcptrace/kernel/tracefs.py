@@ -142,6 +142,9 @@ class Instance:
         self._pipes: list[int] = []
         self._stats: list[int] = []
         self._pending: list[Record] = []
+        """Read, and not yet due; the latest first."""
+        self.has_more = False
+        """Whether the last look at the buffer has left some."""
         header = (self._root / "events/header_page").read_text(encoding="ascii")
         self._page = trace_buffer.Page(header)
 
@@ -205,21 +208,20 @@ class Instance:
         """Record no more; what is in the buffer can still be read."""
         self.write("tracing_on", "0")
 
-    def records(self, before_ns: float = inf) -> Iterator[Record]:
+    def records(self, before_ns: float = inf, *, most: int = sys.maxsize) -> Iterator[Record]:
         """Yield what was recorded before a time, or all that is there, the oldest first.
 
-        Before a time, a CPU that writes faster than it is read leaves some for the next call.
+        A CPU that has more than `most` pages leaves some for the next call: then `has_more`.
         """
-        most = sys.maxsize if before_ns == inf else MOST_PAGES
-        for pipe in self._pipes:
-            before_ns = min(before_ns, self._read(pipe, most))
-        self._pending.sort(key=lambda record: record.ts_ns)
-        due, self._pending = self._pending, []
-        for number, record in enumerate(due):
-            if record.ts_ns >= before_ns:
-                self._pending = due[number:]
-                return
-            yield record
+        read_ns = min((self._read(pipe, most) for pipe in self._pipes), default=inf)
+        self.has_more = read_ns < inf
+        self._pending.sort(key=lambda record: record.ts_ns, reverse=True)
+        while self._pending and self._pending[-1].ts_ns < min(before_ns, read_ns):
+            yield self._pending.pop()
+
+    def waiting(self) -> int:
+        """Return how many records nobody has taken."""
+        return len(self._pending) + sum(_figures(stats)["entries"] for stats in self._stats)
 
     def _read(self, pipe: int, most: int) -> float:
         """Read `most` of a CPU's pages; return up to when all are read."""
@@ -250,7 +252,13 @@ class Instance:
         return sum(int(misses) for name, _, misses in lines if name in own)
 
 
-def _dropped(stats: int) -> int:
+def _figures(stats: int) -> dict[str, int]:
+    """Return the whole numbers in a CPU's file stats."""
     lines = os.pread(stats, 1 << 12, 0).decode("ascii").splitlines()
-    figures = dict(line.split(": ") for line in lines)
-    return int(figures["overrun"]) + int(figures["dropped events"])
+    figures = (line.split(": ") for line in lines)
+    return {name: int(figure) for name, figure in figures if figure.isdigit()}
+
+
+def _dropped(stats: int) -> int:
+    figures = _figures(stats)
+    return figures["overrun"] + figures["dropped events"]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from tcptrace.model.events import Clock
-
-Value = Callable[[Any, Clock], object]
+Value = Callable[[Any, int], object]
+"""Gives the cell of a row, which may depend on when the first row that is shown happened (its
+`ts_ns`); None where there is nothing to show."""
 Mark = Literal["failure", "slow", "unusual"]
 """Why a cell deserves a look; a terminal colours it."""
 Concern = Callable[[Any], "Mark | None"]
@@ -24,7 +24,7 @@ def no_concern(_event: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
-    """One column: `value` gives the cell of an event, None where there is nothing to show."""
+    """One column of text and CSV."""
 
     key: str
     """Its name in ``--columns`` and CSV."""
@@ -61,14 +61,14 @@ def field(
     name: str = "",
     **attributes: Any,
 ) -> Column:
-    """Return a column that shows the event's field `name`, or `key`.
+    """Return a column that shows the row's field `name`, or `key`.
 
     `attributes` are `Column`'s.
     """
     attribute = name or key
 
-    def value(event: Any, _clock: Clock) -> object:
-        return getattr(event, attribute)
+    def value(row: Any, _first_ns: int) -> object:
+        return getattr(row, attribute)
 
     return Column(key, heading, width, value, style, **attributes)
 
@@ -76,13 +76,13 @@ def field(
 def milliseconds(
     key: str, heading: str, width: int, *, name: str, slow_ms: float = float("inf")
 ) -> Column:
-    """Return a column that shows the event's field `name`, in milliseconds, to the microsecond.
+    """Return a column that shows the row's field `name`, in milliseconds, to the microsecond.
 
     What takes `slow_ms` or longer is slow.
     """
 
-    def value(event: Any, _clock: Clock) -> str | None:
-        ms = getattr(event, name)
+    def value(row: Any, _first_ns: int) -> str | None:
+        ms = getattr(row, name)
         return None if ms is None else f"{ms:.3f}"
 
     def concern(event: Any) -> Mark | None:
@@ -102,21 +102,30 @@ def clock_time(wall_ns: int) -> str:
     return _local_second(wall_ns // 1_000_000_000)
 
 
-def _time(event: Any, clock: Clock) -> str:
-    return clock_time(clock.wall_ns(event.ts_ns))
+def _time(row: Any, _first_ns: int) -> str:
+    return clock_time(row.wall_ns)
 
 
 CONTAINER_DIGITS = 12
 """Of a container's id, as the runtimes themselves list them."""
 
 
-def _container(event: Any, _clock: Clock) -> str | None:
-    container: str | None = event.container
+def _container(row: Any, _first_ns: int) -> str | None:
+    container: str | None = row.container
     return container and container[:CONTAINER_DIGITS]
 
 
-def _seconds(event: Any, clock: Clock) -> str:
-    return f"{clock.since_first_ns(event.ts_ns) / 1e9:.3f}"
+def since(row: Any, first_ns: int) -> int:
+    """Return nanoseconds since the first row; 0 for what began before.
+
+    Rows can come in another order than their events: attempts are shown as they end, and each
+    processor has its own view of the order in which two things happened.
+    """
+    return max(0, int(row.ts_ns - first_ns))
+
+
+def _seconds(row: Any, first_ns: int) -> str:
+    return f"{since(row, first_ns) / 1e9:.3f}"
 
 
 def failed(event: Any) -> Mark | None:

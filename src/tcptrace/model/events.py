@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups, clock
+
+SCHEMA_VERSION = 1
+"""Of schema.json, which says what `to_json` returns."""
 
 
 @lru_cache(maxsize=4096)
@@ -105,26 +107,43 @@ def lineage(path: str | None) -> tuple[str, ...]:
     return ("/", *("/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1)))
 
 
-class InCgroup:
-    """A row that knows the id of a cgroup, with what follows from that."""
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class Row:
+    """What every row has, be it an event or what a command makes of events.
 
-    __slots__ = ()
-    cgroup_id: int | None
+    Not frozen: that would triple the time that a record takes to make. A command sets the fields
+    that have defaults, and no others. Rows are compared by identity.
+    """
+
+    type: ClassVar[str] = "row"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+    """JSON keys that are null, not absent, when there is no value."""
+
+    wall_ns: int = 0
+    """When it happened by the wall clock, in nanoseconds since 1970; set when it comes in."""
+
+
+class _KnowsCgroup(Protocol):
+    @property
+    def cgroup_id(self) -> int | None: ...
 
     @property
-    def cgroup(self) -> str | None:
-        """Path from the root of cgroup v2; None where the cgroup is gone."""
-        return cgroups.path_of(self.cgroup_id)
+    def cgroup(self) -> str | None: ...
+
+
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class InCgroup(Row):
+    """A row that knows the id of a cgroup, with what was known of that when the event came in."""
+
+    cgroup: str | None = None
+    """Path from the root of cgroup v2; None where the cgroup was gone."""
+    container: str | None = None
+    """Id of the container, where the cgroup's path has one."""
 
     @property
-    def cgroups(self) -> tuple[int | str | None, ...]:
+    def cgroups(self: _KnowsCgroup) -> tuple[int | str | None, ...]:
         """What names the cgroup and those above it, as far as known: its id, and paths."""
         return (self.cgroup_id, *lineage(self.cgroup))
-
-    @property
-    def container(self) -> str | None:
-        """Id of the container, where the cgroup's path has one."""
-        return cgroups.container_of(self.cgroup_id)
 
 
 class OnLink:
@@ -141,15 +160,9 @@ class OnLink:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Event(InCgroup):
-    """What every record begins with: `struct event` in probes/c/prelude.bpf.c.
-
-    Not frozen: that would triple the time that a record takes to make. A command sets the fields
-    that have defaults, and no others. Records are compared by identity.
-    """
+    """What every record begins with: `struct event` in probes/c/prelude.bpf.c."""
 
     type: ClassVar[str] = "event"
-    nullable: ClassVar[frozenset[str]] = frozenset()
-    """JSON keys that are null, not absent, when there is no value."""
 
     ts_ns: U64
     """CLOCK_MONOTONIC of the initial time namespace, nanoseconds."""
@@ -171,6 +184,7 @@ class Event(InCgroup):
     comm: BehindFamily | None
 
 
+_TIMES = ("ts_ns", "wall_ns")
 _LEADING_KEYS = (
     *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
     *("netns", "mntns", "cgroup_id", "cgroup", "container"),
@@ -274,36 +288,8 @@ class Decoder:
 class NewTable:
     """Comes between rows where a new table begins."""
 
-    ts_ns: int | None = None
-    """CLOCK_MONOTONIC, nanoseconds: the time that is shown with it."""
-
-
-class Clock:
-    """Turns the kernel's monotonic time stamps into wall-clock and relative time."""
-
-    def __init__(self) -> None:
-        """Start with no event seen."""
-        self._first_ns: int | None = None
-        self._offset_ns = 0
-        self._offset_until_ns = 0
-
-    def wall_ns(self, ts_ns: int) -> int:
-        """Return nanoseconds since 1970, following changes of the wall clock within a second."""
-        if ts_ns >= self._offset_until_ns:
-            now_ns = clock.now_ns()
-            self._offset_ns = time.time_ns() - now_ns
-            self._offset_until_ns = now_ns + 1_000_000_000
-        return ts_ns + self._offset_ns
-
-    def since_first_ns(self, ts_ns: int) -> int:
-        """Return nanoseconds since the first event that was asked about; 0 for what began before.
-
-        Rows can come in another order than their events: attempts are shown as they end, and each
-        processor has its own view of the order in which two things happened.
-        """
-        if self._first_ns is None:
-            self._first_ns = ts_ns
-        return max(0, ts_ns - self._first_ns)
+    wall_ns: int | None = None
+    """Nanoseconds since 1970: the time that is shown with it."""
 
 
 @cache
@@ -311,7 +297,7 @@ def json_keys(record: Any) -> tuple[str, ...]:
     """Return the keys of a record class that are not common to all, in JSON's order."""
     names = [field.name for field in dataclasses.fields(record)]
     leading = [name for name in _LEADING_KEYS if hasattr(record, name)]
-    own = [name for name in names if name not in _LEADING_KEYS and name != "ts_ns"]
+    own = [name for name in names if name not in (*_LEADING_KEYS, *_TIMES)]
     return (*leading, *(name for name in own if not name.startswith("_")))
 
 
@@ -320,18 +306,19 @@ def _rfc3339_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def to_json(event: Event, clock: Clock, backend: str) -> dict[str, Any]:
-    """Return `event` under the keys of schema.json; what is not known is left out."""
-    second, ns = divmod(clock.wall_ns(event.ts_ns), 1_000_000_000)
+def to_json(row: Any, backend: str) -> dict[str, Any]:
+    """Return `row` under the keys of schema.json; what is not known is left out."""
+    second, ns = divmod(row.wall_ns, 1_000_000_000)
     result = {
-        "type": event.type,
+        "type": row.type,
         "time": f"{_rfc3339_second(second)}.{ns:09d}Z",
-        "ts_ns": event.ts_ns,
+        "ts_ns": row.ts_ns,
     }
-    record: Any = type(event)
+    record: Any = type(row)
+    nullable = record.nullable
     for key in json_keys(record):
-        value = getattr(event, key)
-        if value is not None or key in event.nullable:
+        value = getattr(row, key)
+        if value is not None or key in nullable:
             result[key] = value
     result["backend"] = backend
     return result

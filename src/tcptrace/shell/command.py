@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.kernel.privileges import require_tracing
-from tcptrace.model.events import Event
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.options import (
     FILTER,
@@ -26,12 +25,13 @@ from tcptrace.shell.options import (
 from tcptrace.shell.plan import make_output, make_plan
 from tcptrace.shell.run import run
 from tcptrace.sources.bpf.choose import usable_variants
-from tcptrace.sources.bpf.session import Session
 from tcptrace.sources.plan import Plan, listing
 from tcptrace.sources.tracefs.session import BACKEND
 
-API_VERSION = 1
+API_VERSION = 2
 """Raised when the interface for plugins changes incompatibly."""
+CHANGES = {1: ", where the function gets a Trace: trace.events are what it got (docs/plugins.md)"}
+"""What is to be done about a plugin that was made for an older version."""
 
 
 class TraceCommand(click.Command):
@@ -75,11 +75,8 @@ def _dump(plan: Plan) -> None:
 def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], click.Command]:
     """Make a subcommand that traces `probe`.
 
-    The decorated function gets an iterator of events, and the values of its own options by name; it
-    returns an iterable of the events to show. Its docstring is the help text. For work that is not
-    event by event it can have the parameters ``session``, a `Session`, ``filters``, the run's
-    `Filters`, and ``batches``, an iterator over iterators of events that comes round some 30 times
-    a second, to be used in place of the first argument.
+    The decorated function gets a `Trace`, and the values of its own options by name; it returns an
+    iterable of the rows to show. Its docstring is the help text.
 
     Args:
         probe: what to trace; its filters become options.
@@ -90,7 +87,8 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
 
     """
     if api != API_VERSION:
-        raise PluginError(f"made for plugin API {api}; this tcptrace has {API_VERSION}")
+        hint = CHANGES.get(api, "")
+        raise PluginError(f"made for plugin API {api}; this tcptrace has {API_VERSION}{hint}")
 
     def decorate(function: RowFunction) -> click.Command:
         own = list(reversed(getattr(function, "__click_params__", [])))
@@ -105,14 +103,8 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
             if given["dump_c"]:
                 _dump(plan)
                 return
-
-            def rows(session: Session, batches: Iterator[Iterator[Event]]) -> Iterable[Event]:
-                more = {"session": session, "filters": plan.filters, "batches": batches}
-                offered = {**given, **more}
-                used = {name: offered[name] for name in wanted if name in offered}
-                return function(chain.from_iterable(batches), **used)
-
-            run(plan, rows, output)
+            used = {name: given[name] for name in wanted if name in given}
+            run(plan, functools.partial(function, **used), output)
 
         return TraceCommand(
             probe,

@@ -14,7 +14,7 @@ from tcptrace.model import columns
 from tcptrace.model.filters import FILTERS, Filter
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.host import Host
-from tcptrace.sinks import FORMATS
+from tcptrace.sinks.choose import FORMATS
 from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
 RowFunction = Callable[..., Iterable[Any]]

@@ -21,7 +21,7 @@ class Output:
     """What becomes of the rows."""
 
     form: str
-    """One of `tcptrace.sinks.FORMATS`."""
+    """One of `tcptrace.sinks.choose.FORMATS`."""
     columns: Sequence[Column]
     duration_s: float | None = None
     count: int | None = None

@@ -23,6 +23,17 @@ def require_open(stream: TextIO) -> None:
         )
 
 
+def buffered(stream: TextIO) -> TextIO:
+    """Return `stream`, standard output, with a buffer.
+
+    With PYTHONUNBUFFERED it has none, and Python then drops the rest of a write that a signal cuts
+    short.
+    """
+    if not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+        return stream
+    return os.fdopen(stream.fileno(), "w", encoding=stream.encoding, closefd=False)
+
+
 def discard(stream: TextIO) -> None:
     """Let nothing that is still buffered fail again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -5,13 +5,14 @@ On a terminal they are rich's, and a cell that has no room is folded; in a pipe 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tcptrace.model.columns import Column, clock_time
-from tcptrace.model.events import Clock, Event
+from tcptrace.model.events import NewTable
 from tcptrace.sinks.color import HEADING, Palette, is_dumb
 from tcptrace.sinks.layout import Cell, cell_len, padded, terminal_size
+from tcptrace.sinks.stream import StreamSink
 from tcptrace.sinks.text import cells
 
 if TYPE_CHECKING:
@@ -76,52 +77,48 @@ def write_rich(
     rich_console(stream, palette).print(table)
 
 
-class TableRenderer:
+class TableSink(StreamSink):
     """Writes tables of rows, each when it is whole; a terminal shows nothing but the last."""
 
-    def __init__(
-        self, stream: TextIO, clock: Clock, columns: Sequence[Column], palette: Palette
-    ) -> None:
+    def __init__(self, stream: TextIO, columns: Sequence[Column], palette: Palette) -> None:
         """Write to `stream`."""
-        self._stream = stream
-        self._clock = clock
+        super().__init__(stream)
         self._columns = columns
         self._palette = palette
         self._is_terminal = stream.isatty()
-        self._write: Write = write_rich if self._is_terminal else write_plain
-        self._rows: list[Row] | None = None
-        self._ts_ns: int | None = None
+        self._write_table: Write = write_rich if self._is_terminal else write_plain
+        self._table: NewTable | None = None
+        self._rows: list[Row] = []
         self._written = 0
 
-    def start(self, _backend: str) -> None:
-        """Do nothing: text does not tell."""
+    def write(self, rows: Sequence[Any]) -> None:
+        """Add rows to the table; another one ends it."""
+        for row in rows:
+            if isinstance(row, NewTable):
+                self._end()
+                self._table = row
+            else:
+                self._table = self._table or NewTable()
+                self._rows.append(cells(row, self._first_ns(row), self._columns))
 
-    def header(self, ts_ns: int | None = None) -> None:
-        """Begin a table; where it has a time, that comes first."""
-        self._end()
-        self._rows = []
-        self._ts_ns = ts_ns
-
-    def row(self, event: Event) -> None:
-        """Add one row to the table."""
-        if self._rows is None:
-            self._rows = []
-        self._rows.append(cells(event, self._clock, self._columns))
+    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
+        return iter(())
 
     def flush(self) -> None:
         """Write the table."""
         self._end()
-        self._stream.flush()
+        super().flush()
 
     def _end(self) -> None:
-        if self._rows is None:
+        """Write the table, with its time if it has one."""
+        if self._table is None:
             return
         if self._written and self._is_terminal and not is_dumb():
             self._stream.write(CLEAR)
-        if self._ts_ns is not None:
-            time = clock_time(self._clock.wall_ns(self._ts_ns))
+        if self._table.wall_ns is not None:
+            time = clock_time(self._table.wall_ns)
             self._stream.write(self._palette.paint(time, "dim") + "\n")
         headings = [column.heading for column in self._columns]
-        self._write(headings, self._rows, self._stream, self._palette)
-        self._rows = None
+        self._write_table(headings, self._rows, self._stream, self._palette)
+        self._table, self._rows = None, []
         self._written += 1

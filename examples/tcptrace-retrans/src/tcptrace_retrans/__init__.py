@@ -6,11 +6,11 @@ A plugin with a probe of its own; docs/plugins.md in tcptrace's repository goes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from tcptrace import COMMON_COLUMNS, Event, Hook, Probe, Variant, command, field
+from tcptrace import COMMON_COLUMNS, Event, Hook, Probe, Trace, Variant, command, field
 
 # include/net/tcp_states.h, from 1
 STATES = (
@@ -63,8 +63,8 @@ RETRANS = Probe(
 )
 
 
-@command(RETRANS, api=1)
-def retrans(events: Iterator[Event]) -> Iterable[Event]:
+@command(RETRANS, api=2)
+def retrans(trace: Trace) -> Iterable[Event]:
     """Trace TCP segments that are sent again.
 
     The process is not shown: the kernel sends again from a timer or when an answer comes in, while
@@ -76,4 +76,4 @@ def retrans(events: Iterator[Event]) -> Iterable[Event]:
       tcptrace retrans -T -P 443       with the time, to or from this port
       tcptrace retrans --json          for a program
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    return events
+    return trace.events

@@ -22,7 +22,7 @@ from tcptrace.model.columns import (
     Column,
     Mark,
 )
-from tcptrace.model.events import U32, Clock, Event, OnLink, OptionalU32, error_name
+from tcptrace.model.events import U32, Event, OnLink, OptionalU32, error_name
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
     IPPROTO_MPTCP,
@@ -52,7 +52,7 @@ class Accept(OnLink, Event):
     _link: U32
 
 
-def _backlog(event: Any, _clock: Clock) -> str | None:
+def _backlog(event: Any, _first_ns: int) -> str | None:
     return None if event.backlog is None else f"{event.backlog}/{event.backlog_max}"
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from tcptrace.kernel import clock
 from tcptrace.kernel.fetch import RETURN_VALUE
 from tcptrace.kernel.hooks import Hook, How, with_stand_in
+from tcptrace.model.batch import Batch
 from tcptrace.model.columns import (
     COMM,
     COMMON,
@@ -33,7 +33,7 @@ from tcptrace.model.columns import (
     milliseconds,
     repeated,
 )
-from tcptrace.model.events import U32, Clock, Event, Milliseconds, address_text, error_name, one_of
+from tcptrace.model.events import U32, Event, Milliseconds, Row, address_text, error_name, one_of
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
     AF_INET,
@@ -97,11 +97,10 @@ class Connect(Event):
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Count:
+class Count(Row):
     """How many attempts there were between two addresses to one port; `struct count_key`."""
 
     type: ClassVar[str] = "count"
-    nullable: ClassVar[frozenset[str]] = frozenset()
 
     ts_ns: int
     """When it was read."""
@@ -122,15 +121,15 @@ class Count:
 _COUNT_KEY = struct.Struct("=16s16sHHI")
 
 
-def read_counts(table: Mapping[bytes, bytes]) -> list[Count]:
-    """Return the entries of the map `counts`."""
-    now = clock.now_ns()
+def read_counts(table: Mapping[bytes, bytes], batch: Batch) -> list[Count]:
+    """Return the entries of the map `counts`, as of the end of a batch."""
     rows = []
     for key, value in table.items():
         laddr, raddr, lport, rport, family = _COUNT_KEY.unpack(key)
         rows.append(
             Count(
-                ts_ns=now,
+                ts_ns=batch.until_ns,
+                wall_ns=batch.wall_ns(batch.until_ns),
                 family=family,
                 laddr=address_text(laddr, family) if any(laddr) else None,
                 lport=lport or None,
@@ -142,7 +141,7 @@ def read_counts(table: Mapping[bytes, bytes]) -> list[Count]:
     return rows
 
 
-def _result(event: Any, _clock: Clock) -> str | None:
+def _result(event: Any, _first_ns: int) -> str | None:
     outcome: str | None = event.outcome
     error: str | None = event.error
     return error if outcome == "error" else outcome
@@ -159,7 +158,7 @@ OLD_MS = 100
 LOCALHOST = ("127.0.0.1", "::1")
 
 
-def _query(event: Any, _clock: Clock) -> str:
+def _query(event: Any, _first_ns: int) -> str:
     if event.raddr in LOCALHOST:
         return "localhost"
     if event.query is None:

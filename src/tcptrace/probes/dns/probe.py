@@ -21,7 +21,7 @@ from tcptrace.model.columns import (
     field,
     milliseconds,
 )
-from tcptrace.model.events import U32, U64, Clock, Event, InCgroup, Tail
+from tcptrace.model.events import U32, U64, Event, InCgroup, Tail
 from tcptrace.probes.probe import ALL_FILTERS, Probe, Variant
 
 SENT, TCP, FAILED, ASSUMED = 1, 2, 4, 8
@@ -68,7 +68,6 @@ class Query(InCgroup):
     """A question and what became of it: one row of `tcptrace dns`."""
 
     type: ClassVar[str] = "dns"
-    nullable: ClassVar[frozenset[str]] = frozenset()
 
     ts_ns: int
     """CLOCK_MONOTONIC, nanoseconds: when the answer came, or was given up."""
@@ -110,12 +109,14 @@ class Query(InCgroup):
 TIMEOUT, MALFORMED = "timeout", "malformed"
 
 
-def row(asker: Message, message: Message, **values: Any) -> Query:
+def row(asker: Message, message: Message, *, ts_ns: int, **values: Any) -> Query:
     """Return the row of the process that sent or received `asker`, with the ends of `message`.
 
     A socket that has not yet sent has no port: the answer has it.
     """
     return Query(
+        ts_ns=ts_ns,
+        wall_ns=message.wall_ns + ts_ns - message.ts_ns,
         **{name: getattr(asker, name) for name in _OF_TASK},
         **{name: getattr(message, name) for name in _OF_ENDS},
         server=message.raddr,
@@ -124,16 +125,16 @@ def row(asker: Message, message: Message, **values: Any) -> Query:
     )
 
 
-_OF_TASK = ("pid", "tid", "uid", "comm", "netns", "mntns", "cgroup_id")
+_OF_TASK = ("pid", "tid", "uid", "comm", "netns", "mntns", "cgroup_id", "cgroup", "container")
 _OF_ENDS = ("family", "laddr", "lport", "raddr", "rport")
 
 
-def _answers(event: Any, _clock: Clock) -> str | None:
+def _answers(event: Any, _first_ns: int) -> str | None:
     answers = (*(event.answers or ()), *(["…"] if event.partial else ()))
     return ",".join(answers) or None
 
 
-def _rcode(event: Any, _clock: Clock) -> str:
+def _rcode(event: Any, _first_ns: int) -> str:
     """Return the response code, and what is to be known of the way that it came."""
     if event.truncated:
         return f"{event.rcode}/truncated"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tcptrace.kernel import clock, sockets
+from tcptrace.kernel import cgroups, clock, sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
@@ -20,12 +21,19 @@ def _family(ends: Ends) -> int:
     return 6 if ":" in (ends.laddr or "") else 4
 
 
-def _row(connection: Connection, process: Process, holders: list[int], ts_ns: int) -> Open:
+def _row(
+    connection: Connection, process: Process, holders: list[int], ts_ns: int, wall_ns: int
+) -> Open:
     ends = connection.ends
     known = process is not NOBODY
+    cgroup_id = next(iter(process.cgroups), None)
+    cgroup, container = cgroups.place_of(cgroup_id)
     return Open(
         ts_ns=ts_ns,
-        cgroup_id=next(iter(process.cgroups), None),
+        wall_ns=wall_ns,
+        cgroup_id=cgroup_id,
+        cgroup=cgroup,
+        container=container,
         pid=process.pid or None,
         tid=None,
         uid=connection.uid if known else None,
@@ -79,6 +87,7 @@ class Existing:
         """Begin to look which connections are open, now that the probes are attached."""
         self._keeps = filters.predicate()
         self._since_ns = clock.now_ns()
+        self._offset_ns = time.time_ns() - self._since_ns
         self._survey = sockets.Survey(filters.values.get("netns"))
         self.is_complete = self._survey.is_complete
         """Tells whether all have been found, without waiting. Raises HungError."""
@@ -114,16 +123,20 @@ class Existing:
                 self._add(one, holders.get(one.inode, []), known)
         for ends, event in first.items():
             if isinstance(event, Closed) and event.older and event.passed:
-                self._rows[ends] = _row(Connection(ends, 0, 0), NOBODY, [], self._since_ns)
+                self._rows[ends] = self._row(Connection(ends, 0, 0), NOBODY, [])
         yield from list(self._rows.values())
         yield from self.follow(early)
+
+    def _row(self, connection: Connection, process: Process, holders: list[int]) -> Open:
+        wall_ns = self._since_ns + self._offset_ns
+        return _row(connection, process, holders, self._since_ns, wall_ns)
 
     def _add(self, one: Connection, holders: list[int], known: Mapping[int, Process]) -> None:
         """Add a row for a connection, if there is a process that passes the filters."""
         processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
         kept = next((process for process in processes if self._keeps(_held(one, process))), None)
         if kept:
-            self._rows[one.ends] = _row(one, kept, holders, self._since_ns)
+            self._rows[one.ends] = self._row(one, kept, holders)
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yield events; name the owner where one of the open connections ends.
@@ -150,4 +163,5 @@ def _name_owner(event: Closed, begin: Open) -> None:
     if event.pid is None and begin.pid:
         event.pid, event.uid, event.comm = begin.pid, begin.uid, begin.comm
         event.cgroup_id, event.closer = begin.cgroup_id, "owner"
+        event.cgroup, event.container = begin.cgroup, begin.container
     event.mntns = event.mntns or begin.mntns

@@ -23,11 +23,11 @@ from tcptrace.model.columns import (
     field,
     milliseconds,
     repeated,
+    since,
 )
 from tcptrace.model.events import (
     U32,
     U64,
-    Clock,
     Event,
     Milliseconds,
     OnLink,
@@ -115,7 +115,7 @@ class Open(Event):
     """Ids of all processes that have it open."""
 
 
-def _letter(event: Any, _clock: Clock) -> str:
+def _letter(event: Any, _first_ns: int) -> str:
     return LETTERS[event.type]
 
 
@@ -128,15 +128,15 @@ def _broken(event: Any) -> Mark | None:
     return "unusual" if event.ended_by == "reset" else None
 
 
-def _nanoseconds(event: Any, clock: Clock) -> int:
-    return clock.since_first_ns(event.ts_ns)
+def _nanoseconds(event: Any, first_ns: int) -> int:
+    return since(event, first_ns)
 
 
 def _of_close(column: Column) -> Column:
     """Return the column with cells in close rows only."""
 
-    def value(event: Any, clock: Clock) -> object:
-        return column.value(event, clock) if event.type == "close" else None
+    def value(event: Any, first_ns: int) -> object:
+        return column.value(event, first_ns) if event.type == "close" else None
 
     def concern(event: Any) -> Mark | None:
         return column.concern(event) if event.type == "close" else None

@@ -8,7 +8,8 @@ from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceErro
 from tcptrace.kernel import tracefs
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.sources.bpf.loader import Loader
-from tcptrace.sources.bpf.session import BpfSession, Session
+from tcptrace.sources.bpf.session import BpfSession
+from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.tracefs.session import BACKEND, FtraceSession
 
@@ -37,7 +38,7 @@ class Attaching:
         if self._loader:
             self._loader.close()
 
-    def session(self, stopped: Callable[[], bool]) -> Session | None:
+    def session(self, stopped: Callable[[], bool]) -> LiveSource | None:
         """Return the session; None when `stopped` says to give up.
 
         Raises:
@@ -55,7 +56,7 @@ class Attaching:
                 raise
             return self._fall_back(error)
 
-    def _bpf_session(self, stopped: Callable[[], bool]) -> Session | None:
+    def _bpf_session(self, stopped: Callable[[], bool]) -> LiveSource | None:
         if self._refusal:
             raise self._refusal
         if not self._loader:
@@ -67,7 +68,7 @@ class Attaching:
         session.notes += self._loader.output().splitlines()
         return session
 
-    def _fall_back(self, reason: TcptraceError) -> Session:
+    def _fall_back(self, reason: TcptraceError) -> LiveSource:
         """Return a session on tracefs alone; raise `reason` where that cannot be had either."""
         why, _, advice = str(reason).partition("\n")
         why = why.rstrip(".")

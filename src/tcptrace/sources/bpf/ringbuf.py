@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import platform
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -25,6 +26,8 @@ LOADS_IN_ORDER = frozenset({"x86_64"})
 BUSY, DISCARDED = 1 << 31, 1 << 30
 LENGTH = DISCARDED - 1
 HEADER = 8
+MOST_COUNTED = 500_000
+"""So many records are counted in a quarter of a second."""
 PAGE = mmap.PAGESIZE
 
 _U32 = struct.Struct("=I")
@@ -35,6 +38,9 @@ class RingBuffer(Protocol):
 
     def read(self) -> Iterator[bytes]:
         """Yield the records that are there now, oldest first."""
+
+    def waiting(self) -> int:
+        """Return how many records are there that nobody has taken; of very many, about."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -86,17 +92,33 @@ class MappedRingBuffer:
             if not length & DISCARDED:
                 yield data
 
+    def waiting(self) -> int:
+        """Return how many records are there; of very many, as many as their like would be."""
+        start = position = self._consumed[0]
+        end = self._produced[0]
+        count = 0
+        while position < end and count < MOST_COUNTED:
+            length = _U32.unpack_from(self._producer, PAGE + (position & self._mask))[0]
+            position += (HEADER + (length & LENGTH) + 7) & ~7
+            count += 1
+        return count * (end - start) // (position - start) if count else 0
+
 
 class LibbpfRingBuffer:
     """A ring buffer that libbpf reads."""
 
     def __init__(self, map_fd: int) -> None:
         """Open it. Raises TcptraceError."""
-        self._records: list[bytes] = []
+        self._records: deque[bytes] = deque()
         self._callback = RingBufferSample(self._take)  # alive as long as libbpf may call it
         self._buffer = libbpf().ring_buffer__new(map_fd, self._callback, None, None)
         if not self._buffer:
             raise TcptraceError("libbpf cannot open the event buffer; install a newer libbpf")
+
+    def waiting(self) -> int:
+        """Return how many records are there."""
+        libbpf().ring_buffer__consume(self._buffer)
+        return len(self._records)
 
     def _take(self, _context: int, data: int, size: int) -> int:
         self._records.append(ctypes.string_at(data, size))
@@ -105,8 +127,8 @@ class LibbpfRingBuffer:
     def read(self) -> Iterator[bytes]:
         """Yield the records that are there now, oldest first."""
         libbpf().ring_buffer__consume(self._buffer)
-        records, self._records = self._records, []
-        return iter(records)
+        while self._records:
+            yield self._records.popleft()
 
     def close(self) -> None:
         """Let go of it."""

@@ -27,9 +27,10 @@ from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters, Test
+from tcptrace.model.losses import Losses
 from tcptrace.probes.samples import Sample, TraceEvent, TraceVariant
 from tcptrace.sources.bpf.choose import no_backend
-from tcptrace.sources.bpf.session import Losses, Session
+from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 
 BACKEND = "ftrace"
@@ -114,10 +115,8 @@ class Threads:
         return self._groups.get(tid, tid)
 
 
-class FtraceSession(Session):
+class FtraceSession(LiveSource):
     """Probes in tracefs, with what is read from them."""
-
-    backend = BACKEND
 
     def __init__(self, plan: Plan) -> None:
         """Attach.
@@ -128,6 +127,7 @@ class FtraceSession(Session):
 
         """
         check(plan)
+        super().__init__(plan, BACKEND)
         self._plan = plan
         asked = plan.filters.values
         self._threads = Threads(asked["pid"].began if "pid" in asked else ())
@@ -247,15 +247,22 @@ class FtraceSession(Session):
         """Remove what was made in tracefs."""
         self._instance.close()
 
-    def lost(self) -> Losses:
-        """Return what may be missing since the start."""
+    def _lost(self) -> Losses:
         return Losses(self._instance.dropped(), self._instance.missed())
 
-    def _read(self, *, last: bool) -> Iterator[Event]:
+    def _read(self, before_ns: int, *, last: bool) -> tuple[Iterator[Event], int]:
         if last:
             self._instance.stop()
-        records = self._instance.records(inf if last else clock.now_ns() - SETTLE_NS)
-        return chain.from_iterable(map(self._events, records))
+        else:
+            before_ns = clock.now_ns() - SETTLE_NS
+        records = self._instance.records(inf if last else before_ns, most=tracefs.MOST_PAGES)
+        return chain.from_iterable(map(self._events, records)), before_ns
+
+    def _has_more(self) -> bool:
+        return self._instance.has_more
+
+    def _waiting(self) -> int:
+        return self._instance.waiting()
 
     def _events(self, record: Record) -> Iterable[Event]:
         """Return the events that a record completes and that are wanted."""

@@ -1,0 +1,160 @@
+"""The pump: from a source, through a command's function, to sinks, until it is time to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from tcptrace.model.batch import Batch
+from tcptrace.model.events import NewTable
+from tcptrace.model.losses import NOTHING_LOST
+from tcptrace.shell.stop import Stop, Why
+from tcptrace.sinks.sink import Sink
+from tcptrace.sources.source import Source
+
+MOST_ROWS = 1024
+"""So many rows of one batch are written at once; more of them would wait in memory."""
+MOST_EVENTS = 256
+"""After so many events it is asked whether to give up."""
+LOSS_REPORT_S = 1.0
+
+RowsOf = Callable[[Iterator[Batch]], Iterable[Any]]
+"""A command's own work: from batches of events to rows, each of them an event or another `Row`, or
+a `NewTable` where a table begins."""
+
+
+class Pump:
+    """Passes on what comes; knows neither kernel nor terminal."""
+
+    def __init__(
+        self,
+        source: Source,
+        sinks: Sequence[Sink],
+        stop: Stop,
+        say: Callable[[str], None],
+        *,
+        count: int | None = None,
+        before_output: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Connect `source` and `sinks`.
+
+        Args:
+            source: where events come from; the caller closes it.
+            sinks: where each row goes; they are open, and `close` closes them.
+            stop: tells when to stop; the pump adds its own reasons.
+            say: tells people of losses.
+            count: stop after so many rows.
+            before_output: is called before anything is written or said.
+
+        """
+        self.shown = 0
+        """How many events have been shown; of tables, in the last."""
+        self._passed = 0
+        self._source = source
+        self._sinks = list(sinks)
+        """Those that somebody still reads."""
+        self._stop = stop
+        self._say = say
+        self._count = count
+        self._before_output = before_output
+        self._rows: list[Any] = []
+        self._reported = NOTHING_LOST
+        self._next_report = 0.0
+
+    def run(self, rows_of: RowsOf, begin: Sequence[Any] = ()) -> None:
+        """Pass rows on until it is time to stop, `begin` before all others.
+
+        Rows that came before an error are passed on, too.
+        """
+        self._rows.extend(begin)
+        try:
+            for row in rows_of(self._batches()):
+                self._take(row)
+                if self._stop.why is Why.COUNT:
+                    break
+        finally:
+            self._pass_on()
+
+    def close(self) -> None:
+        """Tell of what was lost, and close the sinks."""
+        self._before_output()
+        self._report()
+        losses = self._source.losses()
+        self._each(lambda sink: sink.close(losses))
+
+    def summary(self, of: str, seconds: float) -> str:
+        """Return what became of all; `of` says what was shown."""
+        what = of if self.shown == 1 else f"{of}s"
+        lost = self._source.losses()
+        untracked = f", {lost.untracked} not tracked (table full)" if lost.untracked else ""
+        return f"{self.shown} {what} in {seconds:.1f} s, {lost.total} lost{untracked}"
+
+    def _take(self, row: Any) -> None:
+        self._rows.append(row)
+        if isinstance(row, NewTable):
+            self.shown = 0  # a table holds all that the one before it did
+        else:
+            self.shown += getattr(row, "weight", 1)
+            self._passed += 1
+            if self._passed == self._count:
+                self._stop.ask(Why.COUNT)
+        if len(self._rows) >= MOST_ROWS:
+            self._write()
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the source's batches; between them, pass on what they gave."""
+        for batch in self._source.batches():
+            yield batch._replace(events=self._in_time(batch.events))
+            self._pass_on()
+            if time.monotonic() >= self._next_report:
+                self._report()
+            if self._stop.is_overdue():
+                self._source.abandon()
+                return
+            if self._stop.is_asked():
+                self._source.finish()
+
+    def _in_time(self, events: Iterator[Any]) -> Iterator[Any]:
+        """Yield events as long as there is time for it."""
+        while some := list(islice(events, MOST_EVENTS)):
+            yield from some
+            if self._stop.is_overdue():
+                return
+
+    def _write(self) -> None:
+        self._before_output()
+        rows, self._rows = self._rows, []
+        self._each(lambda sink: sink.write(rows))
+
+    def _pass_on(self) -> None:
+        """Hand all rows over."""
+        if self._rows:
+            self._write()
+        self._each(_flush)
+
+    def _each(self, act: Callable[[Sink], None]) -> None:
+        """Do something with each sink; stop when one has nobody left who reads it."""
+        for sink in [*self._sinks]:
+            try:
+                act(sink)
+            except BrokenPipeError:
+                self._sinks.remove(sink)
+                self._stop.ask(Why.CLOSED)
+
+    def _report(self) -> None:
+        """Tell of events that were lost since the last report."""
+        self._next_report = time.monotonic() + LOSS_REPORT_S
+        losses = self._source.losses()
+        if losses != self._reported:
+            self._before_output()
+            self._say(str(losses.since(self._reported)))
+            self._reported = losses
+
+
+def _flush(sink: Sink) -> None:
+    """Hand over what was written; raise BrokenPipeError where there is nobody to take it."""
+    sink.flush()
+    if sink.is_closed():
+        raise BrokenPipeError

@@ -1,0 +1,42 @@
+"""What a command's function works on: `Trace`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from tcptrace.model.batch import Batch
+from tcptrace.model.filters import Filters
+from tcptrace.model.meta import Meta
+from tcptrace.sources.source import Source
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """What happened, as it is told: a function makes rows of it."""
+
+    batches: Iterator[Batch]
+    """Some 30 times a second; each says up to when it is complete. In place of `events`."""
+    filters: Filters
+    """What was asked for."""
+    _source: Source
+
+    @property
+    def meta(self) -> Meta:
+        """What holds for all events."""
+        return self._source.meta
+
+    @property
+    def events(self) -> Iterator[Any]:
+        """The events of all batches, oldest first."""
+        return chain.from_iterable(batch.events for batch in self.batches)
+
+    def give_up(self, count: int) -> None:
+        """Say what was not followed to its end so far, for more was under way than is kept."""
+        self._source.given_up = count
+
+    def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return what one of the probe's hash maps holds now; sizes in bytes."""
+        return self._source.table(name, key_size, value_size)

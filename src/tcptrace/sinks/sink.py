@@ -1,0 +1,28 @@
+"""What the shell asks of whatever rows go to: `Sink`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tcptrace.model.losses import Losses
+from tcptrace.model.meta import Meta
+
+
+class Sink(Protocol):
+    """Takes rows; it alone knows where they go."""
+
+    def open(self, meta: Meta) -> None:
+        """Learn what holds for all rows, before the first of them."""
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Write rows in one piece; a `NewTable` among them begins a table of those behind it."""
+
+    def flush(self) -> None:
+        """Hand all that was written to whoever reads it."""
+
+    def is_closed(self) -> bool:
+        """Tell whether there is nobody to read it any more."""
+
+    def close(self, losses: Losses) -> None:
+        """Write nothing more; `losses` are what may be missing among all rows."""

@@ -1,0 +1,37 @@
+"""What must be asked of the living system when an event comes in, while it still knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from tcptrace.kernel import cgroups, clock
+from tcptrace.model.events import Event
+
+RENEWED_NS = 1_000_000_000
+
+
+class Arrivals:
+    """Puts into events what whoever reads them later has nobody to ask for."""
+
+    def __init__(self) -> None:
+        """Begin; nothing has come in."""
+        self._offset_ns = 0
+        self._until_ns = 0
+
+    def offset_ns(self) -> int:
+        """Return what the wall clock is ahead of the probes' clock, as it was within a second."""
+        now_ns = clock.now_ns()
+        if now_ns >= self._until_ns:
+            self._offset_ns = time.time_ns() - now_ns
+            self._until_ns = now_ns + RENEWED_NS
+        return self._offset_ns
+
+    def fill(self, events: Iterable[Event], offset_ns: int) -> Iterator[Event]:
+        """Yield events with their time by the wall clock, cgroup and container."""
+        place_of = cgroups.place_of
+        for event in events:
+            event.wall_ns = event.ts_ns + offset_ns
+            if event.cgroup_id is not None:
+                event.cgroup, event.container = place_of(event.cgroup_id)
+            yield event

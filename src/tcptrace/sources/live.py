@@ -1,0 +1,110 @@
+"""What sources on a running kernel have in common: `LiveSource`."""
+
+from __future__ import annotations
+
+import abc
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tcptrace.kernel import clock
+from tcptrace.model.batch import Batch
+from tcptrace.model.events import Event
+from tcptrace.model.losses import Losses
+from tcptrace.model.meta import Meta
+from tcptrace.sources.arrivals import Arrivals
+from tcptrace.sources.plan import Plan
+
+POLL_S = 0.03
+"""How often the buffer is looked at; rows are to be out within 100 ms of their event."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def describe(plan: Plan, backend: str) -> Meta:
+    """Return what holds for all events of a plan on this host."""
+    system = os.uname()
+    return Meta(
+        probe=plan.probe.name,
+        backend=backend,
+        host=system.nodename,
+        boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
+        kernel=system.release,
+        start_ns=time.time_ns(),
+    )
+
+
+class LiveSource(abc.ABC):
+    """What is attached; closing it detaches."""
+
+    notes: list[str]
+    """How the backend was chosen."""
+    warning: str = ""
+    """Why it can do less than the user may expect."""
+
+    def __init__(self, plan: Plan, backend: str) -> None:
+        """Describe what will be attached; nothing has come in."""
+        self.meta = describe(plan, backend)
+        self.backend = backend
+        self.given_up = 0
+        self._unread = 0
+        self._finished = False
+        self._arrivals = Arrivals()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what has come, in order, some 30 times a second until `finish`."""
+        while True:
+            last = self._finished
+            before_ns = clock.now_ns()
+            if not last:
+                time.sleep(POLL_S)
+            events, until_ns = self._read(before_ns, last=last)
+            offset_ns = self._arrivals.offset_ns()
+            yield Batch(self._arrivals.fill(events, offset_ns), until_ns, offset_ns)
+            if last and not self._has_more():
+                return
+
+    def finish(self) -> None:
+        """Let the next batch be the last."""
+        self._finished = True
+
+    def abandon(self) -> None:
+        """Count as lost what waits in the buffer."""
+        self._unread += self._waiting()
+
+    def losses(self) -> Losses:
+        """Return what may be missing since the start."""
+        return self._lost()._replace(given_up=self.given_up, unread=self._unread)
+
+    def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return what one of the probe's hash maps holds now; sizes in bytes."""
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Detach."""
+
+    @abc.abstractmethod
+    def _read(self, before_ns: int, *, last: bool) -> tuple[Iterator[Event], int]:
+        """Return the events that have come, in order; all of them if no more are to be read.
+
+        Args:
+            before_ns: a moment so long ago that all of before is in the buffer.
+            last: whether nothing more is to come in.
+
+        Returns:
+            The events, and the time up to which nothing more will come.
+
+        """
+
+    def _has_more(self) -> bool:
+        """Tell whether the last look has left some of what was in the buffer."""
+        return False
+
+    @abc.abstractmethod
+    def _waiting(self) -> int:
+        """Return how many events nobody has read, in a fraction of a second."""
+
+    @abc.abstractmethod
+    def _lost(self) -> Losses:
+        """Return what may be missing since the start, as the kernel counts."""
