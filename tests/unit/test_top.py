@@ -14,6 +14,7 @@ import pytest
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import sampler
+from tcptrace.kernel.clock import now_ns
 from tcptrace.kernel.sampler import Sample, Sampler
 from tcptrace.kernel.sock_diag import ESTABLISHED, Socket
 from tcptrace.probes.accept.probe import Accept
@@ -24,6 +25,7 @@ from tcptrace.top.aggregator import Aggregator, Interval, Row
 from tcptrace.top.figures import MEDIAN, P95, Distribution
 from tcptrace.top.live import Live
 from tcptrace.top.order import CalmOrder
+from tcptrace.top.traffic import WHY, Traffic, figure_columns, key_columns, tables
 
 HOST, PEER, OTHER = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 NETNS = 4026531840
@@ -44,6 +46,7 @@ def made(record: type[Any], **values: Any) -> Any:
         "rport": 443,
         "family": 4,
         "comm": "curl",
+        "_link": 0,
         **values,
     }
     fields = [one for one in dataclasses.fields(record) if one.init]
@@ -206,6 +209,20 @@ def test_what_was_open_at_the_start_counts_from_its_first_sample() -> None:
     assert (300, 0, 0) == (row.last.tx_bytes, row.last.rx_bytes, row.open)
 
 
+def test_connections_on_two_links() -> None:
+    """The same ends are two connections there; one that was found at the start knows no link."""
+    aggregator = by("port")
+    for link in (2, 3):
+        aggregator.take(connected(_link=link))
+    aggregator.take(opened(rport=80))
+    aggregator.sample(
+        sample(listed(1, 0, link=2), listed(10, 0, link=3), listed(5, 0, rport=80, link=2))
+    )
+    aggregator.take(closed(11, 0, _link=3))
+    https, http = fed(aggregator, closed(9, 0, rport=80, _link=2, flags=OLDER)).rows
+    assert (12, 1, 4, 0) == (https.last.tx_bytes, https.open, http.last.tx_bytes, http.open)
+
+
 def test_what_was_open_and_never_sampled_has_no_bytes() -> None:
     """Of its bytes, nobody knows which are of the run."""
     row = only(fed(by(), opened(), closed(1000, 5, flags=OLDER)))
@@ -364,11 +381,13 @@ def test_the_order_is_calm() -> None:
     """Figures that flicker do not make rows jump; figures that grow do."""
     rates = {"a": 100.0, "b": 99.0, "c": 0.0}
     rows = {name: Row((name,)) for name in rates}
-    order = CalmOrder(lambda row: rates[str((row.key or ("",))[0])])
+    names = {row: name for name, row in rows.items()}
+    order = CalmOrder()
 
     def arranged(**changes: float) -> str:
         rates.update(changes)
-        return "".join(str((row.key or ("",))[0]) for row in order.arrange(rows.values()))
+        figures = {row: (rates[name], 0.0) for name, row in rows.items()}
+        return "".join(names[row] for row in order.arrange(figures))
 
     assert "abc" == arranged()
     assert "abc" == arranged(b=110)
@@ -460,12 +479,12 @@ def test_a_child_lists_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
             answer = asked = None
             deadline = time.monotonic() + 30
             while answer is None and time.monotonic() < deadline:
-                asked = asked or time.monotonic_ns()
+                asked = asked or now_ns()
                 answer = one.answer()
             assert answer
             assert "" == answer.refused
             assert asked
-            assert answer.begin_ns <= answer.end_ns <= time.monotonic_ns()
+            assert answer.begin_ns <= answer.end_ns <= now_ns()
             found = [at for at, two in answer.sockets if port in (two.lport, two.rport)]
             assert [here] * expected == found
 
@@ -478,3 +497,58 @@ def test_a_child_that_has_died_is_an_error() -> None:
             one.answer()
         with pytest.raises(TcptraceError, match="lists sockets"):
             one.ask({1})
+
+
+def shown(traffic: Traffic, *names: str) -> list[Any]:
+    """Return the cells of a row under some columns."""
+    text, more = figure_columns()
+    known = {one.key: one for one in (*key_columns(keys.parse("program,name")), WHY, *text, *more)}
+    return [known[name].value(traffic, None) for name in names]  # type: ignore[arg-type]
+
+
+def test_rows_of_an_interval() -> None:
+    """A row has the interval's figures and those of the run; rates are by its length."""
+    aggregator = by("program,name")
+    fed(aggregator, failed(), failed("ETIMEDOUT"), failed("ETIMEDOUT"))
+    interval = fed(
+        aggregator, connected(lport=2), failed("EHOSTUNREACH"), closed(3000, 500, lport=2)
+    )
+    interval = interval._replace(begin_ns=0)
+    one, total = tables(interval, keys.parse("program,name"), interval.rows)
+    assert ("key", "curl", PEER, 2.0) == (one.scope, one.comm, one.name, one.interval_s)
+    assert (2, 1, 1, 0) == (one.attempts, one.failed, one.unreachable, one.timed_out)
+    assert (2.0, 2.0, 0) == (one.latency_p50_ms, one.latency_p95_ms, one.open)
+    assert one.run
+    assert (5, 4, 2, 1) == tuple(
+        one.run[key] for key in ("attempts", "failed", "timed_out", "refused")
+    )
+    assert ["curl", PEER, "1.0", "1", "unreachable", "0", "1.5", "2.0", None] == shown(
+        one, "program", "name", "conn", "fail", "why", "open", "tx", "lat", "rtt"
+    )
+    assert ["(total)", None, "5", "4", "3.0"] == shown(
+        total, "program", "name", "conns", "fails", "txall"
+    )
+
+
+def test_what_fell_out_has_a_row() -> None:
+    """The rows, it, and the total are all there is."""
+    interval = fed(by("port", most_rows=2), *(failed(rport=port) for port in range(1, 6)))
+    rows = list(tables(interval, keys.parse("port"), interval.rows))
+    assert ["key", "key", "others", "total"] == [row.scope for row in rows]
+    assert 5 == sum(row.attempts for row in rows[:-1]) == rows[-1].attempts
+
+
+def test_what_deserves_a_look() -> None:
+    """Failures, what is slow, and what was sent again are marked."""
+    interval = fed(by(), connected(ms=500.0, lport=2), failed(), closed(0, 0, again=2, lport=2))
+    text, more = figure_columns()
+    (row,) = (one for one in tables(interval, keys.parse("program"), interval.rows[:1]) if one.comm)
+    marks = {one.key: one.concern(row) for one in (*text, *more)}
+    assert {
+        "fail": "failure",
+        "why": "failure",
+        "fails": "failure",
+        "lat": "slow",
+        "p95": "slow",
+        "retr": "unusual",
+    } == {key: mark for key, mark in marks.items() if mark}

@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     """The sockets of some network namespaces, as they were between two times."""
 
     begin_ns: int
-    """CLOCK_MONOTONIC."""
+    """As `tcptrace.kernel.clock.now_ns` has it."""
     end_ns: int
     sockets: list[tuple[int, Socket]]
     """Each with its network namespace's inode number."""

@@ -16,9 +16,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tcptrace.kernel.sampler import Sample
+from tcptrace.kernel.sockets import Ends
 from tcptrace.model.events import Event
 from tcptrace.top.figures import ERROR, FAILURES, Distribution, Figures
-from tcptrace.top.keys import Dimension, Key, Side, ends_of, is_about, key_of
+from tcptrace.top.keys import Dimension, Key, Side, is_about, key_of
 
 MOST_ROWS = 4096
 MOST_CONNECTIONS = 1 << 17
@@ -141,7 +142,7 @@ class Aggregator:
         self._rows: dict[Key, Row] = {}
         self._total = Row(None)
         self._others = Row(None)
-        self._connections: dict[tuple[Any, ...], Connection] = {}
+        self._connections: dict[Ends, Connection] = {}
         self._uses = 0
         self._fallen_out = 0
         self._untracked = 0
@@ -212,7 +213,7 @@ class Aggregator:
         self._follow(side, row, is_new=is_new)
 
     def _follow(self, side: Side, row: Row, *, is_new: bool) -> None:
-        ends = ends_of(side.event)
+        ends = _ends(side.event)
         before = self._connections.pop(ends, None)
         if before:  # its close was lost
             self._forget(before.row)
@@ -222,6 +223,10 @@ class Aggregator:
             return
         counted = (0, 0, 0) if is_new else None
         self._connections[ends] = Connection(side.event, row, side.name, counted)
+
+    def _known(self, ends: Ends) -> Ends:
+        """Return how a connection is known that may have begun without a word on its link."""
+        return ends if not ends.link or ends in self._connections else ends._replace(link=0)
 
     def _forget(self, row: Row) -> None:
         """Take one from the open connections."""
@@ -240,7 +245,7 @@ class Aggregator:
     def _close(self, event: Any) -> None:
         """Count what a connection has come to since it was last sampled."""
         final = (event.tx_bytes, event.rx_bytes, event.retransmits)
-        found = self._connections.pop(ends_of(event), None)
+        found = self._connections.pop(self._known(_ends(event)), None)
         if found:
             self._forget(found.row)
             self._count(found, final)
@@ -268,7 +273,8 @@ class Aggregator:
         for row in (*self._rows.values(), self._others, self._total):
             row.rtt_us = Distribution()
         for netns, one in sample.sockets:
-            found = self._connections.get((netns, one.laddr, one.lport, one.raddr, one.rport))
+            ends = Ends(netns, one.laddr, one.lport, one.raddr, one.rport, one.link)
+            found = self._connections.get(self._known(ends))
             if found and found.event.ts_ns <= sample.begin_ns:
                 self._count(found, (one.tx_bytes, one.rx_bytes, one.retransmits))
                 found.rtt_us = one.rtt_us
@@ -278,7 +284,7 @@ class Aggregator:
 
     def namespaces(self) -> set[int]:
         """Return the network namespaces of the open connections."""
-        return {ends[0] for ends in self._connections if ends[0] is not None}
+        return {ends.netns for ends in self._connections if ends.netns is not None}
 
     def end(self, end_ns: int) -> Interval:
         """End the interval and begin the next."""
@@ -303,6 +309,12 @@ class Aggregator:
         """Yield the open connections of some rows."""
         wanted = set(map(id, rows))
         return (one for one in self._connections.values() if id(_live(one.row)) in wanted)
+
+
+def _ends(event: Any) -> Ends:
+    """Return what names an event's connection; not all know the link."""
+    link = getattr(event, "link", 0)
+    return Ends(event.netns, event.laddr, event.lport, event.raddr, event.rport, link)
 
 
 def _live(row: Row) -> Row:

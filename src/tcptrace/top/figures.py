@@ -31,7 +31,7 @@ class Distribution:
 
     def add(self, value: float) -> None:
         """Take a value; what is not above 0 counts as very small."""
-        self._classes[math.floor(math.log2(max(value, 1e-9)) * PER_OCTAVE)] += 1
+        self._classes[round(math.log2(max(value, 1e-9)) * PER_OCTAVE)] += 1
         self.count += 1
 
     def merge(self, other: Distribution) -> None:
@@ -47,7 +47,7 @@ class Distribution:
         for number in sorted(self._classes):
             seen += self._classes[number]
             if seen >= wanted:
-                return float(2 ** ((number + 0.5) / PER_OCTAVE))
+                return float(2 ** (number / PER_OCTAVE))
         return None
 
 

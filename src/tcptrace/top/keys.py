@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tcptrace.model.columns import CONTAINER_DIGITS
-from tcptrace.model.events import Event
 
 Key = tuple[Any, ...]
 """One value for each JSON key of the dimensions; None where it is not known."""
@@ -165,8 +164,3 @@ def key_of(dimensions: Sequence[Dimension], side: Side) -> Key:
 def is_about(dimensions: Sequence[Dimension], side: Side) -> bool:
     """Tell whether a connection has a place under all of these dimensions."""
     return side.is_in or not any(one.is_for_accepts for one in dimensions)
-
-
-def ends_of(event: Event) -> tuple[Any, ...]:
-    """Return what names a connection: its namespace and both ends."""
-    return event.netns, event.laddr, event.lport, event.raddr, event.rport

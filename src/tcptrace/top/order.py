@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 
 from tcptrace.top.aggregator import Row
 
-Measure = Callable[[Row], float | None]
+Figure = tuple[float, ...]
+"""By what a row is ordered; of those with equal numbers, the next decide."""
 
 _DECAY = 0.6
-"""What a figure keeps of its past in an interval when it falls; it rises at once."""
+"""What a number keeps of its past in an interval when it falls; it rises at once."""
 _STEP = math.log(1.3)
-"""Figures closer than this count as equal; those that were equal stay so a little longer."""
+"""Numbers closer than this count as equal; those that were equal stay so a little longer."""
 _STICKY = 0.75
+_NOTHING = 1e-6
 
 
 class CalmOrder:
-    """Orders rows by a figure, largest first; of equal ones, what was above stays above."""
+    """Orders rows by figures, largest first; of equal ones, what was above stays above."""
 
-    def __init__(self, measure: Measure) -> None:
-        """Order by `measure`."""
-        self._measure = measure
-        self._smooth: dict[Row, float] = {}
-        self._levels: dict[Row, float] = {}
+    def __init__(self) -> None:
+        """Start with no order."""
+        self._smooth: dict[Row, Figure] = {}
+        self._levels: dict[Row, Figure] = {}
         self._places: dict[Row, int] = {}
 
-    def arrange(self, rows: Iterable[Row]) -> list[Row]:
+    def arrange(self, figures: Mapping[Row, Figure]) -> list[Row]:
         """Return the rows in order; call it once an interval."""
         smooth, levels = {}, {}
-        for row in rows:
-            now = self._measure(row) or 0.0
-            before = self._smooth.get(row, 0.0)
-            smooth[row] = now if now >= before else now + (before - now) * _DECAY
-            levels[row] = self._level(row, smooth[row])
+        for row, figure in figures.items():
+            before = self._smooth.get(row, figure)
+            smooth[row] = tuple(map(_smoothed, figure, before))
+            stood = self._levels.get(row) or (-math.inf,) * len(figure)
+            levels[row] = tuple(map(_level, smooth[row], stood))
         last = len(self._places)
-        arranged = sorted(levels, key=lambda row: (-levels[row], self._places.get(row, last)))
         self._smooth, self._levels = smooth, levels
+        arranged = sorted(levels, key=lambda row: (_down(levels[row]), self._places.get(row, last)))
         self._places = {row: place for place, row in enumerate(arranged)}
         return arranged
 
-    def _level(self, row: Row, value: float) -> float:
-        """Return the class of a value; it changes when the value has left its class clearly."""
-        if value < 1e-6:  # on its way to nothing
-            return -math.inf
-        exact = math.log(value) / _STEP
-        before = self._levels.get(row, -math.inf)
-        return before if abs(exact - before) < _STICKY else float(round(exact))
+
+def _smoothed(now: float, before: float) -> float:
+    return now if now >= before else now + (before - now) * _DECAY
+
+
+def _level(value: float, before: float) -> float:
+    """Return the class of a number; it changes when the number has left its class clearly."""
+    if value < _NOTHING:
+        return -math.inf
+    exact = math.log(value) / _STEP
+    return before if abs(exact - before) < _STICKY else float(round(exact))
+
+
+def _down(levels: Figure) -> Figure:
+    return tuple(-level for level in levels)

@@ -1,0 +1,271 @@
+"""Rows of `tcptrace top`: what an interval came to under one key, and the columns that show it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from tcptrace.model.columns import SLOW_MS, Column, Mark, no_concern, repeated
+from tcptrace.top.aggregator import Interval, Row
+from tcptrace.top.figures import (
+    ABORTED,
+    ERROR,
+    MEDIAN,
+    P95,
+    REFUSED,
+    TIMEOUT,
+    UNREACHABLE,
+    Distribution,
+    Figures,
+)
+from tcptrace.top.keys import Dimension, cells, json_keys
+
+Scope = Literal["key", "others", "total"]
+LABELS = {"others": "(others)", "total": "(total)"}
+FAILURE_KEYS = {
+    "refused": REFUSED,
+    "timed_out": TIMEOUT,
+    "unreachable": UNREACHABLE,
+    "aborted": ABORTED,
+    "failed_otherwise": ERROR,
+}
+"""JSON keys of the kinds of failures."""
+KB = 1000
+
+
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class Traffic:
+    """What happened under one key in an interval."""
+
+    type: ClassVar[str] = "top"
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    ts_ns: int
+    """The interval's end, CLOCK_MONOTONIC, nanoseconds."""
+    scope: Scope
+    """Whether it is of a key, of all that has fallen out, or of all there is."""
+    interval_s: float
+    pid: int | None = None
+    uid: int | None = None
+    comm: str | None = None
+    netns: int | None = None
+    cgroup: str | None = None
+    container: str | None = None
+    destination: str | None = None
+    name: str | None = None
+    port: int | None = None
+    peer: str | None = None
+    listener: str | None = None
+    attempts: int
+    accepts: int
+    failed: int
+    refused: int
+    timed_out: int
+    unreachable: int
+    aborted: int
+    failed_otherwise: int
+    open: int
+    """Connections, at the interval's end."""
+    tx_bytes: int
+    rx_bytes: int
+    retransmits: int
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    rtt_ms: float | None
+    """Median of the open connections."""
+    run: dict[str, Any] | None = None
+    """The same, but for what is open, since the start."""
+
+
+def _quantile(distribution: Distribution, share: float, divisor: float = 1) -> float | None:
+    value = distribution.quantile(share)
+    return None if value is None else float(f"{value / divisor:.4g}")
+
+
+def _counts(figures: Figures) -> dict[str, Any]:
+    return {
+        "attempts": figures.attempts,
+        "accepts": figures.accepts,
+        "failed": figures.failed,
+        **{key: figures.failures[kind] for key, kind in FAILURE_KEYS.items()},
+        "tx_bytes": figures.tx_bytes,
+        "rx_bytes": figures.rx_bytes,
+        "retransmits": figures.retransmits,
+        "latency_p50_ms": _quantile(figures.latency_ms, MEDIAN),
+        "latency_p95_ms": _quantile(figures.latency_ms, P95),
+    }
+
+
+def _known(counts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in counts.items() if value is not None}
+
+
+def traffic_of(
+    row: Row,
+    interval: Interval,
+    dimensions: Sequence[Dimension],
+    scope: Scope = "key",
+    *,
+    whole_run: bool = True,
+) -> Traffic:
+    """Return what an interval came to in one row; with that of the whole run if wanted."""
+    return Traffic(
+        ts_ns=interval.end_ns,
+        scope=scope,
+        interval_s=interval.seconds,
+        **dict(zip(json_keys(dimensions), row.key or (), strict=False)),
+        **_counts(row.last),
+        open=row.open,
+        rtt_ms=_quantile(row.rtt_us, MEDIAN, 1000),
+        run=_known(_counts(row.run)) if whole_run else None,
+    )
+
+
+def is_alive(row: Row) -> bool:
+    """Tell whether a row has something to say of the last interval."""
+    return row.open > 0 or not row.last.is_quiet
+
+
+def tables(
+    interval: Interval, dimensions: Sequence[Dimension], rows: Iterable[Row]
+) -> Iterator[Traffic]:
+    """Yield some rows of an interval, then that of what fell out, if any, and the total."""
+    for row in rows:
+        yield traffic_of(row, interval, dimensions)
+    if interval.fallen_out:
+        yield traffic_of(interval.others, interval, dimensions, "others")
+    yield traffic_of(interval.total, interval, dimensions, "total")
+
+
+class Measure(NamedTuple):
+    """A figure by which rows are shown and ordered."""
+
+    key: str
+    heading: str
+    """On a screen, where units follow numbers."""
+    value: Callable[[Traffic], float | None]
+    unit: Literal["count", "rate", "bytes", "ms"]
+    concern: Callable[[Any], Mark | None] = no_concern
+
+
+def _per_second(key: str) -> Callable[[Traffic], float | None]:
+    def value(traffic: Traffic) -> float | None:
+        return float(getattr(traffic, key)) / traffic.interval_s if traffic.interval_s else None
+
+    return value
+
+
+def _count(key: str) -> Callable[[Traffic], float | None]:
+    def value(traffic: Traffic) -> float | None:
+        count: float | None = getattr(traffic, key)
+        return count
+
+    return value
+
+
+def _of_run(key: str) -> Callable[[Traffic], float | None]:
+    def value(traffic: Traffic) -> float | None:
+        return (traffic.run or {}).get(key)
+
+    return value
+
+
+def _failed(traffic: Any) -> Mark | None:
+    return "failure" if traffic.failed else None
+
+
+def _failed_in_run(traffic: Any) -> Mark | None:
+    return "failure" if (traffic.run or {}).get("failed") else None
+
+
+def _slow(key: str) -> Callable[[Any], Mark | None]:
+    def concern(traffic: Any) -> Mark | None:
+        ms = getattr(traffic, key)
+        return "slow" if ms is not None and ms >= SLOW_MS else None
+
+    return concern
+
+
+MEASURES = (
+    Measure("conn", "CONN/s", _per_second("attempts"), "rate"),
+    Measure("acc", "ACC/s", _per_second("accepts"), "rate"),
+    Measure("fail", "FAIL", _count("failed"), "count", _failed),
+    Measure("open", "OPEN", _count("open"), "count"),
+    Measure("rx", "RX/s", _per_second("rx_bytes"), "bytes"),
+    Measure("tx", "TX/s", _per_second("tx_bytes"), "bytes"),
+    Measure("lat", "LAT", _count("latency_p50_ms"), "ms", _slow("latency_p50_ms")),
+    Measure("p95", "P95", _count("latency_p95_ms"), "ms", _slow("latency_p95_ms")),
+    Measure("rtt", "RTT", _count("rtt_ms"), "ms", _slow("rtt_ms")),
+    Measure("retr", "RETR", _count("retransmits"), "count", repeated),
+    Measure("conns", "CONNS", _of_run("attempts"), "count"),
+    Measure("accs", "ACCS", _of_run("accepts"), "count"),
+    Measure("fails", "FAILS", _of_run("failed"), "count", _failed_in_run),
+    Measure("rxall", "RX", _of_run("rx_bytes"), "bytes"),
+    Measure("txall", "TX", _of_run("tx_bytes"), "bytes"),
+)
+BY_KEY = {one.key: one for one in MEASURES}
+_HEADINGS = {"bytes": "KB", "ms": "ms"}
+_SHOWN = ("conn", "acc", "fail", "open", "rx", "tx", "lat", "p95", "rtt", "retr")
+
+
+def why(traffic: Any) -> str | None:
+    """Return the most frequent reason why attempts failed."""
+    counts = {key: getattr(traffic, key) for key in FAILURE_KEYS}
+    most = max(counts, key=lambda key: counts[key])
+    return most.replace("_", " ") if counts[most] else None
+
+
+WHY = Column("why", "WHY", 11, lambda traffic, _: why(traffic), concern=_failed)
+
+
+def _column(measure: Measure) -> Column:
+    """Return a column of plain numbers, with their unit in the heading."""
+    unit = _HEADINGS.get(measure.unit)
+    heading = measure.heading
+    if unit:
+        name, _, per = heading.partition("/")
+        heading = f"{name}({unit}{'/' if per else ''}{per})"
+
+    def value(traffic: Any, _: object) -> str | None:
+        number = measure.value(traffic)
+        if number is None:
+            return None
+        if measure.unit == "count":
+            return str(int(number))
+        return f"{number / (KB if measure.unit == 'bytes' else 1):.1f}"
+
+    return Column(measure.key, heading, len(heading), value, concern=measure.concern)
+
+
+def key_columns(dimensions: Sequence[Dimension]) -> list[Column]:
+    """Return one column for each dimension; the first names rows that have no key."""
+
+    def column(at: int, one: Dimension) -> Column:
+        def value(traffic: Any, _: object) -> str | None:
+            if traffic.scope != "key":
+                return LABELS[traffic.scope] if at == 0 else None
+            return one.cell(*(getattr(traffic, key) for key in one.keys))
+
+        return Column(one.name, one.name.upper(), one.width, value, "bold" if at == 0 else "")
+
+    return [column(at, one) for at, one in enumerate(dimensions)]
+
+
+def figure_columns() -> tuple[list[Column], list[Column]]:
+    """Return the columns of figures that text shows, and those that it can show besides."""
+    columns = {one.key: _column(one) for one in MEASURES}
+    shown = [columns.pop(key) for key in _SHOWN]
+    shown.insert(3, WHY)
+    return shown, list(columns.values())
+
+
+def activity(row: Row) -> tuple[float, float, float]:
+    """Return by what rows are ordered where nothing is said: the busiest first."""
+    last = row.last
+    return last.attempts + last.accepts, last.rx_bytes + last.tx_bytes, row.open
+
+
+def search_text(row: Row, dimensions: Sequence[Dimension]) -> str:
+    """Return what a row is found by."""
+    return " ".join(filter(None, cells(dimensions, row.key or ()))).lower()
