@@ -77,6 +77,15 @@ def test_only_sinks_import_rich(module: str) -> None:
     assert part(module) == "sinks" or not [name for name in imports(module) if part(name) == "rich"]
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_screen_imports_textual(module: str) -> None:
+    """It is an extra: what knows it is in sinks/screen/, imported when a screen is wanted."""
+    is_screen = module.startswith("sinks/screen/")
+    names = set(imports(module))
+    assert is_screen or not [name for name in names if part(name) == "textual"]
+    assert is_screen or not [name for name in names if name.startswith("tcptrace.sinks.screen.")]
+
+
 @pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "sources"])
 def test_sources_know_no_click(module: str) -> None:
     """Sources know nothing of the command line."""
@@ -98,7 +107,7 @@ def test_help_imports_neither_bcc_nor_rich(arguments: list[str]) -> None:
         f"sys.argv = ['tcptrace', *{arguments!r}]\n"
         "from tcptrace.__main__ import run\n"
         "assert run() == 0\n"
-        "print('imported:', *sorted({'bcc', 'rich', 'dnslib'} & sys.modules.keys()))\n"
+        "print('imported:', *sorted({'bcc', 'rich', 'dnslib', 'textual'} & sys.modules.keys()))\n"
     )
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

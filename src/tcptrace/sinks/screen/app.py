@@ -1,0 +1,370 @@
+"""The screen of `tcptrace top` as a textual application: keys, mouse, and what they change.
+
+Colours are the terminal's own, or of its 256 and legible on light and on dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+from textual import events
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.message import Message
+from textual.screen import ModalScreen, Screen
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from tcptrace.sinks.screen.picture import Picture
+from tcptrace.sinks.screen.text import Line
+from tcptrace.top.aggregator import Row
+from tcptrace.top.frame import Frame
+
+_STYLES = {
+    "heading": "bold",
+    "header": "reverse",
+    "sorted": "reverse bold underline",
+    "selected": "reverse",
+    "bold": "bold",
+    "dim": "dim",
+    "failure": "bold color(160)",
+    "slow": "color(166)",
+    "unusual": "color(32)",
+    "good": "color(29)",
+}
+STYLES = {look: Style.parse(text) for look, text in _STYLES.items()}
+PLAIN = Style()
+KEYS = (
+    ("↑ ↓ k j", "select a row"),
+    ("PgUp PgDn Home End", "a screenful, the first, the last"),
+    ("Enter →", "what is behind the row: processes, connections, failures"),
+    ("Esc ← Backspace", "back; at the table, drop the filter"),
+    ("/ F3 \\ F4", "filter rows by their key, as you type"),
+    ("< > F6", "sort by the column to the left, to the right"),
+    ("c a f o", "sort by connects, accepts, failures, open connections"),
+    ("b B l t", "sort by bytes in, bytes out, latency, round-trip time"),
+    ("n", "sort by the busiest, as at the start"),
+    ("R I", "turn the order round"),
+    ("Space p Z", "pause, go on"),
+    ("? h F1", "this list"),
+    ("q F10 Ctrl-C", "end; the last picture stays on the terminal"),
+)
+_SORTS = {
+    "c": "conn",
+    "a": "acc",
+    "f": "fail",
+    "o": "open",
+    "b": "rx",
+    "B": "tx",
+    "l": "lat",
+    "t": "rtt",
+    "n": "",
+}
+_HINT = "?Help  /Filter  <>Sort  RReverse  ⏎Behind  SpacePause  qQuit"
+
+
+def as_text(lines: Sequence[Line]) -> Text:
+    """Return lines as rich has them."""
+    text = Text(no_wrap=True, end="")
+    for at, line in enumerate(lines):
+        if at:
+            text.append("\n")
+        for cell in line:
+            text.append(cell.text, STYLES.get(cell.look or "", PLAIN))
+    return text
+
+
+class Head(Static):
+    """What is above the table."""
+
+    DEFAULT_CSS = "Head { height: auto; text-wrap: nowrap; text-overflow: clip; }"
+
+    def __init__(self, picture: Picture) -> None:
+        """Show `picture`."""
+        super().__init__()
+        self.picture = picture
+
+    def draw(self) -> None:
+        """Show the picture as it is now."""
+        self.update(as_text(self.picture.head(max(self.size.width, 1))))
+
+    def on_resize(self) -> None:
+        """Draw for the new size."""
+        self.draw()
+
+
+class Table(Widget):
+    """The rows, with a header that can be clicked."""
+
+    DEFAULT_CSS = "Table { height: 1fr; }"
+    can_focus = True
+
+    class Behind(Message):
+        """Asks for what is behind the selected row."""
+
+    def __init__(self, picture: Picture) -> None:
+        """Show `picture`."""
+        super().__init__()
+        self.picture = picture
+        self._strips: list[Strip] = []
+
+    def draw(self) -> None:
+        """Show the picture as it is now."""
+        lines = self.picture.table(self.size.width, self.size.height)
+        self._strips = [
+            Strip([Segment(cell.text, STYLES.get(cell.look or "", PLAIN)) for cell in line])
+            for line in lines
+        ]
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line."""
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+
+    def on_resize(self) -> None:
+        """Draw for the new size."""
+        self.draw()
+
+    def on_click(self, event: events.Click) -> None:
+        """Sort by the column, or select the row; twice shows what is behind it."""
+        if event.y == 0:
+            key = self.picture.column_at(event.x, self.size.width)
+            if key is not None:
+                self.picture.sort_by(key)
+        else:
+            self.picture.select_at(event.y - 1)
+            if event.chain == 2:
+                self.post_message(self.Behind())
+        self.draw()
+
+    def on_mouse_scroll_down(self) -> None:
+        """Select further down."""
+        self._move(1)
+
+    def on_mouse_scroll_up(self) -> None:
+        """Select further up."""
+        self._move(-1)
+
+    def _move(self, step: int) -> None:
+        self.picture.move(step)
+        self.draw()
+
+
+class Help(ModalScreen[None]):
+    """The keys."""
+
+    CSS = """
+    Help { align: center middle; }
+    Help Static { width: auto; height: auto; border: solid; padding: 0 1; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """Make the list."""
+        text = Text(no_wrap=True)
+        for keys, does in KEYS:
+            text.append(f"{keys:<19}", "bold")
+            text.append(f" {does}\n")
+        text.append("any key goes back", "dim")
+        yield Static(text)
+
+    def on_key(self, event: events.Key) -> None:
+        """Go back."""
+        event.stop()
+        self.dismiss()
+
+
+class BehindRow(Screen[None]):
+    """What is behind a row."""
+
+    CSS = "BehindRow Static { height: auto; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,left,backspace", "back"),
+        Binding("j", "scroll('down')"),
+        Binding("k", "scroll('up')"),
+    ]
+
+    def __init__(self, picture: Picture, row: Row) -> None:
+        """Show what is behind `row`."""
+        super().__init__()
+        self._picture = picture
+        self._row = row
+
+    def compose(self) -> ComposeResult:
+        """Make a title and a place for the rest."""
+        yield Static(Text(f"{self._picture.title_of(self._row)}  (Esc: back)", "bold"))
+        with VerticalScroll():
+            yield Static(id="behind")
+
+    def on_mount(self) -> None:
+        """Fill it."""
+        self.draw()
+
+    def on_resize(self) -> None:
+        """Fill it for the new size."""
+        self.draw()
+
+    def draw(self) -> None:
+        """Show it as it is now."""
+        lines = self._picture.behind(self._row, max(self.size.width - 2, 1))
+        self.query_one("#behind", Static).update(as_text(lines))
+
+    def action_back(self) -> None:
+        """Go back to the table."""
+        self.dismiss()
+
+    def action_scroll(self, where: str) -> None:
+        """Scroll a line."""
+        scroll = self.query_one(VerticalScroll)
+        (scroll.scroll_down if where == "down" else scroll.scroll_up)(animate=False)
+
+
+class TopApp(App[None]):
+    """The whole screen."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    Screen { background: ansi_default; }
+    #foot { height: 1; }
+    #filter { height: 1; border: none; padding: 0; display: none; }
+    #filter.typing { display: block; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,f10,ctrl+c,ctrl+q", "quit", priority=False),
+        Binding("ctrl+z", "suspend_process"),
+        Binding("question_mark,h,f1", "help"),
+        Binding("up,k", "move(-1)"),
+        Binding("down,j", "move(1)"),
+        Binding("pageup", "page(-1)"),
+        Binding("pagedown", "page(1)"),
+        Binding("home,g", "move(-1000000)"),
+        Binding("end,G", "move(1000000)"),
+        Binding("enter,right", "behind"),
+        Binding("escape,left,backspace", "unfilter"),
+        Binding("slash,backslash,f3,f4", "filter"),
+        Binding("less_than_sign,comma", "beside(-1)"),
+        Binding("greater_than_sign,full_stop,f6", "beside(1)"),
+        Binding("R,I", "reverse"),
+        Binding("space,p,Z", "pause"),
+        *(Binding(key, f"sort('{by}')") for key, by in _SORTS.items()),
+    ]
+
+    def __init__(self, picture: Picture) -> None:
+        """Show `picture`, and what is to come of it."""
+        super().__init__(ansi_color=True)
+        self.picture = picture
+        self._said = ""
+
+    def compose(self) -> ComposeResult:
+        """Make head, table and foot."""
+        yield Head(self.picture)
+        yield Table(self.picture)
+        yield Input(id="filter", placeholder="filter", select_on_focus=False)
+        yield Static(Text(_HINT, "dim", no_wrap=True), id="foot")
+
+    def on_mount(self) -> None:
+        """Begin with the keys at the table."""
+        self.begin_capture_print(self)
+        self.table.focus()
+        self.draw()
+
+    @property
+    def table(self) -> Table:
+        """The table."""
+        table: Table = self.screen_stack[0].query_one(Table)
+        return table
+
+    def show(self, frame: Frame) -> None:
+        """Take a frame."""
+        self.picture.update(frame)
+        self.draw()
+
+    def draw(self) -> None:
+        """Show everything as it is now."""
+        main = self.screen_stack[0]
+        main.query_one(Head).draw()
+        foot = Text(self._said or _HINT, "bold" if self._said else "dim", no_wrap=True)
+        main.query_one("#foot", Static).update(foot)
+        self.table.draw()
+        if isinstance(self.screen, BehindRow):
+            self.screen.draw()
+
+    def on_print(self, event: events.Print) -> None:
+        """Show in the foot what tcptrace has to say, such as of losses."""
+        if event.text.strip():
+            self._said = event.text.strip()
+            self.draw()
+
+    def on_table_behind(self) -> None:
+        """Show what is behind the selected row."""
+        self.action_behind()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filter as one types."""
+        self.picture.filter_by(event.value)
+        self.draw()
+
+    def on_input_submitted(self) -> None:
+        """Keep the filter, and go back to the table."""
+        self._end_typing()
+
+    def _end_typing(self) -> None:
+        self.query_one("#filter", Input).remove_class("typing")
+        self.table.focus()
+        self.draw()
+
+    def action_filter(self) -> None:
+        """Begin to type a filter."""
+        typed = self.query_one("#filter", Input)
+        typed.add_class("typing")
+        typed.focus()
+
+    def action_unfilter(self) -> None:
+        """Drop the filter."""
+        self.query_one("#filter", Input).value = ""
+        self._end_typing()
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.push_screen(Help())
+
+    def action_move(self, step: int) -> None:
+        """Select another row."""
+        self.picture.move(step)
+        self.draw()
+
+    def action_page(self, step: int) -> None:
+        """Select a row a screenful away."""
+        self.action_move(step * max(self.table.size.height - 1, 1))
+
+    def action_behind(self) -> None:
+        """Show what is behind the selected row."""
+        if self.picture.selected is None:
+            self.picture.move(0)
+        if self.picture.selected is not None:
+            self.push_screen(BehindRow(self.picture, self.picture.selected))
+
+    def action_beside(self, step: int) -> None:
+        """Sort by the column beside the present one."""
+        self.picture.sort_beside(step, self.size.width)
+        self.draw()
+
+    def action_sort(self, key: str) -> None:
+        """Sort by a column."""
+        self.picture.sort_by(key)
+        self.draw()
+
+    def action_reverse(self) -> None:
+        """Turn the order round."""
+        self.picture.reverse()
+        self.draw()
+
+    def action_pause(self) -> None:
+        """Stand still, or go on."""
+        self.picture.pause()
+        self.draw()

@@ -1,0 +1,81 @@
+"""The screen as a sink: `ScreenSink`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from tcptrace.sinks.color import Palette
+from tcptrace.sinks.layout import terminal_size
+from tcptrace.sinks.screen.app import TopApp
+from tcptrace.sinks.screen.picture import Picture
+
+STEP_S = 0.005
+"""How long the screen may work each time that it is its turn, at the least."""
+
+
+class ScreenSink:
+    """Shows frames on a terminal until the user ends it.
+
+    textual runs on an event loop of its own, which goes on for a moment whenever the pump flushes,
+    some 30 times a second: so tracing and screen share one thread.
+    """
+
+    def __init__(self, picture: Picture, stream: TextIO, palette: Palette, **options: Any) -> None:
+        """Show `picture`.
+
+        Args:
+            picture: what to show.
+            stream: where the last picture stays.
+            palette: its colours.
+            options: textual's, for `App.run_async`.
+
+        """
+        self._picture = picture
+        self._stream = stream
+        self._palette = palette
+        self._options = options
+        self._app = TopApp(picture)
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self, _meta: Any) -> None:
+        """Do nothing: the screen begins with the first frame, when children have been forked."""
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Show the frames among `rows`."""
+        if self._task is None:
+            self._task = self._loop.create_task(self._app.run_async(**self._options))
+        for frame in rows:
+            self._picture.update(frame)
+        if self._app.is_running:
+            self._app.call_later(self._app.draw)
+
+    def flush(self) -> None:
+        """Let the screen work: keys, and what is to be drawn."""
+        if self._task and not self._task.done():
+            self._loop.run_until_complete(asyncio.sleep(STEP_S))
+
+    def is_closed(self) -> bool:
+        """Tell whether the user has ended it."""
+        return self._task is not None and self._task.done()
+
+    def close(self, _losses: Any) -> None:
+        """Give the terminal back, and leave the last picture there."""
+        if self._task:
+            if not self._task.done():
+                self._app.exit()
+            self._loop.run_until_complete(self._task)
+            self._leave()
+        self._loop.close()
+
+    def _leave(self) -> None:
+        """Write the picture where it stays."""
+        size = terminal_size(self._stream)
+        head = self._picture.head(size.width)
+        room = max(size.height - len(head) - 2, 2)
+        for line in (*head, *self._picture.table(size.width, room)):
+            text = "".join(self._palette.paint(cell.text, cell.look) for cell in line)
+            self._stream.write(text.rstrip() + "\n")
+        self._stream.flush()
