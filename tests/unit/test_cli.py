@@ -113,8 +113,10 @@ def test_an_unknown_command_names_those_there_are(run: Run) -> None:
         (["-N", "no-such-netns"], ["no-such-netns", "/run/netns"]),
         (["--cgroup", "/no/such"], ["/no/such", "cgroup v2"]),
         (["--comm", ""], ["not empty"]),
-        (["--duration", "soon"], ["soon", "5m"]),
+        (["--duration", "soon"], ["soon", "1m30s"]),
         (["--duration", "-1"], ["-1"]),
+        (["--duration", "0"], ["'0'", "no time at all"]),
+        (["--duration", "1" * 400], ["1111…", "too long", "10000d"]),
         (["--count-events", "0"], ["0"]),
         (["--buffer-mb", "3"], ["3"]),
         (["--backend", "magic"], ["magic", "auto", "tracepoint"]),
@@ -130,17 +132,34 @@ def test_bad_input_is_refused(run: Run, arguments: list[str], words: list[str]) 
     ("arguments", "words"),
     [
         (["-c", "-d"], ["-d", "-c", "exclude"]),
-        (["-c", "-L"], ["-L", "-c", "exclude"]),
         (["-c", "-t"], ["-t", "column"]),
         (["-s"], ["-s needs -c"]),
         (["--interval", "1"], ["--interval needs -c"]),
         (["--dns-ttl"], ["--dns-ttl needs -d"]),
-        (["--slower", "0"], ["0"]),
+        (["--slower", "0"], ["no time at all"]),
+        (["--slower", "nan"], ["nan", "500ms"]),
+        (["--slower", "1e300"], ["1e300"]),
     ],
 )
 def test_options_that_do_not_go_together(run: Run, arguments: list[str], words: list[str]) -> None:
     """An option is refused, not ignored, where it would change nothing."""
     assert_refused(run("connect", *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--type", "FOO"], ["FOO", "record type"]),
+        (["--type", ""], ["record type"]),
+        (["--type", "A/FOO"], ["A/FOO"]),
+        (["--name", ""], ["not empty"]),
+        (["--timeout", "9" * 300], ["too long"]),
+        (["--timeout", "0.0000000001"], ["too short", "1ms"]),
+    ],
+)
+def test_what_cannot_match_is_refused(run: Run, arguments: list[str], words: list[str]) -> None:
+    """A filter that no message can pass is a mistake."""
+    assert_refused(run("dns", *arguments), *words)
 
 
 def test_tracing_without_privileges_says_what_it_needs(

@@ -5,22 +5,17 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Iterator
 
-import click
-
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
 from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, read_counts
 from tcptrace.probes.dns.probe import ANSWERS, Message
 from tcptrace.shell.command import command
-from tcptrace.shell.options import option, parse_seconds
+from tcptrace.shell.options import option
 from tcptrace.shell.say import say
+from tcptrace.shell.times import parse_nanoseconds, parse_seconds
 from tcptrace.shell.trace import Trace
 
 Row = Event | Count | NewTable
-
-
-def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> int:
-    return int((value or 0) * 1e6)
 
 
 @command(CONNECT)
@@ -28,11 +23,18 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
     "-L",
     "--lport",
     is_flag=True,
-    excludes=("count",),
+    idle_with=("count",),
     adds=("lport",),
-    help="Add LPORT, the local port.",
+    help="Add LPORT, the local port; no effect with -c, see -s.",
 )
-@option("-U", "--print-uid", is_flag=True, excludes=("count",), adds=("uid",), help="Add UID.")
+@option(
+    "-U",
+    "--print-uid",
+    is_flag=True,
+    idle_with=("count",),
+    adds=("uid",),
+    help="Add UID; no effect with -c.",
+)
 @option(
     "--errors",
     is_flag=True,
@@ -50,13 +52,12 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
 )
 @option(
     "--slower",
-    metavar="MS",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=_nanoseconds,
+    metavar="TIME",
+    callback=parse_nanoseconds,
     excludes=("count",),
     adds=("result", "lat", "retr"),
     switches=("OUTCOME", "SLOWER_NS"),
-    help="As --outcome, for attempts that took at least so many milliseconds.",
+    help="As --outcome, for attempts that took this long or longer: 100 (ms), 1.5s.",
 )
 @option(
     "-c",
@@ -81,7 +82,7 @@ def _nanoseconds(_context: click.Context, _parameter: click.Parameter, value: fl
     callback=parse_seconds,
     needs=("count",),
     adds_to_csv=("time",),
-    help="With -c: print the counts so far each 5, 0.5s or 1m; a terminal shows the last.",
+    help="With -c: print the counts so far each 5, 500ms or 1m; a terminal shows the last.",
 )
 @option(
     "-d",

@@ -7,23 +7,41 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
+from tcptrace.probes.dns import codes
 from tcptrace.probes.dns.probe import DNS, Query
 from tcptrace.shell.command import command
-from tcptrace.shell.options import option, parse_seconds
+from tcptrace.shell.options import option
+from tcptrace.shell.times import parse_seconds
 from tcptrace.shell.trace import Trace
 
 Wanted = Callable[[Query], bool]
 
 
 def _types(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+    _context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> frozenset[str]:
-    return frozenset(name.strip().upper() for value in values for name in value.split(","))
+    """Read record types; one that no message can have is a mistake."""
+    names = [name.strip().upper() for value in values for name in value.split(",")]
+    for name in names:
+        if not codes.is_type(name):
+            raise click.BadParameter(
+                f"{name!r} is no record type; give names such as A,AAAA,HTTPS, or TYPE65280",
+                param=parameter,
+            )
+    return frozenset(names)
+
+
+def _names(
+    _context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    if "" in values:
+        raise click.BadParameter("a name is not empty; the root is '.'", param=parameter)
+    return values
 
 
 def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> Wanted:
     """Return what tells whether a row is to be shown."""
-    patterns = [glob.lower().rstrip(".") for glob in globs]
+    patterns = [glob.lower().rstrip(".") or "." for glob in globs]
 
     def wanted(row: Query) -> bool:
         if failed and row.rcode == "NOERROR":
@@ -42,6 +60,7 @@ def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> W
     "--name",
     metavar="GLOB",
     multiple=True,
+    callback=_names,
     help="Names like this: '*.example.org'; repeatable.",
 )
 @option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -14,6 +13,7 @@ from tcptrace.model import columns
 from tcptrace.model.filters import FILTERS, Filter
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.host import Host
+from tcptrace.shell.times import parse_seconds
 from tcptrace.sinks.choose import FORMATS
 from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
@@ -36,6 +36,7 @@ class TraceOption(click.Option):
         table: columns.Table | None = None,
         needs: Sequence[str] = (),
         excludes: Sequence[str] = (),
+        idle_with: Sequence[str] = (),
         probes: Sequence[Probe] = (),
         **kwargs: Any,
     ) -> None:
@@ -48,6 +49,7 @@ class TraceOption(click.Option):
         self.table = table
         self.needs = needs
         self.excludes = excludes
+        self.idle_with = idle_with
         self.probes = probes
         super().__init__(*args, **kwargs)
 
@@ -58,7 +60,8 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
     Args:
         flags: as in `click.option`.
         attributes: as in `click.option`, and ``needs`` and ``excludes``, names of options that must
-            be given with it, or must not; ``adds``, keys of columns that the option shows,
+            be given with it, or must not; ``idle_with``, those with which it is taken and changes
+            nothing; ``adds``, keys of columns that the option shows,
             ``adds_to_csv``, keys of those that it shows in CSV alone, and ``switches``, defines
             that it sets for the C source, to its value or for a flag to 1,
             ``replaces``, columns that it shows in place of those with the same keys,
@@ -107,23 +110,9 @@ def _filter_option(one: Filter, probe: Probe) -> TraceOption:
 def _family_options() -> list[TraceOption]:
     flag: dict[str, Any] = {"is_flag": True, "section": FILTER}
     return [
-        TraceOption(["-4", "ipv4"], **flag, help="IPv4 only, IPv4-mapped included."),
-        TraceOption(["-6", "ipv6"], **flag, help="IPv6 only."),
+        TraceOption(["-4", "--ipv4", "ipv4"], **flag, help="IPv4 only, IPv4-mapped included."),
+        TraceOption(["-6", "--ipv6", "ipv6"], **flag, help="IPv6 only."),
     ]
-
-
-def parse_seconds(
-    _context: click.Context, parameter: click.Parameter, value: str | None
-) -> float | None:
-    """Read ``10``, ``0.5s``, ``5m`` or ``1h`` as seconds."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]+|[0-9]*\.[0-9]+)([smh]?)", value)
-    if not match or not float(match[1]):
-        raise click.BadParameter(
-            f"{value!r} is not a time such as 10, 0.5s, 5m or 1h", param=parameter
-        )
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def shared_options(probe: Probe) -> list[click.Parameter]:
@@ -185,7 +174,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **trace,
             metavar="TIME",
             callback=parse_seconds,
-            help="Stop after 10, 5m or 1h.",
+            help="Stop after 10, 500ms, 1m30s or 1d.",
         ),
         TraceOption(
             ["--count-events"],
@@ -213,9 +202,11 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
 
 
 def turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:
-    """Yield the options that the command line gives."""
+    """Yield the options that the command line gives and that change something."""
     for one in options:
-        if isinstance(one, TraceOption) and one.name and given[one.name]:
+        if not isinstance(one, TraceOption) or not one.name or not given[one.name]:
+            continue
+        if not any(given[name] for name in one.idle_with):
             yield one
 
 

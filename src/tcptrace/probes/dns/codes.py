@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 A, CNAME, SOA, MX, AAAA, SRV, OPT, NSEC = 1, 5, 6, 15, 28, 33, 41, 47
 NAMES = frozenset({2, 5, 12, 39})
 """Types whose data is one name: NS, CNAME, PTR, DNAME."""
@@ -39,6 +41,17 @@ _RCODES = {
 def type_text(number: int) -> str:
     """Return the name of a record type; ``TYPE`` and its number where it has none (RFC 3597)."""
     return _TYPES.get(number, f"TYPE{number}")
+
+
+def is_type(text: str) -> bool:
+    """Tell whether a message can have this type, or type and class, as in ``TXT/CH``."""
+    name, slash, kind = text.partition("/")
+    return _is_code(name, type_text) and (not slash or _is_code(kind, class_text))
+
+
+def _is_code(text: str, text_of: Callable[[int], str]) -> bool:
+    """Tell whether `text_of` returns this for a number of 16 bits."""
+    return any(text_of(number) == text for number in range(1 << 16))
 
 
 def class_text(number: int) -> str:
