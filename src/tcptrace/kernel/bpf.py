@@ -194,8 +194,14 @@ def open_pinned_hash(path: str, key_size: int, value_size: int) -> int:
         f"bpftool map create {path} type hash key {key_size} value {value_size} "
         "entries 128 name set flags 0"
     )
-    if not Path(path).exists():
-        raise RefusedError(f"{path} does not exist; it must be {want}.\nOne is made by: {make}")
+    try:
+        Path(path).stat()
+    except FileNotFoundError:
+        raise RefusedError(
+            f"{path} does not exist; it must be {want}.\nOne is made by: {make}"
+        ) from None
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}; it must be {want}") from None
     try:
         map_fd = open_pinned(path)
     except OSError as error:
