@@ -31,11 +31,10 @@ def run() -> int:
 def let_interrupts_end() -> None:
     """Have Ctrl-C end the program without a word, until something is to be put in order first.
 
-    Where SIGINT was ignored, it stays so. The launcher has blocked it while Python started.
+    Where SIGINT was ignored, it stays so. The launcher, bin/tcptrace, has done it before.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _leave(*_: object) -> None:

@@ -50,13 +50,6 @@ def add_plugin(directory: Path, source: str) -> None:
     (info / "entry_points.txt").write_text("[tcptrace.commands]\nplug = plug:command\n")
 
 
-def can_block_signals() -> bool:
-    """Tell whether env can, as GNU's does."""
-    command = ["env", "--block-signal=INT", "true"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not can_block_signals(), reason="env cannot block signals here")
 def test_ctrl_c_while_python_starts_is_a_quiet_end(run: Run, tmp_path: Path) -> None:
     """Python's own modules are imported before any line of tcptrace's runs."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
