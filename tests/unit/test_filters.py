@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcptrace.kernel import netns, processes
-from tcptrace.model.filters import BY_NAME, U16_MAX, Filters
+from tcptrace.model.filters import BY_NAME, MOST_COMPARED, U16_MAX, Filters
 from tcptrace.model.ranges import U32_MAX, Ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, Recorded
 from tcptrace.shell.host import Host
@@ -242,7 +242,11 @@ def test_defines_of_several_filters_are_joined() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, U16_MAX), st.integers(0, U16_MAX)).map(sorted), min_size=1)
+    st.lists(
+        st.tuples(st.integers(0, U16_MAX), st.integers(0, U16_MAX)).map(sorted),
+        min_size=1,
+        max_size=MOST_COMPARED,
+    )
 )
 def test_any_ranges_survive(pairs: list[list[int]]) -> None:
     """Ranges come out of the defines as they were typed."""
