@@ -8,6 +8,7 @@ import pytest
 from tests.kernel.harness import FROM_BTF, SEEN, not_offered
 
 from tcptrace.model.events import json_keys
+from tcptrace.model.identity import Identity
 from tcptrace.probes.probe import ALWAYS, Backend
 from tcptrace.shell.command import TraceCommand
 
@@ -17,8 +18,8 @@ COMMANDS = {
     if isinstance(command := entry.load(), TraceCommand)
 }
 OF_ALL = {"type", "time", "ts_ns", "backend"}
-MADE_OF_CGROUP = {"container"}
-"""It depends on the cgroup's path alone, which is tested with one command."""
+MADE_OF_CGROUP = {*Identity._fields} - {"cgroup"}
+"""They depend on the cgroup's path alone, which is tested with one command."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -122,6 +122,32 @@ def test_container(cgroup: Path) -> None:
     assert (f"/{cgroup.name}/{scope.name}", container) == (inside["cgroup"], inside["container"])
 
 
+IN_STORAGE = """\
+mount -t tmpfs none /var/lib &&
+mkdir -p /var/lib/containers/storage/overlay-containers &&
+echo "$1" >/var/lib/containers/storage/overlay-containers/containers.json &&
+shift && exec "$@"
+"""
+"""Runs a command where Podman's storage has a list of containers, and nobody else sees it."""
+
+
+def test_unit_and_container_name(cgroup: Path) -> None:
+    """A cgroup's path tells the unit, and the runtime's file the name of the container in it."""
+    container = "0123456789abcdef" * 4
+    place = cgroup / "web.service" / f"libpod-payload-{container}"
+    place.mkdir(parents=True)
+    port = take_port()
+    listed = json.dumps([{"id": container, "names": ["my-web"]}])
+    prefix = ("unshare", "--mount", "sh", "-c", IN_STORAGE, "sh", listed)
+    with Tracer("-P", str(port), "--json", prefix=prefix) as tracer:
+        Worker(Actor(port=port, cgroup=place).accept).run()
+        (event,) = tracer.wait_for(1, lport=port)
+    place.rmdir()
+    place.parent.rmdir()
+    known = [event[key] for key in ("unit", "runtime", "container", "container_name")]
+    assert ["web.service", "podman", container, "my-web"] == known
+
+
 def test_duration_ends_the_trace_and_verbose_explains() -> None:
     """--duration ends the trace without an event; -v says on stderr which backend was taken."""
     ended = run_tcptrace("accept", "--duration", "0.1s", "-v", "-P", str(take_port()), "--json")

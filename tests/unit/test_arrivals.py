@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from tests.unit.records import DECODER, accept_bytes
 
-from tcptrace.kernel import cgroups
+from tcptrace.model.identity import UNKNOWN, Identity
+from tcptrace.sources import arrivals
 from tcptrace.sources.arrivals import Arrivals
 
 SECOND = 1_000_000_000
@@ -37,15 +38,16 @@ def test_the_wall_clock_s_steps_are_followed(clocks: Callable[[int, int], None])
 
 
 def test_an_event_keeps_what_was_known_when_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time, cgroup and container are in the event, also when the system has forgotten them."""
-    monkeypatch.setattr(cgroups, "place_of", {4242: ("/docker/x", "0123")}.get)
+    """Time and identity are in the event, also when the system has forgotten them."""
+    known = Identity("/docker/x", container="0123")
+    monkeypatch.setattr(arrivals, "identity_of", {4242: known}.get)
     (event,) = Arrivals().fill([DECODER.decode(accept_bytes(ts_ns=5, cgroup_id=4242))], 100)
-    monkeypatch.setattr(cgroups, "place_of", lambda _: (None, None))
+    monkeypatch.setattr(arrivals, "identity_of", lambda _: UNKNOWN)
     assert (105, "/docker/x", "0123") == (event.wall_ns, event.cgroup, event.container)
 
 
 def test_an_event_without_cgroup_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel knows no cgroup, none is looked for."""
-    monkeypatch.setattr(cgroups, "place_of", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(arrivals, "identity_of", lambda _: pytest.fail("asked"))
     (event,) = Arrivals().fill([DECODER.decode(accept_bytes(cgroup_id=0))], 0)
     assert (None, None) == (event.cgroup, event.container)

@@ -1,4 +1,4 @@
-"""Cgroups: their paths, and the containers that they are of."""
+"""Cgroups: their paths."""
 
 from __future__ import annotations
 
@@ -9,32 +9,6 @@ from pathlib import Path
 import pytest
 
 from tcptrace.kernel import cgroups
-
-ID = "0123456789abcdef" * 4
-OTHER = "fedcba9876543210" * 4
-
-
-@pytest.mark.parametrize(
-    ("path", "container"),
-    [
-        ("/", None),
-        ("/system.slice/ssh.service", None),
-        (f"/docker/{ID}", ID),
-        (f"/system.slice/docker-{ID}.scope", ID),
-        (f"/machine.slice/libpod-{ID}.scope/container", ID),
-        (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", ID),
-        (f"/docker/{OTHER}/kubelet/kubepods/pod1/{ID}", ID),
-        (f"/build-{ID}0", None),
-        (f"/{ID[:-1]}", None),
-    ],
-)
-def test_containers(monkeypatch: pytest.MonkeyPatch, path: str, container: str | None) -> None:
-    """The innermost container's id is read from the path."""
-    monkeypatch.setattr(cgroups, "path_of", {7: path}.get)
-    cgroups.container_of.cache_clear()
-    assert container == cgroups.container_of(7)
-    cgroups.container_of.cache_clear()
-
 
 ODD = "\f\r\v\x1c\x85\u2028\udcff"
 """What Python takes for the end of a line, and a byte that is no UTF-8."""
@@ -122,4 +96,3 @@ def test_what_is_below_a_directory(path: str, directory: str, inside: str | None
 def test_no_path_without_an_id() -> None:
     """A process without a cgroup v2 id is in no known cgroup."""
     assert cgroups.path_of(None) is None
-    assert cgroups.container_of(None) is None

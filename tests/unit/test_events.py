@@ -22,6 +22,7 @@ from tcptrace.model.events import (
     printable,
     to_json,
 )
+from tcptrace.model.identity import Identity
 from tcptrace.probes.accept.probe import Accept
 
 HEAD_BYTES = 96
@@ -217,9 +218,9 @@ def test_json_has_keys_in_order() -> None:
 
 
 def test_json_has_what_the_row_knows_of_its_cgroup() -> None:
-    """Path and container stand behind the cgroup's id."""
+    """Who is in the cgroup stands behind its id."""
     event = accepted(accept_bytes(cgroup_id=4242))
-    event.cgroup, event.container = "/docker/x", "0123"
+    event.identity = Identity("/docker/x", container="0123")
     result = to_json(event, "kprobe")
     at = list(result).index("cgroup_id")
     following = {"cgroup_id": 4242, "cgroup": "/docker/x", "container": "0123"}

@@ -18,9 +18,6 @@ ROOT_ID = 1
 """The id of the hierarchy's root: the kernel gives it first."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILEID_KERNFS = 0xFE  # include/linux/exportfs.h
-# Docker, Podman, containerd and CRI-O end a container's cgroup with its id, under systemd as in
-# docker-ID.scope.
-_CONTAINER = re.compile("[/-]([0-9a-f]{64})(?:[.]scope)?(?=/|$)")
 
 
 class _Mount(NamedTuple):
@@ -120,22 +117,6 @@ def path_of(cgroup_id: int | None) -> str | None:
     if inside is None:
         return None
     return os.fsencode(above + inside or "/").decode("utf-8", "backslashreplace")
-
-
-@functools.lru_cache(maxsize=4096)
-def container_of(cgroup_id: int | None) -> str | None:
-    """Return the id of the innermost container that a cgroup is of, as its path tells.
-
-    64 hexadecimal digits; None where there is none, or `path_of` knows no path.
-    """
-    found = _CONTAINER.findall(path_of(cgroup_id) or "")
-    return found[-1] if found else None
-
-
-@functools.lru_cache(maxsize=4096)
-def place_of(cgroup_id: int | None) -> tuple[str | None, str | None]:
-    """Return a cgroup's path and its container's id, as `path_of` and `container_of`."""
-    return path_of(cgroup_id), container_of(cgroup_id)
 
 
 def ids_of(pid: int) -> tuple[int, ...]:

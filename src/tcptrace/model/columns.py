@@ -115,6 +115,10 @@ def _container(row: Any, _first_ns: int) -> str | None:
     return container and container[:CONTAINER_DIGITS]
 
 
+def _pod(row: Any, _first_ns: int) -> str | None:
+    return row.pod and f"{row.pod_namespace or ''}/{row.pod}"
+
+
 def since(row: Any, first_ns: int) -> int:
     """Return nanoseconds since the first row; 0 for what began before.
 
@@ -155,12 +159,15 @@ NETNS = field("netns", "NETNS", 10, "dim")
 MNTNS = field("mntns", "MNTNS", 10, "dim")
 CGROUP_ID = field("cgroup_id", "CGROUPID", 8, "dim")
 CGROUP = field("cgroup", "CGROUP", 24, "dim", sizes=(24, 48, 96))
+UNIT = field("unit", "UNIT", 20, sizes=(20, 32, 48))
+CNAME = field("cname", "CNAME", 16, name="container_name", sizes=(16, 32, 64))
+POD = Column("pod", "POD", 32, _pod, sizes=(32, 64))
 CONTAINER = Column("container", "CONTAINER", CONTAINER_DIGITS, _container, "dim")
 ERR = field("err", "ERR", 12, name="error", concern=failed)
 
 OF_TASK = (TIME, TIME_S, PID, TID, UID, COMM)
 OF_SOCKET = (IP, RADDR, RPORT, LADDR, LPORT)
-OF_CONTAINER = (NETNS, MNTNS, CGROUP_ID, CGROUP, CONTAINER)
+OF_CONTAINER = (NETNS, MNTNS, CGROUP_ID, CGROUP, UNIT, CONTAINER, CNAME, POD)
 COMMON = (*OF_TASK, *OF_SOCKET, *OF_CONTAINER)
 
 

@@ -17,10 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
+from operator import attrgetter
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Annotated, Any, ClassVar, Protocol, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
+from tcptrace.model.identity import UNKNOWN, Identity
 
 SCHEMA_VERSION = 1
 """Of schema.json, which says what `to_json` returns."""
@@ -124,26 +126,38 @@ class Row:
 
 
 class _KnowsCgroup(Protocol):
+    identity: Identity
+
     @property
     def cgroup_id(self) -> int | None: ...
 
-    @property
-    def cgroup(self) -> str | None: ...
+
+def _of(key: str) -> Any:
+    """Return a property that reads one of what is known of who is in the cgroup."""
+    return property(attrgetter(f"identity.{key}"))
 
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
 class InCgroup(Row):
-    """A row that knows the id of a cgroup, with what was known of that when the event came in."""
+    """A row that knows the id of a cgroup, and what was known of who it was when it came in."""
 
-    cgroup: str | None = None
-    """Path from the root of cgroup v2; None where the cgroup was gone."""
-    container: str | None = None
-    """Id of the container, where the cgroup's path has one."""
+    identity: Identity = UNKNOWN
+    """Who is in the cgroup."""
+
+    cgroup = _of("cgroup")
+    unit = _of("unit")
+    container = _of("container")
+    container_name = _of("container_name")
+    runtime = _of("runtime")
+    pod = _of("pod")
+    pod_namespace = _of("pod_namespace")
+    pod_container = _of("pod_container")
+    pod_uid = _of("pod_uid")
 
     @property
     def cgroups(self: _KnowsCgroup) -> tuple[int | str | None, ...]:
         """What names the cgroup and those above it, as far as known: its id, and paths."""
-        return (self.cgroup_id, *lineage(self.cgroup))
+        return (self.cgroup_id, *lineage(self.identity.cgroup))
 
 
 class OnLink:
@@ -184,10 +198,12 @@ class Event(InCgroup):
     comm: BehindFamily | None
 
 
-_TIMES = ("ts_ns", "wall_ns")
+_NO_KEYS = ("ts_ns", "wall_ns", "identity")
+"""Fields whose content has keys of its own."""
 _LEADING_KEYS = (
     *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
-    *("netns", "mntns", "cgroup_id", "cgroup", "container"),
+    *("netns", "mntns", "cgroup_id"),
+    *Identity._fields,
 )
 
 
@@ -297,7 +313,7 @@ def json_keys(record: Any) -> tuple[str, ...]:
     """Return the keys of a record class that are not common to all, in JSON's order."""
     names = [field.name for field in dataclasses.fields(record)]
     leading = [name for name in _LEADING_KEYS if hasattr(record, name)]
-    own = [name for name in names if name not in (*_LEADING_KEYS, *_TIMES)]
+    own = [name for name in names if name not in (*_LEADING_KEYS, *_NO_KEYS)]
     return (*leading, *(name for name in own if not name.startswith("_")))
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from tcptrace.kernel.fetch import COMM
 from tcptrace.model.events import Event, address_text
+from tcptrace.model.identity import Identity
 
 AF_INET, AF_INET6 = 2, 10
 IPPROTO_TCP, IPPROTO_MPTCP = 6, 262
 IS_TCP = f"(protocol == {IPPROTO_TCP} || protocol == {IPPROTO_MPTCP})"
 IPV6_FIELDS: Mapping[str, int] = {"laddr6": 4, "raddr6": 4}
-WITHOUT_TASK = ("mntns", "cgroup_id", "cgroup", "container")
+WITHOUT_TASK = ("mntns", "cgroup_id", *Identity._fields)
 """What needs the task's own structs, which tracefs does not reach."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 

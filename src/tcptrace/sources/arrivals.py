@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from tcptrace.kernel import cgroups, clock
+from tcptrace.kernel import clock
 from tcptrace.model.events import Event
+from tcptrace.probes.identities import identity_of
 
 RENEWED_NS = 1_000_000_000
 
@@ -28,10 +29,9 @@ class Arrivals:
         return self._offset_ns
 
     def fill(self, events: Iterable[Event], offset_ns: int) -> Iterator[Event]:
-        """Yield events with their time by the wall clock, cgroup and container."""
-        place_of = cgroups.place_of
+        """Yield events with their time by the wall clock, and who is in their cgroup."""
         for event in events:
             event.wall_ns = event.ts_ns + offset_ns
             if event.cgroup_id is not None:
-                event.cgroup, event.container = place_of(event.cgroup_id)
+                event.identity = identity_of(event.cgroup_id)
             yield event

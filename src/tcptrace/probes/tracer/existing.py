@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tcptrace.kernel import cgroups, clock, sockets
+from tcptrace.kernel import clock, sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
+from tcptrace.probes.identities import identity_of
 from tcptrace.probes.tracer.probe import Closed, Open
 
 
@@ -27,13 +28,11 @@ def _row(
     ends = connection.ends
     known = process is not NOBODY
     cgroup_id = next(iter(process.cgroups), None)
-    cgroup, container = cgroups.place_of(cgroup_id)
     return Open(
         ts_ns=ts_ns,
         wall_ns=wall_ns,
         cgroup_id=cgroup_id,
-        cgroup=cgroup,
-        container=container,
+        identity=identity_of(cgroup_id),
         pid=process.pid or None,
         tid=None,
         uid=connection.uid if known else None,
@@ -163,5 +162,5 @@ def _name_owner(event: Closed, begin: Open) -> None:
     if event.pid is None and begin.pid:
         event.pid, event.uid, event.comm = begin.pid, begin.uid, begin.comm
         event.cgroup_id, event.closer = begin.cgroup_id, "owner"
-        event.cgroup, event.container = begin.cgroup, begin.container
+        event.identity = begin.identity
     event.mntns = event.mntns or begin.mntns
