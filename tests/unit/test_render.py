@@ -106,6 +106,16 @@ def test_csv_is_rfc_4180() -> None:
     assert ["181", 'a,"b"', "80"] == list(csv.reader(io.StringIO(text)))[1]
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-bash", "@SUM(A1)", "＝1"])  # noqa: RUF001
+def test_a_formula_is_data_in_csv(name: str) -> None:
+    """A process's name that a spreadsheet would compute is text there; others stay as they are."""
+    text = rendered("csv", accept_bytes(comm=name.encode()), shown="comm,lport")
+    assert [f"'{name}", "80"] == list(csv.reader(io.StringIO(text)))[1]
+    assert name in rendered("text", accept_bytes(comm=name.encode()), shown="comm")
+    text = rendered("csv", accept_bytes(comm=b"a=b"), shown="comm")
+    assert ["a=b"] == list(csv.reader(io.StringIO(text)))[1]
+
+
 def test_json_is_one_object_a_line() -> None:
     """Each line is an object; columns do not matter."""
     lines = rendered("json", accept_bytes(), accept_bytes(pid=7), shown="comm").splitlines()

@@ -12,6 +12,9 @@ from tcptrace.model.columns import Column
 from tcptrace.model.events import NewTable, printable, to_json
 from tcptrace.sinks.stream import StreamSink
 
+FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide forms, too
+"""What a formula begins with."""
+
 
 class JsonSink(StreamSink):
     """One JSON object a line; control characters are escaped as JSON does."""
@@ -48,7 +51,15 @@ class CsvSink(StreamSink):
             if not isinstance(row, NewTable):
                 first_ns = self._first_ns(row)
                 values = (column.value(row, first_ns) for column in self._columns)
-                yield ["" if value is None else printable(str(value)) for value in values]
+                yield [_cell(value) for value in values]
             elif not self._is_headed:
                 self._is_headed = True
                 yield [column.key for column in self._columns]
+
+
+def _cell(value: object) -> str:
+    """Return the text of a cell; names that a spreadsheet would compute get a quote in front."""
+    if value is None:
+        return ""
+    text = printable(str(value))
+    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA) else text
