@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import re
 
-from tcptrace.model.columns import Column, choose
+import pytest
+from click.testing import CliRunner
+from tests.unit.test_schema import probes
+
+from tcptrace.commands.tracer import tracer
+from tcptrace.model.columns import Column, choose, field
 from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.probes.connect.probe import COUNT_TABLE
+from tcptrace.probes.tracer.probe import VERBOSE
 
 DEFAULT = "pid comm ip raddr rport laddr lport"
 
@@ -35,6 +42,11 @@ def chosen(spec: str = "", *added: str) -> str:
         ("+pid", (), DEFAULT),
         (" pid , comm ,", (), "pid comm"),
         ("time,-time,pid", (), "pid"),
+        ("pid,comm,pid", (), "pid comm"),
+        ("PID,Comm,RADDR", (), "pid comm raddr"),
+        ("time(s),CGROUPID", (), "time_s cgroup_id"),
+        ("+BL,-IP", (), "pid comm raddr rport laddr lport bl"),
+        ("+ netns", (), f"{DEFAULT} netns"),
     ],
 )
 def test_columns_are_picked_added_and_dropped(
@@ -44,9 +56,7 @@ def test_columns_are_picked_added_and_dropped(
     assert expected == chosen(spec, *added)
 
 
-@pytest.mark.parametrize(
-    "spec", ["nope", "+nope", "-nope", "pid,nope", "++pid", "+-pid", "+", "PID"]
-)
+@pytest.mark.parametrize("spec", ["nope", "+nope", "-nope", "pid,nope", "++pid", "+-pid", "+"])
 def test_unknown_columns_are_refused(spec: str) -> None:
     """The message names what is unknown, and what there is."""
     with pytest.raises(ValueError, match=r"no column .*; there are pid, comm, ip") as error:
@@ -69,3 +79,29 @@ def test_a_column_can_be_put_behind_another() -> None:
     shown, more = [column("a"), column("b")], [column("c", after="a")]
     assert ["a", "c", "b"] == [one.key for one in choose(shown, more, "+c", ())]
     assert ["b", "c"] == [one.key for one in choose(shown, more, "b,+c", ())]
+
+
+def test_a_key_comes_before_a_heading() -> None:
+    """Where one column's heading is another's key, the name is the key's."""
+    first = field("one", "TWO", 3)
+    second = field("two", "ONE", 3)
+    assert [second, first] == choose((first, second), (), "two,one", ())
+    assert [first] == choose((first,), (), "two", ())
+
+
+def test_each_column_says_what_it_means() -> None:
+    """--columns help has a meaning for each, in every command."""
+    tables = [COUNT_TABLE.shown, COUNT_TABLE.more, VERBOSE]
+    groups = [*tables, *(group for one in probes() for group in (one.columns, one.more_columns))]
+    assert [] == [column.key for group in groups for column in group if not column.meaning]
+
+
+@pytest.mark.parametrize("spec", ["help", " HELP "])
+def test_columns_help(spec: str) -> None:
+    """It lists what is shown, and what can be added, by key and heading, and traces nothing."""
+    result = CliRunner().invoke(tracer, ["-v", "--json", "--columns", spec])
+    assert (0, "") == (result.exit_code, result.stderr)
+    shown, more = result.stdout.split("More, with +KEY")
+    assert re.search(r"^ +type +TYPE +connect, accept, close", shown, re.MULTILINE)
+    assert re.search(r"^ +time_s +TIME\(ns\) +nanoseconds since", more, re.MULTILINE)
+    assert 1 == len(re.findall("^ +rport ", result.stdout, re.MULTILINE))

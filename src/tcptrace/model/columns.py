@@ -44,6 +44,8 @@ class Column:
     IPv6's. `width` if there are none."""
     joins: bool = False
     """Whether it stays on the line of the column before it, as a port does with its address."""
+    meaning: str = ""
+    """What a cell says, for ``--columns help`` and the documentation."""
     is_spare: bool = False
     """Whether a narrow terminal shows it last, because other columns tell the same."""
 
@@ -74,7 +76,13 @@ def field(
 
 
 def milliseconds(
-    key: str, heading: str, width: int, *, name: str, slow_ms: float = float("inf")
+    key: str,
+    heading: str,
+    width: int,
+    *,
+    name: str,
+    slow_ms: float = float("inf"),
+    meaning: str = "",
 ) -> Column:
     """Return a column that shows the row's field `name`, in milliseconds, to the microsecond.
 
@@ -89,7 +97,7 @@ def milliseconds(
         ms = getattr(event, name)
         return "slow" if ms is not None and ms >= slow_ms else None
 
-    return Column(key, heading, width, value, concern=concern)
+    return Column(key, heading, width, value, concern=concern, meaning=meaning)
 
 
 @lru_cache(maxsize=4)
@@ -144,26 +152,63 @@ def repeated(event: Any) -> Mark | None:
 
 ADDRESS = (len("255.255.255.255"), len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))
 
-TIME = Column("time", "TIME", 8, _time, "dim", after="")
-TIME_S = Column("time_s", "TIME(s)", 8, _seconds, "dim", after="")
-UID = field("uid", "UID", 5, after="")
-PID = field("pid", "PID", 7)
-TID = field("tid", "TID", 7)
-COMM = field("comm", "COMM", 12, "bold", sizes=(12, 15))
-IP = field("ip", "IP", 2, "dim", name="family", is_spare=True)
-LADDR = field("laddr", "LADDR", 16, sizes=ADDRESS)
-LPORT = field("lport", "LPORT", 5, joins=True)
-RADDR = field("raddr", "RADDR", 16, sizes=ADDRESS)
-RPORT = field("rport", "RPORT", 5, joins=True)
-NETNS = field("netns", "NETNS", 10, "dim")
-MNTNS = field("mntns", "MNTNS", 10, "dim")
-CGROUP_ID = field("cgroup_id", "CGROUPID", 8, "dim")
-CGROUP = field("cgroup", "CGROUP", 24, "dim", sizes=(24, 48, 96))
-UNIT = field("unit", "UNIT", 20, sizes=(20, 32, 48))
-CNAME = field("cname", "CNAME", 16, name="container_name", sizes=(16, 32, 64))
-POD = Column("pod", "POD", 32, _pod, sizes=(32, 64))
-CONTAINER = Column("container", "CONTAINER", CONTAINER_DIGITS, _container, "dim")
-ERR = field("err", "ERR", 12, name="error", concern=failed)
+TIME = Column("time", "TIME", 8, _time, "dim", after="", meaning="wall clock, local time")
+TIME_S = Column(
+    "time_s", "TIME(s)", 8, _seconds, "dim", after="", meaning="seconds since the first row"
+)
+UID = field("uid", "UID", 5, after="", meaning="real user id, in the initial user namespace")
+PID = field("pid", "PID", 7, meaning="process (thread group), in the initial PID namespace")
+TID = field("tid", "TID", 7, meaning="thread")
+COMM = field(
+    "comm", "COMM", 12, "bold", sizes=(12, 15), meaning="name of the thread; at most 15 bytes"
+)
+IP = field("ip", "IP", 2, "dim", name="family", is_spare=True, meaning="4 or 6")
+LADDR = field("laddr", "LADDR", 16, sizes=ADDRESS, meaning="local address")
+LPORT = field("lport", "LPORT", 5, joins=True, meaning="local port")
+RADDR = field("raddr", "RADDR", 16, sizes=ADDRESS, meaning="remote address")
+RPORT = field("rport", "RPORT", 5, joins=True, meaning="remote port")
+NETNS = field("netns", "NETNS", 10, "dim", meaning="inode number of the socket's network namespace")
+MNTNS = field("mntns", "MNTNS", 10, "dim", meaning="inode number of the process's mount namespace")
+CGROUP_ID = field(
+    "cgroup_id",
+    "CGROUPID",
+    8,
+    "dim",
+    meaning="id of the process's cgroup v2, its directory's inode number",
+)
+CGROUP = field(
+    "cgroup",
+    "CGROUP",
+    24,
+    "dim",
+    sizes=(24, 48, 96),
+    meaning="path of the process's cgroup from the root of cgroup v2",
+)
+UNIT = field(
+    "unit", "UNIT", 20, sizes=(20, 32, 48), meaning="systemd unit, or user's unit, of the cgroup"
+)
+CNAME = field(
+    "cname",
+    "CNAME",
+    16,
+    name="container_name",
+    sizes=(16, 32, 64),
+    meaning="the container's name, as its runtime has it",
+)
+POD = Column(
+    "pod", "POD", 32, _pod, sizes=(32, 64), meaning="the pod's namespace and name, of Kubernetes"
+)
+CONTAINER = Column(
+    "container",
+    "CONTAINER",
+    CONTAINER_DIGITS,
+    _container,
+    "dim",
+    meaning="first 12 digits of the container's id, as the cgroup's path has it",
+)
+ERR = field(
+    "err", "ERR", 12, name="error", concern=failed, meaning="why it failed: the name of an errno"
+)
 
 OF_TASK = (TIME, TIME_S, PID, TID, UID, COMM)
 OF_SOCKET = (IP, RADDR, RPORT, LADDR, LPORT)
@@ -181,6 +226,12 @@ class Table(NamedTuple):
     """What a row is a count of, in the summary."""
 
 
+def _by_name(all_columns: Iterable[Column]) -> dict[str, Column]:
+    """Return columns by what the user may call them, in small letters: keys, then headings."""
+    known = {column.key: column for column in all_columns}
+    return {column.heading.lower(): column for column in known.values()} | known
+
+
 def choose(
     shown: Sequence[Column], more: Sequence[Column], spec: str, added: Iterable[str]
 ) -> list[Column]:
@@ -189,7 +240,8 @@ def choose(
     Args:
         shown: what is shown when nothing is said.
         more: what else there is.
-        spec: ``--columns``: keys to show in that order, or changes: ``+key``, ``-key``.
+        spec: ``--columns``: keys or headings, in any case, to show in that order, or changes:
+            ``+key``, ``-key``. One that is named twice is shown once.
         added: keys that options such as ``-T`` add.
 
     Raises:
@@ -197,15 +249,22 @@ def choose(
 
     """
     known = {column.key: column for column in (*shown, *more)}
-    items = [item.strip() for item in spec.split(",") if item.strip()]
-    for key in (item[1:] if item[0] in "+-" else item for item in items):
-        if key not in known:
-            msg = f"there is no column {key!r}; there are {', '.join(known)}"
+    names = _by_name(known.values())
+    picked: dict[str, Column] = {}
+    plus, minus = {*added}, set()
+    for item in filter(None, map(str.strip, spec.split(","))):
+        name = item[1:].strip() if item[0] in "+-" else item
+        column = names.get(name.lower())
+        if column is None:
+            msg = f"there is no column {name!r}; there are {', '.join(known)}"
             raise ValueError(msg)
-    picked = [known[item] for item in items if item[0] not in "+-"]
-    plus = {*added, *(item[1:] for item in items if item[0] == "+")}
-    minus = {item[1:] for item in items if item[0] == "-"}
-    chosen = picked or list(shown)
+        if item[0] == "+":
+            plus.add(column.key)
+        elif item[0] == "-":
+            minus.add(column.key)
+        else:
+            picked[column.key] = column
+    chosen = [*picked.values()] or list(shown)
     for key, column in reversed(known.items()):
         if key in plus and column not in chosen and column.after == "":
             chosen.insert(0, column)

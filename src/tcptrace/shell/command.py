@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.kernel.privileges import require_tracing
+from tcptrace.model.columns import Column
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.options import (
     FILTER,
@@ -22,7 +23,7 @@ from tcptrace.shell.options import (
     check_combination,
     shared_options,
 )
-from tcptrace.shell.plan import make_output, make_plan
+from tcptrace.shell.plan import make_output, make_plan, offered_columns
 from tcptrace.shell.run import run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
@@ -72,6 +73,21 @@ def _dump(plan: Plan) -> None:
     sys.stdout.write(listing(plan, variant))
 
 
+def _columns_help(shown: Sequence[Column], more: Sequence[Column]) -> str:
+    """Return what ``--columns help`` prints: keys, headings and what they mean."""
+    keys = {column.key for column in shown}
+    rest = {column.key: column for column in more if column.key not in keys}
+    width = max(map(len, (*keys, *rest)))
+    formatter = click.HelpFormatter(max_width=100)
+    for title, group in (("Shown", shown), ("More, with +KEY", [*rest.values()])):
+        if group:
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{one.key:{width}}  {one.heading}", one.meaning) for one in group]
+                )
+    return formatter.getvalue()
+
+
 def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], click.Command]:
     """Make a subcommand that traces `probe`.
 
@@ -98,6 +114,9 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
 
         def callback(**given: Any) -> None:
             check_combination(options, given)
+            if given["columns"].strip().lower() == "help":
+                click.echo(_columns_help(*offered_columns(probe, options, given)), nl=False)
+                return
             plan = make_plan(probe, options, given)
             output = make_output(probe, options, given)
             if given["dump_c"]:

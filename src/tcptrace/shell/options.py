@@ -143,7 +143,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **out,
             metavar="LIST",
             default="",
-            help=f"Pick columns (pid,comm), add (+netns) or drop (-ip), of: {keys}.",
+            help=f"Pick columns (pid,comm), add (+netns) or drop (-ip), of: {keys}; or `help`.",
         ),
         TraceOption(
             ["--color"],

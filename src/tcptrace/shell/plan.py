@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tcptrace.model import columns
-from tcptrace.model.columns import Column
+from tcptrace.model.columns import Column, Table
 from tcptrace.model.filters import BY_NAME, FILTERS, Filters
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.options import TraceOption, turned_on
@@ -74,6 +74,25 @@ def _not_in_ftrace(
     yield from (one.opts[0] for one in options if one.probes or not known.issuperset(one.switches))
 
 
+def _table(on: Iterable[TraceOption]) -> Table | None:
+    """Return the table that one of the options shows in place of the probe's columns."""
+    return next((one.table for one in on if one.table), None)
+
+
+def offered_columns(
+    probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]
+) -> tuple[list[Column], list[Column]]:
+    """Return the columns that are shown when nothing is said, and what else there is."""
+    on = list(turned_on(options, given))
+    table = _table(on)
+    replaced = {new.key: new for one in on for new in one.replaces}
+    shown, more = (
+        [replaced.get(column.key, column) for column in group]
+        for group in ((table.shown, table.more) if table else (probe.columns, probe.more_columns))
+    )
+    return shown, more
+
+
 def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:
     """Return what the command line wants to become of the rows. Raises UsageError."""
     if given["json"] and given["form"] not in (None, "json"):
@@ -82,15 +101,11 @@ def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[st
     if form == "json" and given["columns"]:
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
     on = list(turned_on(options, given))
+    shown, more = offered_columns(probe, options, given)
     adds = [key for one in on for key in one.adds]
     if form == "csv":
         adds += [key for one in on for key in one.adds_to_csv]
-    table = next((one.table for one in on if one.table), None)
-    replaced = {new.key: new for one in on for new in one.replaces}
-    shown, more = (
-        [replaced.get(column.key, column) for column in group]
-        for group in ((table.shown, table.more) if table else (probe.columns, probe.more_columns))
-    )
+    table = _table(on)
     known = {column.key for column in (*shown, *more)}
     for one in on:
         if not known.issuperset(one.adds):

@@ -57,7 +57,7 @@ RETRANS = Probe(
     filters=frozenset({"port", "netns", "family"}),
     columns=(
         *(COMMON[key] for key in ("ip", "laddr", "lport", "raddr", "rport")),
-        field("state", "STATE", 12),
+        field("state", "STATE", 12, meaning="the connection's state"),
     ),
     more_columns=tuple(COMMON[key] for key in ("time", "time_s", "netns")),
 )

@@ -140,7 +140,18 @@ ACCEPT = Probe(
     ports="Local ports",
     port_fields=("lport",),
     columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
-    more_columns=(*COMMON, Column("bl", "BL", 7, _backlog, concern=_crowded), ERR),
+    more_columns=(
+        *COMMON,
+        Column(
+            "bl",
+            "BL",
+            7,
+            _backlog,
+            concern=_crowded,
+            meaning="the listener's accept queue: length after this connection was taken / limit",
+        ),
+        ERR,
+    ),
     switches={
         "FAILED": Switch(
             tuple(

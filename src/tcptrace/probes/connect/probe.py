@@ -319,7 +319,12 @@ _BY_TRACEFS = TraceVariant(
 
 
 COUNT_TABLE = Table(
-    shown=(LADDR, RADDR, RPORT, field("connects", "CONNECTS", 8)),
+    shown=(
+        LADDR,
+        RADDR,
+        RPORT,
+        field("connects", "CONNECTS", 8, meaning="how many attempts there were"),
+    ),
     more=(TIME, IP, LPORT_AFTER_SADDR),
     of="attempt",
 )
@@ -358,10 +363,38 @@ CONNECT = Probe(
         *COMMON,
         LPORT_AFTER_SADDR,
         ERR,
-        Column("result", "RESULT", 11, _result, concern=_not_established),
-        milliseconds("lat", "LAT(ms)", 9, name="latency_ms", slow_ms=SLOW_MS),
-        field("retr", "RETR", 4, name="retransmits", concern=repeated),
-        Column("query", "QUERY", 24, _query, sizes=(24, 48)),
+        Column(
+            "result",
+            "RESULT",
+            11,
+            _result,
+            concern=_not_established,
+            meaning="how it ended: established, refused, timeout, unreachable, aborted or an error",
+        ),
+        milliseconds(
+            "lat",
+            "LAT(ms)",
+            9,
+            name="latency_ms",
+            slow_ms=SLOW_MS,
+            meaning="milliseconds from the SYN to the end of the attempt",
+        ),
+        field(
+            "retr",
+            "RETR",
+            4,
+            name="retransmits",
+            concern=repeated,
+            meaning="SYNs that were sent again",
+        ),
+        Column(
+            "query",
+            "QUERY",
+            24,
+            _query,
+            sizes=(24, 48),
+            meaning="name that the address was asked for by",
+        ),
     ),
     switches={
         "COUNTS": Switch(maps=("counts",)),

@@ -145,15 +145,42 @@ def _of_close(column: Column) -> Column:
 
 
 VERBOSE = (
-    field("type", "TYPE", 7, concern=_broken),
-    dataclasses.replace(TIME_S, heading="TIME(ns)", width=14, value=_nanoseconds),
+    field(
+        "type", "TYPE", 7, concern=_broken, meaning="connect, accept, close, or open at the start"
+    ),
+    dataclasses.replace(
+        TIME_S,
+        heading="TIME(ns)",
+        width=14,
+        value=_nanoseconds,
+        meaning="nanoseconds since the first row",
+    ),
     NETNS,
 )
 STATS = (
-    _of_close(milliseconds("ms", "MS", 9, name="duration_ms")),
-    _of_close(field("tx", "TX", 9, name="tx_bytes")),
-    _of_close(field("rx", "RX", 9, name="rx_bytes")),
-    _of_close(field("retr", "RETR", 4, name="retransmits", concern=repeated)),
+    _of_close(
+        milliseconds(
+            "ms",
+            "MS",
+            9,
+            name="duration_ms",
+            meaning="of X: milliseconds since the connection was established",
+        )
+    ),
+    _of_close(field("tx", "TX", 9, name="tx_bytes", meaning="of X: payload bytes that were sent")),
+    _of_close(
+        field("rx", "RX", 9, name="rx_bytes", meaning="of X: payload bytes that were received")
+    ),
+    _of_close(
+        field(
+            "retr",
+            "RETR",
+            4,
+            name="retransmits",
+            concern=repeated,
+            meaning="of X: segments that were sent again",
+        )
+    ),
 )
 _HOOKS = (
     *with_stand_in("inet_sock_set_state", "on_connection_state"),
@@ -244,7 +271,14 @@ TRACER = Probe(
     variants=tuple(Variant(backend, _HOOKS, ("TRACER",)) for backend in BPF_BACKENDS),
     filters=ALL_FILTERS,
     columns=(
-        Column("type", "T", 2, _letter, concern=_broken),
+        Column(
+            "type",
+            "T",
+            2,
+            _letter,
+            concern=_broken,
+            meaning="C connect, A accept, X close, O open at the start",
+        ),
         *(PID, COMM, IP, SADDR),
         dataclasses.replace(RADDR, heading="DADDR"),
         dataclasses.replace(LPORT, heading="SPORT"),
@@ -253,8 +287,24 @@ TRACER = Probe(
     more_columns=(
         *COMMON,
         *STATS,
-        _of_close(field("ended", "ENDED", 6, name="ended_by", concern=_broken)),
-        _of_close(field("closer", "CLOSER", 6)),
+        _of_close(
+            field(
+                "ended",
+                "ENDED",
+                6,
+                name="ended_by",
+                concern=_broken,
+                meaning="of X: who sent the first FIN, local or remote, or reset",
+            )
+        ),
+        _of_close(
+            field(
+                "closer",
+                "CLOSER",
+                6,
+                meaning="of X: owner, where the process that closed it is not known",
+            )
+        ),
         _of_close(ERR),
     ),
     companions=(ACCEPT,),
