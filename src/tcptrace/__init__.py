@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tcptrace.version import VERSION
+
 if TYPE_CHECKING:
     from tcptrace.errors import TcptraceError
     from tcptrace.kernel.hooks import Hook
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from tcptrace.shell.options import option
     from tcptrace.shell.trace import Trace
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _PLACES = {
     "API_VERSION": "shell.command",

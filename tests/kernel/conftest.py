@@ -44,6 +44,18 @@ def _release(record_testsuite_property: Callable[[str, object], None]) -> None:
     record_testsuite_property("kernel", os.uname().release)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A store of programs of this session's own, or the one that is given.
+
+    Tracers start from what others have compiled; tests about compiling give ``--no-cache``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "CACHE_DIRECTORY" not in os.environ:
+            patch.setenv("CACHE_DIRECTORY", str(tmp_path_factory.mktemp("programs")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def whole_run(request: pytest.FixtureRequest) -> bool:
     """Whether all files of this directory run, and all that is in them."""

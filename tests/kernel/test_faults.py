@@ -184,9 +184,8 @@ def test_backend_that_is_not_available(backend: str) -> None:
 @pytest.mark.anywhere
 def test_without_bcc() -> None:
     """Without bcc the error names the package to install."""
-    check_refusal(
-        run_tcptrace("accept", program=changed(WITHOUT_BCC)), 1, "bcc is not installed", "nstall"
-    )
+    ended = run_tcptrace("accept", "--no-cache", program=changed(WITHOUT_BCC))
+    check_refusal(ended, 1, "bcc is not installed", "nstall")
 
 
 @pytest.mark.anywhere
@@ -195,14 +194,15 @@ def test_namesake_of_bcc(tmp_path: Path) -> None:
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").write_text('raise RuntimeError("imported")')
     program = changed(f"{WITHOUT_BCC}\nsys.path.insert(0, {str(tmp_path)!r})")
-    check_refusal(run_tcptrace("accept", program=program), 1, str(tmp_path), "pip uninstall bcc")
+    ended = run_tcptrace("accept", "--no-cache", program=program)
+    check_refusal(ended, 1, str(tmp_path), "pip uninstall bcc")
 
 
 @pytest.mark.parametrize("command", ["accept", "connect", "dns"])
 @pytest.mark.anywhere
 def test_kernel_without_ipv6(command: str) -> None:
     """The C does without the members that a kernel has for IPv6 only."""
-    with Tracer(command=command, program=changed(WITHOUT_IPV6)) as tracer:
+    with Tracer("--no-cache", command=command, program=changed(WITHOUT_IPV6)) as tracer:
         check_clean_end(tracer.stop())
 
 
@@ -211,7 +211,7 @@ def test_namesake_of_bcc_is_passed_over(tmp_path: Path) -> None:
     """The system's bcc is found behind its namesake."""
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").write_text('raise RuntimeError("imported")')
-    with Tracer(env=import_path(tmp_path)) as tracer:
+    with Tracer("--no-cache", env=import_path(tmp_path)) as tracer:
         assert 0 == tracer.stop().status
 
 
@@ -254,7 +254,7 @@ def test_c_that_does_not_compile_verbosely(broken_plugin: dict[str, str]) -> Non
 @pytest.mark.anywhere
 def test_loader_is_killed() -> None:
     """The death of the loader process is reported with its signal."""
-    with Tracer(armed=False) as tracer:
+    with Tracer("--no-cache", armed=False) as tracer:
         eventually(lambda: any(children_of(tracer.pid)), "the loader process")
         for child in children_of(tracer.pid):
             os.kill(child, signal.SIGKILL)
@@ -271,7 +271,7 @@ child.IDLE_S = {seconds}
 def test_loader_hangs() -> None:
     """A loader that stands still is ended; the error says so, and no other way is tried."""
     program = changed(IMPATIENT.format(seconds=limit(1)))
-    with Tracer(armed=False, program=program) as tracer:
+    with Tracer("--no-cache", armed=False, program=program) as tracer:
         eventually(lambda: any(children_of(tracer.pid)), "the loader process")
         (loader,) = children_of(tracer.pid)
         os.kill(loader, signal.SIGSTOP)
@@ -355,7 +355,7 @@ def test_signals_end_with_a_summary(number: signal.Signals) -> None:
 @pytest.mark.anywhere
 def test_signals_before_attaching(number: signal.Signals) -> None:
     """A signal while the loader still works ends the run, which says so."""
-    with Tracer(armed=False) as tracer:
+    with Tracer("--no-cache", armed=False) as tracer:
         eventually(lambda: any(children_of(tracer.pid)), "the loader process")
         ended = tracer.stop(number)
         said = "tcptrace: stopped before the probes were attached\n"
@@ -414,7 +414,7 @@ resource.setrlimit(resource.{limit}, ({value}, {value}))
 def test_what_is_short_is_named(limit_: str, value: int, word: str) -> None:
     """A limit that is too low is not taken for what the kernel permits."""
     program = changed(LIMITED.format(limit=limit_, value=value))
-    check_refusal(run_tcptrace("accept", program=program), 1, word)
+    check_refusal(run_tcptrace("accept", "--no-cache", program=program), 1, word)
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&-"])
@@ -513,7 +513,7 @@ def test_hostile_working_directory(tmp_path: Path) -> None:
         path = tmp_path / header
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('#error "compiled"\n')
-    with Tracer(cwd=tmp_path) as tracer:
+    with Tracer("--no-cache", cwd=tmp_path) as tracer:
         check_clean_end(tracer.stop())
 
 

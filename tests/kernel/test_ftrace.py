@@ -256,7 +256,8 @@ def test_without_bcc_and_bpf(root: Path) -> None:
     """Where bcc is not installed and bpf(2) is refused, auto falls back to ftrace and says so."""
     port = take_port()
     program = changed(WITHOUT_BCC + WITHOUT_BPF)
-    with Tracer("--json", "-P", str(port), prefix=WITHOUT_LIBBCC, program=program) as tracer:
+    arguments = ("--json", "--no-cache", "-P", str(port))
+    with Tracer(*arguments, prefix=WITHOUT_LIBBCC, program=program) as tracer:
         accept_once(port=port)
         (event,) = tracer.wait_for(lport=port)
         assert "ftrace" == event["backend"]

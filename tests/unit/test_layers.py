@@ -22,7 +22,7 @@ LAYERS = (
     ("top",),
     ("probes",),
     ("model",),
-    ("kernel", "errors"),
+    ("kernel", "errors", "version"),
 )
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 # Layers whose parts know nothing of each other.

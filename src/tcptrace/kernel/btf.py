@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from _blake2 import blake2b
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -175,6 +176,30 @@ class Btf:
             if type_id:
                 libbpf().btf_dump__dump_type(dump, type_id)
         return b"".join(parts)
+
+
+@cache
+def fingerprint() -> bytes | None:
+    """Return a hash of the running kernel's types; None where it does not tell them."""
+    try:
+        return blake2b(VMLINUX.read_bytes(), digest_size=16).digest()
+    except OSError:
+        return None
+
+
+_FUNCTION_IDS: dict[str, int] = {}
+
+
+def learn_functions(ids: Mapping[str, int]) -> None:
+    """Take the ids of kernel functions from one who knows: to look them up takes a while."""
+    _FUNCTION_IDS.update(ids)
+
+
+def function_id(name: str) -> int:
+    """Return the id of a kernel function, or 0 where the kernel has none of that name."""
+    if name not in _FUNCTION_IDS:
+        _FUNCTION_IDS[name] = running_kernel().id_of(name, KIND_FUNC)
+    return _FUNCTION_IDS[name]
 
 
 @cache

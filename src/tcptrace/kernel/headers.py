@@ -77,6 +77,12 @@ def _shorten_symbols() -> None:
         mount(str(SYMBOLS), "/proc/kallsyms", "", MS_BIND)
 
 
+def signature() -> bytes:
+    """Return what decides, beside the kernel, what its types look like in C."""
+    stubs = (SOURCE / "include/linux" / name for name in ("kconfig.h", "types.h", "bpf_common.h"))
+    return b"".join(path.read_bytes() for path in (Path(__file__), *stubs))
+
+
 def from_btf(choice: str) -> bool:
     """Tell whether types come from BTF, for one of `CHOICES`."""
     return choice == "btf" or (choice == "auto" and VMLINUX.exists())

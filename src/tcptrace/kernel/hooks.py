@@ -111,7 +111,7 @@ def _try(hook: Hook) -> None:
     try:
         if hook.how in ("fentry", "fexit"):
             place = bpf.TRACE_FENTRY if hook.how == "fentry" else bpf.TRACE_FEXIT
-            function = btf.running_kernel().id_of(hook.target, btf.KIND_FUNC)
+            function = btf.function_id(hook.target)
             if not function:
                 raise OSError(errno.ENOENT, "the kernel has no such function")
             # Not attached: the kernel waits long before it lets a trampoline go.

@@ -170,6 +170,9 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             help="Where kernel types come from: its BTF, or installed kernel headers.",
         ),
         TraceOption(
+            ["--no-cache"], **flag, **trace, help="Compile, and neither use nor keep programs."
+        ),
+        TraceOption(
             ["--duration"],
             **trace,
             metavar="TIME",

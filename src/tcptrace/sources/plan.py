@@ -30,6 +30,8 @@ class Plan:
     companions: tuple[Probe, ...] = ()
     """Probes that report into the same ring buffer, through the same backend. Their C source sees
     the filters' defines, and says itself which it applies."""
+    cache: bool = True
+    """Whether programs that are kept may be used, and those that are compiled kept."""
     not_in_ftrace: tuple[str, ...] = ()
     """The options that were given and that the backend ftrace cannot honour."""
 

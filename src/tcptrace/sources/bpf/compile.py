@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import bpf
-from tcptrace.sources.bpf.find_bcc import import_bcc
+from tcptrace.sources.bpf.compiler import Compiler
+from tcptrace.sources.bpf.find_bcc import compiler_of, import_bcc
 from tcptrace.sources.bpf.programs import Programs, constants, put_constant
 from tcptrace.sources.plan import Shape
 
 
-def compile_shape(shape: Shape, extra: Iterable[str]) -> Programs:
-    """Return what bcc makes of a shape; `extra` are flags that depend on this process.
+def compile_shape(shape: Shape, extra: Callable[[], Iterable[str]]) -> tuple[Programs, Compiler]:
+    """Return what bcc makes of a shape, and which bcc.
 
-    Raises TcptraceError.
+    `extra` makes this process ready to compile, and returns the flags that are its own.
+
+    Raises:
+        NoCompilerError: there is no bcc.
+        TcptraceError: it cannot compile this.
+
     """
     bcc = import_bcc()
     try:
-        compiled = bcc.BPF(text=shape.source.encode(), cflags=[*shape.flags, *extra])
+        compiled = bcc.BPF(text=shape.source.encode(), cflags=[*shape.flags, *extra()])
     except Exception as error:  # bcc raises nothing more precise
         msg = (
             f"bcc cannot compile the probe {shape.name} for this kernel: {error}.\n"
             "Run again with -v for the compiler's words"
         )
         raise TcptraceError(msg) from error
-    return _programs(bcc.lib, compiled.module)
+    return _programs(bcc.lib, compiled.module), compiler_of(bcc)
 
 
 def _programs(lib: Any, module: Any) -> Programs:

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from tcptrace.errors import TcptraceError
+from tcptrace.sources.bpf.compiler import Compiler, NoCompilerError, state_of
 
 PACKAGES = {
     "debian": "apt install python3-bpfcc",
@@ -61,7 +61,7 @@ def find_spec() -> importlib.machinery.ModuleSpec:
     """Return where bcc is: on this Python's path, or in the system's site directories.
 
     Raises:
-        TcptraceError: it is not installed, or only its namesake is.
+        NoCompilerError: it is not installed, or only its namesake is.
 
     """
     finder = importlib.machinery.PathFinder
@@ -70,15 +70,17 @@ def find_spec() -> importlib.machinery.ModuleSpec:
         if spec and _is_bpf_compiler(spec):
             return spec
     if own:
-        raise TcptraceError(
+        raise NoCompilerError(
             f"the package bcc in {Path(own.origin or '').parent} is not the BPF compiler but its "
             f"namesake from PyPI.\n{_install_hint()}; and: pip uninstall bcc"
         )
-    raise TcptraceError(f"bcc is not installed (PyPI's bcc is another package).\n{_install_hint()}")
+    raise NoCompilerError(
+        f"bcc is not installed (PyPI's bcc is another package).\n{_install_hint()}"
+    )
 
 
 def import_bcc() -> ModuleType:
-    """Import bcc, and nothing else from where it is found."""
+    """Import bcc, and nothing else from where it is found. Raises NoCompilerError."""
     spec = find_spec()
     module = importlib.util.module_from_spec(spec)
     sys.modules["bcc"] = module
@@ -86,17 +88,25 @@ def import_bcc() -> ModuleType:
         spec.loader.exec_module(module)  # type: ignore[union-attr] # a package has one
     except (ImportError, OSError) as error:
         del sys.modules["bcc"]
-        raise TcptraceError(
+        raise NoCompilerError(
             f"bcc is installed but cannot be imported: {error}\n{_install_hint()}"
         ) from error
     return module
+
+
+def compiler_of(module: ModuleType) -> Compiler:
+    """Return which compiler an imported bcc is."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    libraries = sorted(set(re.findall(r"/\S*lib(?:bcc|LLVM)\S*", maps)))
+    files = (module.__file__ or "", *libraries)
+    return Compiler(str(module.__version__), _llvm_version(), tuple(map(state_of, files)))
 
 
 def describe() -> dict[str, str]:
     """Import bcc; return its version, its place and LLVM's version. Call it in a child process.
 
     Raises:
-        TcptraceError: bcc is not installed, or cannot be imported.
+        NoCompilerError: bcc is not installed, or cannot be imported.
 
     """
     module = import_bcc()

@@ -8,7 +8,7 @@ import errno
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tcptrace.kernel import bpf, btf
 from tcptrace.kernel.hooks import Hook, attach
@@ -40,6 +40,10 @@ class Attached:
     """Without stand-ins."""
     links: list[int]
     notes: list[str] = dataclasses.field(default_factory=list)
+    compiled: int = 0
+    """How often bcc compiled; 0 where all programs were kept."""
+    kept: Sequence[str] = ()
+    """The names of what was read from the store or written there."""
 
     def detach(self) -> None:
         """Close what holds the programs attached."""
@@ -93,7 +97,7 @@ def _load(hook: Hook, code: bytes) -> int:
     kind, place = PROGRAM_TYPES[hook.how]
     function = 0
     if kind == bpf.PROG_TYPE_TRACING:
-        function = btf.running_kernel().id_of(hook.target, btf.KIND_FUNC)
+        function = btf.function_id(hook.target)
         if not function:
             raise OSError(errno.ENOENT, f"{hook} cannot be loaded: there is no such function")
     spec = bpf.ProgramSpec(hook.program, kind, place, function)

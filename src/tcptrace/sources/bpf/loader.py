@@ -47,6 +47,10 @@ class Answer(NamedTuple):
     """Descriptors of the BPF programs."""
     links: Sequence[int]
     """Descriptors that hold the programs attached."""
+    compiled: int
+    """How often bcc compiled; 0 where all programs were kept."""
+    kept: Sequence[str]
+    """The names of what was read from the store or written there."""
 
 
 class Loader:
@@ -98,7 +102,16 @@ class Loader:
         rest = iter(descriptors)
         maps = {name: next(rest) for name in answer["maps"]}
         programs = [next(rest) for _ in range(answer["programs"])]
-        return Answer(answer["backend"], answer["notes"], maps, programs, [*rest])
+        links = [*rest]
+        return Answer(
+            answer["backend"],
+            answer["notes"],
+            maps,
+            programs,
+            links,
+            answer["compiled"],
+            answer["kept"],
+        )
 
     def _death(self, status: int) -> TcptraceError:
         how = self._child.death(status)
@@ -145,6 +158,8 @@ def _answer(channel: socket.socket, plan: Plan) -> None:
         "notes": attached.notes,
         "maps": list(attached.maps),
         "programs": len(attached.programs),
+        "compiled": attached.compiled,
+        "kept": attached.kept,
     }
     descriptors = [*attached.maps.values(), *attached.programs, *attached.links]
     socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)
