@@ -21,7 +21,7 @@ from tcptrace.model.events import Event
 from tcptrace.model.filters import Filters
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.probes.probe import Backend, Probe, Variant
-from tcptrace.sources.bpf.attach import Attaching
+from tcptrace.sources.attach import Attaching
 from tcptrace.sources.plan import Plan
 
 SOURCE = """

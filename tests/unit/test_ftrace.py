@@ -19,7 +19,7 @@ from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.samples import Follow, Sample
 from tcptrace.shell.host import Host
-from tcptrace.sources.bpf import attach
+from tcptrace.sources import attach
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.tracefs import session as ftrace
 

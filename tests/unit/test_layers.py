@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def imports(module: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def attributes(module: str) -> Iterator[str]:
+    """Yield what a module reads of names, as ``sys.stdout``."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+
+
 def part(name: str) -> str:
     """Return the part of the package that a module's path or an imported name belongs to."""
     return name.removesuffix(".py").replace("/", ".").removeprefix("tcptrace.").split(".")[0]
@@ -60,6 +68,53 @@ def test_imports_point_down(module: str) -> None:
             other = part(name)
             assert DEPTH[own] <= DEPTH[other], f"{module} imports {name}, which is above it"
             assert APART.get(own) != other, f"{module} imports {name}, which is beside it"
+
+
+def graph() -> dict[str, set[str]]:
+    """Return which modules each module imports, late imports included.
+
+    The package's own interface is left out: it names what is in all of it.
+    """
+    paths = {
+        f"tcptrace.{module.removesuffix('.py').replace('/', '.')}": module for module in MODULES
+    }
+    paths |= {name.removesuffix(".__init__"): module for name, module in paths.items()}
+
+    def found(name: str) -> str | None:
+        while name and name not in paths:
+            name = name.rpartition(".")[0]
+        return paths.get(name)
+
+    modules = [module for module in MODULES if module != "__init__.py"]
+    return {
+        module: {other for name in imports(module) if (other := found(name))} - {"__init__.py"}
+        for module in modules
+    }
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """There is no circle, not even one that an import inside a function hides."""
+    sorter = TopologicalSorter(graph())
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "model"])
+def test_the_model_knows_neither_kernel_nor_terminal(module: str) -> None:
+    """Records, filters and columns are data about data: they can be used on any machine."""
+    names = list(imports(module))
+    assert not [name for name in names if name.startswith("tcptrace.kernel")]
+    assert not [name for name in names if part(name) in {"click", "rich"}]
+
+
+@pytest.mark.parametrize(
+    "module", [one for one in MODULES if part(one) in {"sources", "probes", "model", "kernel"}]
+)
+def test_only_what_is_above_knows_standard_output(module: str) -> None:
+    """Where rows go is the affair of sinks; what runs them says which stream."""
+    assert not {"sys.stdout", "click.echo"} & set(attributes(module))
 
 
 @pytest.mark.parametrize("module", MODULES)

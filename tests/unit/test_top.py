@@ -19,7 +19,7 @@ from tcptrace.kernel.sampler import Sample, Sampler
 from tcptrace.kernel.sock_diag import ESTABLISHED, Socket
 from tcptrace.probes.accept.probe import Accept
 from tcptrace.probes.connect.probe import Connect
-from tcptrace.probes.tracer.probe import OLDER, Closed, Connected, Open
+from tcptrace.probes.tracer.records import OLDER, Closed, Connected, Open
 from tcptrace.top import keys
 from tcptrace.top.aggregator import Aggregator, Interval, Row
 from tcptrace.top.figures import MEDIAN, P95, Distribution

@@ -21,7 +21,8 @@ from tcptrace.model.events import Decoder, Event, to_json
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.systems import Cgroup, PinnedMap
 from tcptrace.probes.tracer.existing import Existing
-from tcptrace.probes.tracer.probe import BY_OWNER, OLDER, PASSED, TRACER, Closed, Connected, Open
+from tcptrace.probes.tracer.probe import TRACER
+from tcptrace.probes.tracer.records import BY_OWNER, OLDER, PASSED, Closed, Connected, Open
 from tcptrace.shell.host import Host
 from tcptrace.shell.plan import make_output
 

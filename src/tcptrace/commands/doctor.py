@@ -21,8 +21,8 @@ from tcptrace.model.filters import Filters
 from tcptrace.shell.command import TraceCommand
 from tcptrace.sinks.color import CHOICES, palette
 from tcptrace.sinks.report import Line, write_report
+from tcptrace.sources.attach import Attaching
 from tcptrace.sources.bpf import find_bcc
-from tcptrace.sources.bpf.attach import Attaching
 from tcptrace.sources.plan import Plan
 
 BUILT_IN = Path(tcptrace.commands.__path__[0]).parent

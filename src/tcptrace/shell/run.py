@@ -19,7 +19,7 @@ from tcptrace.shell.trace import Trace
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
-from tcptrace.sources.bpf.attach import Attaching
+from tcptrace.sources.attach import Attaching
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.source import Source
 

@@ -11,7 +11,7 @@ from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
 from tcptrace.probes.identities import identity_of
-from tcptrace.probes.tracer.probe import Closed, Open
+from tcptrace.probes.tracer.records import Closed, Open
 
 
 def _ends(event: Any) -> Ends:

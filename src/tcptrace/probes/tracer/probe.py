@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from tcptrace.kernel.hooks import with_stand_in
 from tcptrace.model.columns import (
@@ -26,14 +26,7 @@ from tcptrace.model.columns import (
     since,
 )
 from tcptrace.model.events import (
-    U32,
-    U64,
-    Event,
-    Milliseconds,
-    OnLink,
-    error_name,
     json_keys,
-    one_of,
 )
 from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.probes.connect.probe import SADDR
@@ -41,78 +34,16 @@ from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Swit
 from tcptrace.probes.samples import (
     IS_TCP,
     MAY_LACK_SUBFLOWS,
-    Follow,
     Point,
     TraceEvent,
     TraceVariant,
-    Wants,
     sock_fields,
     subflow_fields,
 )
+from tcptrace.probes.tracer.connections import Connections
+from tcptrace.probes.tracer.records import Closed, Connected, Open
 
-BY_OWNER, OLDER, PASSED = 1, 2, 4
 LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Connected(OnLink, Event):
-    """A connection that a process of this host opened; `struct connect_event` in tracer.bpf.c."""
-
-    type = "connect"
-    nullable = frozenset({"error"})
-
-    latency_ms: Milliseconds
-    """From the SYN to ESTABLISHED; absent where the trace began between them."""
-    _link: U32
-    error: None = None
-    outcome: str = "established"
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Closed(OnLink, Event):
-    """A connection that has ended; `struct close_event` in tracer.bpf.c."""
-
-    type = "close"
-
-    duration_ms: Milliseconds
-    """Since ESTABLISHED; absent where that was before the trace."""
-    tx_bytes: U64
-    """Payload that was sent, each byte counted once."""
-    rx_bytes: U64
-    """Payload that was received."""
-    retransmits: U32
-    """Segments."""
-    ended_by: Annotated[str | None, "I", one_of(None, "local", "remote", "reset")]
-    error: Annotated[str | None, "i", error_name]
-    """Why the kernel ended it, where it did."""
-    _flags: U32
-    _link: U32
-    closer: str | None = None
-
-    def __post_init__(self) -> None:
-        """Say where the task is not the one that closed it."""
-        if self._flags & BY_OWNER:
-            self.closer = "owner"
-
-    @property
-    def older(self) -> bool:
-        """Whether the connection was open before the trace began."""
-        return bool(self._flags & OLDER)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the filters let it pass, for what the kernel knew of it."""
-        return bool(self._flags & PASSED)
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Open(Event):
-    """A connection that was open when the trace began; from `tcptrace.probes.tracer.existing`."""
-
-    type = "open"
-
-    holders: list[int] | None = None
-    """Ids of all processes that have it open."""
 
 
 def _letter(event: Any, _first_ns: int) -> str:
@@ -236,12 +167,6 @@ _CLOSES = TraceEvent(
 _MAY_LACK = {**MAY_LACK_SUBFLOWS, "first_sk": 1, "sent_ns": 1}
 
 
-def _follow(wants: Wants, wants_ports: Wants) -> Follow:
-    from tcptrace.probes.tracer.connections import Connections  # noqa: PLC0415 - it makes this probe's records
-
-    return Connections(wants, wants_ports)
-
-
 def _followed(variant: TraceVariant) -> TraceVariant:
     """Return a way to see accepts as one to follow connections."""
     (accept,) = variant.events
@@ -251,7 +176,7 @@ def _followed(variant: TraceVariant) -> TraceVariant:
     return dataclasses.replace(
         variant,
         events=(accept, _STATES, _CLOSES),
-        follow=_follow,
+        follow=Connections,
         ports=("lport", "rport"),
         may_lack={**variant.may_lack, **_MAY_LACK},
         in_softirq=True,

@@ -1,0 +1,71 @@
+"""What `TRACER` tells: connections that begin, end, or were open before."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from tcptrace.model.events import U32, U64, Event, Milliseconds, OnLink, error_name, one_of
+
+BY_OWNER, OLDER, PASSED = 1, 2, 4
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Connected(OnLink, Event):
+    """A connection that a process of this host opened; `struct connect_event` in tracer.bpf.c."""
+
+    type = "connect"
+    nullable = frozenset({"error"})
+
+    latency_ms: Milliseconds
+    """From the SYN to ESTABLISHED; absent where the trace began between them."""
+    _link: U32
+    error: None = None
+    outcome: str = "established"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Closed(OnLink, Event):
+    """A connection that has ended; `struct close_event` in tracer.bpf.c."""
+
+    type = "close"
+
+    duration_ms: Milliseconds
+    """Since ESTABLISHED; absent where that was before the trace."""
+    tx_bytes: U64
+    """Payload that was sent, each byte counted once."""
+    rx_bytes: U64
+    """Payload that was received."""
+    retransmits: U32
+    """Segments."""
+    ended_by: Annotated[str | None, "I", one_of(None, "local", "remote", "reset")]
+    error: Annotated[str | None, "i", error_name]
+    """Why the kernel ended it, where it did."""
+    _flags: U32
+    _link: U32
+    closer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Say where the task is not the one that closed it."""
+        if self._flags & BY_OWNER:
+            self.closer = "owner"
+
+    @property
+    def older(self) -> bool:
+        """Whether the connection was open before the trace began."""
+        return bool(self._flags & OLDER)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the filters let it pass, for what the kernel knew of it."""
+        return bool(self._flags & PASSED)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Open(Event):
+    """A connection that was open when the trace began; from `tcptrace.probes.tracer.existing`."""
+
+    type = "open"
+
+    holders: list[int] | None = None
+    """Ids of all processes that have it open."""
