@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tcptrace.kernel import btf, headers
 from tcptrace.kernel.bpf import MapSpec
 from tcptrace.sources.bpf import find_bcc, kept, store
-from tcptrace.sources.bpf.compiler import Compiler, NoCompilerError, is_current, state_of
-from tcptrace.sources.bpf.kept import Kept, decode_programs, encode_programs
+from tcptrace.sources.bpf.compiler import Compiler, NoCompilerError, state_of
+from tcptrace.sources.bpf.kept import Kept, decode_programs, encode_programs, is_current
 from tcptrace.sources.bpf.programs import Programs
 from tcptrace.sources.bpf.store import DamagedError
 from tcptrace.sources.plan import Shape

@@ -1,4 +1,4 @@
-"""Which compiler made programs, and whether it is the one that is installed; bcc is not imported.
+"""Which compiler made programs; bcc is not imported.
 
 A compiler is told by its versions, and on this host by its files: as long as these are what they
 were, it is the same.
@@ -52,16 +52,3 @@ def state_of(path: str) -> tuple[str, int, int]:
     except OSError:
         return path, -1, 0
     return path, status.st_size, status.st_mtime_ns
-
-
-def is_current(compiler: Compiler) -> bool:
-    """Tell whether `compiler` is the one that is installed, or none is."""
-    if all(state_of(path) == (path, size, time) for path, size, time in compiler.files):
-        return True
-    from tcptrace.sources.bpf.find_bcc import find_spec  # noqa: PLC0415 - slow, and seldom needed
-
-    try:
-        find_spec()
-    except NoCompilerError:
-        return True
-    return False

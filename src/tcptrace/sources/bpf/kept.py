@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tcptrace.kernel import btf, headers
 from tcptrace.kernel.bpf import INSTRUCTION_BYTES, MapSpec
-from tcptrace.sources.bpf.compiler import Compiler, is_current
+from tcptrace.sources.bpf.compiler import Compiler, NoCompilerError, state_of
 from tcptrace.sources.bpf.programs import Programs
 from tcptrace.sources.bpf.store import DamagedError, Store, StoreError, pack, unpack
 from tcptrace.sources.plan import Shape
@@ -162,3 +162,16 @@ def decode_programs(fields: Sequence[bytes]) -> tuple[Compiler, Programs]:
     if len(maps) != number or any(len(one) % INSTRUCTION_BYTES for one in functions.values()):
         raise DamagedError("they make no sense")
     return compiler, Programs(specs, functions)
+
+
+def is_current(compiler: Compiler) -> bool:
+    """Tell whether `compiler` is the one that is installed, or none is."""
+    if all(state_of(path) == (path, size, time) for path, size, time in compiler.files):
+        return True
+    from tcptrace.sources.bpf.find_bcc import find_spec  # noqa: PLC0415 - slow, and seldom needed
+
+    try:
+        find_spec()
+    except NoCompilerError:
+        return True
+    return False
