@@ -1,23 +1,32 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/backends.md that the probes' declarations hold.
+"""Write the tables in docs/ that follow from what is declared: fields, options, columns.
 
-Run it with the Python of the virtual environment that has tcptrace, after a probe has changed.
+Run it with the Python of the virtual environment that has tcptrace, after a probe, a filter, an
+option or a column has changed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import click
+
 import tcptrace.probes
+from tcptrace.model.columns import Column
 from tcptrace.model.events import json_keys
 from tcptrace.probes.probe import ALWAYS, BACKENDS, Backend, Probe
+from tcptrace.shell.command import TraceCommand
+from tcptrace.shell.options import FILTER, OUTPUT, TRACING, TraceOption, shared_options
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "backends.md"
-BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+COMMANDS = ("accept", "connect", "tracer", "dns")
+SHARED = {"filters": FILTER, "output": OUTPUT, "tracing": TRACING}
+"""The tables of docs/options.md, and the sections of the help that they are of."""
 
 
 def probes() -> Iterator[Probe]:
@@ -55,11 +64,100 @@ def table(probe: Probe) -> str:
     return f"### `{probe.name}`\n\n{head}{line(*['---'] * (2 + len(BACKENDS)))}{''.join(body)}"
 
 
-def written(page: str) -> str:
-    """Return the page with the tables as they are to be."""
-    tables = "\n".join(map(table, probes()))
-    return re.sub(f"(?<={BEGIN}).*(?={END})", lambda _: f"\n{tables}\n", page, flags=re.DOTALL)
+def whole(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    return "".join(line(*row) for row in (head, ["---"] * len(head), *rows))
+
+
+def escaped(text: str) -> str:
+    """Return text for a cell."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def load(command: str) -> TraceCommand:
+    """Return a command that tcptrace brings."""
+    found = vars(importlib.import_module(f"tcptrace.commands.{command}"))[command]
+    if not isinstance(found, TraceCommand):
+        raise TypeError(f"{command} is no tracing command")
+    return found
+
+
+def flags(one: click.Option) -> str:
+    """Return an option's names, with what it takes."""
+    names = ", ".join(f"`{name}`" for name in one.opts)
+    value = one.make_metavar(click.Context(click.Command(""))) if not one.is_flag else ""
+    return f"{names} `{escaped(value)}`" if value else names
+
+
+def options(shown: Iterable[click.Parameter]) -> str:
+    """Return the table of options, with their help."""
+    rows = ((flags(one), escaped(one.help or "")) for one in shown if isinstance(one, TraceOption))
+    return whole(("option", "meaning"), rows)
+
+
+def shared(section: str) -> str:
+    """Return the table of the options that all commands share, of a section of the help."""
+    probe = dataclasses.replace(load("accept").probe, ports="Ports, of the end that it is about")
+    every = (one for one in shared_options(probe) if isinstance(one, TraceOption))
+    return options(one for one in every if one.section == section)
+
+
+def own(command: TraceCommand) -> str:
+    """Return the table of a command's own options, and of those that are others there."""
+    common = {(one.name, getattr(one, "help", "")) for one in shared_options(command.probe)}
+    return options(
+        one for one in command.params if (one.name, getattr(one, "help", "")) not in common
+    )
+
+
+def columns(command: TraceCommand) -> str:
+    """Return the table of a command's columns: those that are shown first."""
+    probe = command.probe
+    adding: dict[str, list[str]] = {column.key: ["always"] for column in probe.columns}
+    for one in command.params:
+        for key in one.adds if isinstance(one, TraceOption) else ():
+            adding.setdefault(key, []).append(f"`{one.opts[0]}`")
+    every: dict[str, Column] = {}
+    for column in (*probe.columns, *probe.more_columns):
+        every.setdefault(column.key, column)
+    rows = (
+        (f"`{key}`", one.heading, escaped(one.meaning), ", ".join(adding.get(key, [])))
+        for key, one in every.items()
+    )
+    return whole(("key", "heading", "meaning", "shown"), rows)
+
+
+def parts(page: str) -> dict[str, str]:
+    """Return the tables of a page of docs/, by the name in its marks."""
+    if page == "backends":
+        return {"tables": "\n".join(map(table, probes()))}
+    if page == "options":
+        return {name: shared(section) for name, section in SHARED.items()}
+    command = load(page)
+    return {"options": own(command), "columns": columns(command)}
+
+
+def written(page: str, text: str) -> str:
+    """Return the text of a page with the tables as they are to be."""
+    for name, new in parts(page).items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+        text, count = re.subn(
+            f"(?<={begin}).*(?={end})",
+            lambda _, new=new: f"\n{new}\n",  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+        if count != 1:
+            raise ValueError(f"{page}.md has no marks for {name}")
+    return text
+
+
+def pages() -> Iterator[tuple[str, Path]]:
+    """Yield the pages with tables, and where they are."""
+    for page in ("backends", "options", *COMMANDS):
+        yield page, DOCS / f"{page}.md"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, path in pages():
+        path.write_text(written(name, path.read_text(encoding="utf-8")), encoding="utf-8")

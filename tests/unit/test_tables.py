@@ -1,9 +1,11 @@
-"""The tables in docs/backends.md are what the probes declare."""
+"""The tables in docs/ are what the code declares."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import pytest
 from tests.unit.test_schema import probes
 from tools import make_tables
 
@@ -12,10 +14,21 @@ from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.probe import ALWAYS
 
 
-def test_the_page_is_up_to_date() -> None:
-    """tools/make_tables.py has been run since a probe changed."""
-    page = make_tables.PAGE.read_text(encoding="utf-8")
-    assert make_tables.written(page) == page
+@pytest.mark.parametrize(("page", "path"), [*make_tables.pages()])
+def test_pages_are_up_to_date(page: str, path: Path) -> None:
+    """tools/make_tables.py has been run since a probe, an option or a column changed."""
+    text = path.read_text(encoding="utf-8")
+    assert make_tables.written(page, text) == text
+
+
+@pytest.mark.parametrize("name", make_tables.COMMANDS)
+def test_each_option_is_in_a_table(name: str) -> None:
+    """An option is in the table of its command, or in one of those that all share."""
+    tables = [make_tables.own(make_tables.load(name))]
+    tables += map(make_tables.shared, make_tables.SHARED.values())
+    for one in make_tables.load(name).params:
+        for flag in one.opts:
+            assert any(f"`{flag}`" in table for table in tables), flag
 
 
 def test_what_is_declared_exists() -> None:

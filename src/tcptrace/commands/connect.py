@@ -40,7 +40,7 @@ Row = Event | Count | NewTable
     is_flag=True,
     excludes=("count",),
     adds=("err",),
-    help="Add ERR: why an attempt failed in this host.",
+    help="Add ERR: why an attempt failed in this host (no route, no free port, denied).",
 )
 @option(
     "--outcome",

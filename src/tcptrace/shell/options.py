@@ -120,7 +120,6 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
     flag: dict[str, Any] = {"is_flag": True}
     out: dict[str, Any] = {"section": OUTPUT}
     trace: dict[str, Any] = {"section": TRACING}
-    keys = ", ".join(dict.fromkeys(one.key for one in (*probe.columns, *probe.more_columns)))
     return [
         *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
         *(_family_options() if "family" in probe.filters else ()),
@@ -143,7 +142,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **out,
             metavar="LIST",
             default="",
-            help=f"Pick columns (pid,comm), add (+netns) or drop (-ip), of: {keys}; or `help`.",
+            help="Pick columns (pid,comm), add (+netns) or drop (-ip); `help` lists them.",
         ),
         TraceOption(
             ["--color"],
