@@ -76,7 +76,7 @@ def run(backend: Backend) -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def run_failed(backend: Backend) -> Iterator[Run]:
     """A tracer of all accepts and of those that fail."""
-    need(backend, ACCEPT, switches=["FAILED"])
+    need(backend, ACCEPT, switches=["ACCEPT_FAILED"])
     options = ("--json", "--failed", "--backend", backend)
     with Sleepers(1) as sleepers, Tracer(*options) as tracer:
         yield Run(tracer, backend, sleepers)

@@ -476,7 +476,7 @@ FATES = {
 @pytest.fixture(scope="module")
 def outcomes(backend: Backend) -> Iterator[Tracer]:
     """A tracer of how attempts end."""
-    need(backend, CONNECT, switches=["OUTCOME"])
+    need(backend, CONNECT, switches=["CONNECT_OUTCOME"])
     with Tracer("--json", "--outcome", "--backend", backend, command="connect") as running:
         yield running
         ended_well(running)
@@ -558,7 +558,7 @@ def counted(*options: str, backend: Backend) -> Ended:
 
 def test_counts(backend: Backend) -> None:
     """Counts are printed on SIGTERM, highest first, in one table; the summary has their sum."""
-    need(backend, CONNECT, switches=["COUNTS"])
+    need(backend, CONNECT, switches=["CONNECT_COUNTS"])
     ended = counted("-N", "/proc/self/ns/net", backend=backend)
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert ["LADDR", "RADDR", "RPORT", "CONNECTS"] == lines[0]
@@ -600,7 +600,7 @@ def test_counts_at_intervals_have_their_time(form: str) -> None:
 
 def test_counts_are_exact_where_processes_reach_a_new_key_together(backend: Backend) -> None:
     """Two processes that count to the same destinations in step are both counted."""
-    need(backend, CONNECT, switches=["COUNTS"])
+    need(backend, CONNECT, switches=["CONNECT_COUNTS"])
     ports = range(1024, 1024 + STEPS)
     steps = mmap.mmap(-1, mmap.PAGESIZE)
 
@@ -629,7 +629,7 @@ def test_counts_are_exact_where_processes_reach_a_new_key_together(backend: Back
 @pytest.mark.parametrize("protocol", [0, MPTCP])
 def test_a_refused_attempt_counts_once(backend: Backend, protocol: int) -> None:
     """-c counts an attempt that is refused once, over MPTCP, too."""
-    need(backend, CONNECT, switches=["COUNTS"])
+    need(backend, CONNECT, switches=["CONNECT_COUNTS"])
     if protocol:
         need_mptcp()
     port = take_port()

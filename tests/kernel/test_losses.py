@@ -68,11 +68,11 @@ int call(void *ctx)
 
 int on_called(void *ctx)
 {
-	if (enter_program(STATE_PROGRAM)) {
+	if (enter_program(CONNECT_STATE)) {
 		see(STANDS_IN ? 2 : 1);
 		if (!STANDS_IN)
 			bpf_trace_printk("called while under way");
-		leave_program(STATE_PROGRAM);
+		leave_program(CONNECT_STATE);
 	}
 	return 0;
 }

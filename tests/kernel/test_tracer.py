@@ -1195,7 +1195,7 @@ def empty_name() -> Iterator[None]:
 @pytest.mark.usefixtures("empty_name")
 def test_open_connections_come_first(backend: Backend, other_host: str) -> None:
     """--existing shows each end of what is open once, in all namespaces, before its X."""
-    need(backend, TRACER, switches=["EXISTING"])
+    need(backend, TRACER, switches=["TRACER_EXISTING"])
     ports = take_ports(4)
     here, there = Holder(ports[0], IDLE), Holder(ports[1], 1, namespace=other_host)
     mapped = pair(ports[2], DUAL, MAPPED + V4)
@@ -1245,7 +1245,7 @@ def test_no_connection_is_missed_or_shown_twice_at_the_start(
     backend: Backend, other_host: str
 ) -> None:
     """With --existing, each end has one beginning and one X, also where they change meanwhile."""
-    need(backend, TRACER, switches=["EXISTING"])
+    need(backend, TRACER, switches=["TRACER_EXISTING"])
     holder = Holder(take_port(), 10, renewed=10, namespace=other_host)
     arguments = ("--json", "--existing", "--backend", backend, "-N", other_host)
     with Tracer(*arguments, command="tracer") as tracer:
@@ -1266,7 +1266,7 @@ def test_no_connection_is_missed_or_shown_twice_at_the_start(
 
 def test_filters_of_open_connections(backend: Backend, netns: str, cgroup: Path) -> None:
     """With --existing, filters hold for what is open, too; X follows what was shown."""
-    need(backend, TRACER, switches=["EXISTING"])
+    need(backend, TRACER, switches=["TRACER_EXISTING"])
     container = cgroup / SCOPE
     container.mkdir()
     ports = take_ports(4)

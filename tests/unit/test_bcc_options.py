@@ -40,7 +40,7 @@ TOOLS: Mapping[str, tuple[click.Command, Options]] = {
             **OF_UID,
             ("-P", "--port"): ("80,81", "port"),
             ("-L", "--lport"): ("", "+LPORT"),
-            ("-c", "--count"): ("", "COUNTS"),
+            ("-c", "--count"): ("", "CONNECT_COUNTS"),
             ("-d", "--dns"): ("", "+QUERY"),
         },
     ),
@@ -101,7 +101,7 @@ def test_with_counts_two_options_change_nothing(flag: str) -> None:
 def test_counts_by_source_port(flag: str) -> None:
     """libbpf-tools' tcpconnect has one more option with -c."""
     plan, output = planned(connect, ["-c", flag])
-    assert "COUNT_LPORT" in plan.switches
+    assert "CONNECT_COUNT_LPORT" in plan.switches
     assert "LPORT" in headings(output)
 
 

@@ -91,27 +91,26 @@ def test_values_do_not_change_what_is_compiled(one: dict[str, str], other: dict[
 )
 def test_other_filters_are_compiled_anew(one: dict[str, str], other: dict[str, str]) -> None:
     """Which filters there are, and how many ranges each has, is compiled."""
-    assert (
-        shape(Plan(ACCEPT, filtered(**one))).flags != shape(Plan(ACCEPT, filtered(**other))).flags
-    )
+    first, second = (shape(Plan(ACCEPT, filtered(**texts))) for texts in (one, other))
+    assert first.source != second.source
 
 
 def test_values_are_in_the_order_of_their_numbers() -> None:
-    """Each number in the flags has its value: an exclusion, a range and a name as two words."""
+    """Each number in the source has its value: an exclusion, a range and a name as two words."""
     made = shape(Plan(ACCEPT, filtered(port="8000-8100,!22", comm="nginx")))
     numbers = range(FIRST_OF_PLAN, FIRST_OF_PLAN + 5)
     assert [*made.values] == [*numbers]
     assert [*made.values.values()] == [8000, 8100, 22, int.from_bytes(b"nginx", "little"), 0]
     keep, drop, comm = (f"VALUE({number})" for number in (16, 18, 19))
-    assert f"-DKEEP_PORT=X({keep},VALUE(17))" in made.flags
-    assert f"-DDROP_PORT=E({drop})" in made.flags
-    assert f"-DKEEP_COMM=Y({comm},VALUE(20))" in made.flags
+    assert f"#define KEEP_PORT X({keep},VALUE(17))\n" in made.source
+    assert f"#define DROP_PORT E({drop})\n" in made.source
+    assert f"#define KEEP_COMM Y({comm},VALUE(20))\n" in made.source
 
 
 def test_switches_with_a_number_share_programs() -> None:
     """What --slower takes is a value, and --max-connections and --buffer-mb are maps' sizes."""
     slow = [
-        shape(Plan(CONNECT, Filters(), {"OUTCOME": ns, "SLOWER_NS": ns}))
+        shape(Plan(CONNECT, Filters(), {"CONNECT_OUTCOME": ns, "CONNECT_SLOWER_NS": ns}))
         for ns in ("1000000", "2000000")
     ]
     assert slow[0].flags == slow[1].flags
@@ -127,7 +126,7 @@ def test_listing_tells_the_values() -> None:
     """--dump-c prints what is put into the instructions besides what is compiled."""
     plan = Plan(ACCEPT, filtered(port="4711"), backend="tracepoint")
     text = listing(plan, plan.variants()[0])
-    assert "'-DKEEP_PORT=E(VALUE(16))'" in text
+    assert "#define KEEP_PORT E(VALUE(16))\n" in text
     assert "VALUE(16): 4711" in text
 
 

@@ -19,7 +19,7 @@ from tcptrace.shell.trace import Trace
     "--failed",
     is_flag=True,
     adds=("err",),
-    switches=("FAILED",),
+    switches=("ACCEPT_FAILED",),
     help="Also accepts that failed, with ERR.",
 )
 def accept(trace: Trace) -> Iterable[Event]:

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
-from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE, Connect, Count, read_counts
+from tcptrace.probes.connect.probe import (
+    CONNECT,
+    COUNT_KEY,
+    COUNT_TABLE,
+    Connect,
+    Count,
+    read_counts,
+)
 from tcptrace.probes.dns.probe import ANSWERS, Message
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option
@@ -47,7 +54,7 @@ Row = Event | Count | NewTable
     is_flag=True,
     excludes=("count",),
     adds=("result", "lat", "retr"),
-    switches=("OUTCOME",),
+    switches=("CONNECT_OUTCOME",),
     help="Show attempts when they have ended: RESULT, LAT(ms), RETR (SYNs sent again).",
 )
 @option(
@@ -56,14 +63,14 @@ Row = Event | Count | NewTable
     callback=parse_nanoseconds,
     excludes=("count",),
     adds=("result", "lat", "retr"),
-    switches=("OUTCOME", "SLOWER_NS"),
+    switches=("CONNECT_OUTCOME", "CONNECT_SLOWER_NS"),
     help="As --outcome, for attempts that took this long or longer: 100 (ms), 1.5s.",
 )
 @option(
     "-c",
     "--count",
     is_flag=True,
-    switches=("COUNTS",),
+    switches=("CONNECT_COUNTS",),
     table=COUNT_TABLE,
     help="Count attempts by source address, destination address and port; printed at the end.",
 )
@@ -73,7 +80,7 @@ Row = Event | Count | NewTable
     is_flag=True,
     needs=("count",),
     adds=("lport",),
-    switches=("COUNT_LPORT",),
+    switches=("CONNECT_COUNT_LPORT",),
     help="With -c: count by source port, too.",
 )
 @option(
@@ -160,5 +167,5 @@ def _tables(trace: Trace, interval_s: float | None) -> Iterator[Row]:
 
 def _table(trace: Trace, batch: Batch, *, timed: bool) -> Iterator[Count | NewTable]:
     yield NewTable(batch.wall_ns(batch.until_ns) if timed else None)
-    rows = read_counts(trace.table("counts", 40, 8), batch)
+    rows = read_counts(trace.table("counts", COUNT_KEY.size, 8), batch)
     yield from sorted(rows, key=lambda row: row.connects, reverse=True)

@@ -43,7 +43,7 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
 @option(
     "--existing",
     is_flag=True,
-    switches=("EXISTING",),
+    switches=("TRACER_EXISTING",),
     callback=_refuse_inside,
     help="Show the connections that are open at the start first, as O.",
 )

@@ -41,7 +41,7 @@ class Hook:
     """Left out where the kernel does not permit it."""
     stands_in: bool = False
     """Whether it does the work of the one before it, which has the same function, where the kernel
-    has skipped that; see probes/c/prelude.bpf.c."""
+    has skipped that; see probes/c/stand_in.h."""
 
     def __str__(self) -> str:
         """Return it as bpftrace would write it."""

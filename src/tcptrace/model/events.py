@@ -174,7 +174,7 @@ class OnLink:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Event(InCgroup):
-    """What every record begins with: `struct event` in probes/c/prelude.bpf.c."""
+    """What every record begins with: `struct event` in probes/c/event.h."""
 
     type: ClassVar[str] = "event"
 
@@ -279,7 +279,7 @@ class Decoder:
         """Return the kinds and sizes that the C source stores and asserts."""
         defines = {}
         for kind, layout in enumerate(self.layouts, 1):
-            name = layout.record.type.upper()
+            name = layout.record.__name__.upper()
             defines[f"KIND_{name}"] = str(kind)
             defines[f"SIZE_{name}"] = str(layout.size)
         return defines

@@ -1,7 +1,7 @@
 """The filters: one table of what an option becomes, wherever events are told apart.
 
 An entry knows its option and how its text is read; the C defines for the BPF programs, of which
-probes/c/prelude.bpf.c has the other half, one ``keep_`` predicate per define; the expression over
+probes/c/filters.h has the other half, one ``keep_`` predicate per define; the expression over
 an event's fields by which tracefs filters without BPF (Documentation/trace/events.rst); and the
 test of a record in Python, for what sock_diag lists, what tracefs cannot tell, and what was
 recorded. No text of the user's reaches the C source: a value becomes integers in a define.

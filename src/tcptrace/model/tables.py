@@ -2,7 +2,7 @@
 
 Comparing with each of thousands of values takes the compiler and the verifier minutes. A table is a
 trie of prefixes (BPF_MAP_TYPE_LPM_TRIE), from a value, most significant byte first, to a verdict: a
-range is a few prefixes, and the longest that fits a value counts. probes/c/prelude.bpf.c has the
+range is a few prefixes, and the longest that fits a value counts. probes/c/filters.h has the
 other half.
 """
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tcptrace.kernel.hooks import Hook
 from tcptrace.model.columns import COMMON, Column
 from tcptrace.model.events import Event
-from tcptrace.model.filters import BY_NAME, EITHER_PORT
+from tcptrace.model.filters import BY_NAME, EITHER_PORT, Filters
 from tcptrace.probes.samples import TraceVariant
 
 Backend = Literal["fentry", "kprobe", "tracepoint", "ftrace"]
@@ -19,7 +19,14 @@ BACKENDS: tuple[Backend, ...] = (*BPF_BACKENDS, "ftrace")
 ALL_FILTERS = frozenset(BY_NAME)
 ALWAYS = "always"
 """In `Probe.absent`: never given."""
-PRELUDE = Path(__file__).parent / "c/prelude.bpf.c"
+C = Path(__file__).parent / "c"
+COMPONENTS = tuple(
+    C / f"{name}.h"
+    for name in ("types", "event", "hooks", "stand_in", "task", "sock", "syn", "fd", "lists")
+)
+"""The C that all probes share, in the order in which it is compiled."""
+FILTERS = C / "filters.h"
+"""The C that is there once for each probe, behind the defines of its filters."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class Probe:
 
     name: str
     source: Path
-    """The ``.bpf.c`` file, compiled behind probes/c/prelude.bpf.c."""
+    """The ``.bpf.c`` file, compiled behind `COMPONENTS` and `FILTERS`."""
     records: tuple[type[Event], ...]
     variants: tuple[Variant, ...]
     """The best first; the first that the kernel permits is taken."""
@@ -83,6 +90,10 @@ class Probe:
     """Probes whose events come among this one's; see `tcptrace.sources.plan.Plan`."""
     types: tuple[str, ...] = ()
     """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
+    numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """What the source and Python both number; defines of these names."""
+    own_filters: Filters | None = None
+    """Its filters where it is a companion, if these are not the run's."""
     self_test: Callable[[], None] | None = None
     """Makes the event once; the loader calls it in a network namespace of its own and takes another
     variant when the kernel's hook stays silent."""

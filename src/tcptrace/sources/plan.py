@@ -6,13 +6,15 @@ import dataclasses
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from tcptrace.kernel.headers import CFLAGS
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.filters import Filters
 from tcptrace.model.tables import Entry
-from tcptrace.probes.probe import PRELUDE, Probe, Switch, Variant
+from tcptrace.probes.probe import COMPONENTS, FILTERS, Probe, Switch, Variant
+from tcptrace.sources import counters
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Plan:
     headers: str = "auto"
     """One of `headers.CHOICES`."""
     companions: tuple[Probe, ...] = ()
-    """Probes that report into the same ring buffer, through the same backend. Their C source sees
-    the filters' defines, and says itself which it applies."""
+    """Probes that report into the same ring buffer, through the same backend."""
+    own_filters: Mapping[str, Filters] = dataclasses.field(default_factory=dict)
+    """Filters of companions, by name; others have what `Probe.own_filters` says, or the run's."""
     cache: bool = True
     """Whether programs that are kept may be used, and those that are compiled kept."""
     not_in_ftrace: tuple[str, ...] = ()
@@ -37,8 +40,16 @@ class Plan:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """All probes."""
-        return (self.probe, *self.probe.companions, *self.companions)
+        """All probes, each once."""
+        asked = (self.probe, *self.companions)
+        known: dict[str, Probe] = {}
+        for probe in (one for two in asked for one in (two, *two.companions)):
+            known.setdefault(probe.name, probe)
+        return tuple(known.values())
+
+    def filters_of(self, probe: Probe) -> Filters:
+        """Return the filters of one of the probes."""
+        return self.own_filters.get(probe.name) or probe.own_filters or self.filters
 
     @property
     def records(self) -> Sequence[type[Event]]:
@@ -110,6 +121,8 @@ def _joined(variants: Sequence[Variant]) -> Variant:
 SELF_TEST_NETNS, STANDS_IN, FIRST_OF_PLAN = 0, 1, 16
 VALUE_MARK = 0x7C97_4ACE << 32
 """With a value's number, the constant that is compiled in its place."""
+PORT_BITS = {"lport": 1, "rport": 2}
+"""PORT_FIELDS in probes/c/filters.h."""
 _LITERAL = r"(?:0x[0-9a-f]+|[0-9]+)(?=ULL|U)(?:ULL|U)"
 _VALUES = re.compile(rf"X\(({_LITERAL}),\1\)|{_LITERAL}")
 
@@ -145,17 +158,24 @@ def shape_of(plan: Plan, variant: Variant) -> Shape:
         f"HOOK_{variant.backend.upper()}": "1",
         **dict.fromkeys(variant.defines, "1"),
         **plan.shape_switches(values.take),
+        **counters.defines(),
         **Decoder(plan.records).defines(),
-        **{name: values.taken_from(text) for name, text in plan.filters.defines().items()},
+        **{name: str(number) for probe in plan.probes for name, number in probe.numbers.items()},
+        **dict.fromkeys(_pinned(plan), "1"),
     }
     flags = (*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items()))
-    contents = {f"{name}_table": entries for name, entries in plan.filters.tables.items()}
+    contents = {
+        f"{_own(probe)}_{name}_table": entries
+        for probe in plan.probes
+        for name, entries in plan.filters_of(probe).tables.items()
+    }
     entries = {
         "events": plan.buffer_mb * 1024 * 1024,
         **plan.map_entries(),
         **{name: len(held) for name, held in contents.items()},
     }
-    return Shape(plan.probe.name, c_source(plan), flags, values.by_number, entries, contents)
+    source = c_source(plan, values)
+    return Shape(plan.probe.name, source, flags, values.by_number, entries, contents)
 
 
 class _Values:
@@ -179,13 +199,54 @@ class _Values:
         return f"E({value})" if match[1] else value
 
 
-def c_source(plan: Plan) -> str:
+# What a table is looked up by, by filter name: a struct in probes/c/lists.h.
+KEYS = {
+    **dict.fromkeys(("pid", "uid", "port", "netns"), "number_key"),
+    "comm": "name_key",
+    "cgroup": "id_key",
+}
+
+
+def _own(probe: Probe) -> str:
+    """Return what the names of a probe's own C begin with."""
+    return re.sub(r"\W", "_", probe.name)
+
+
+def _pinned(plan: Plan) -> list[str]:
+    """Return the defines of the pinned maps that any probe's filters look into."""
+    asked = {name for probe in plan.probes for name in plan.filters_of(probe).values}
+    return [f"PINNED_{name.upper()}" for name in ("cgroupmap", "mntnsmap") if name in asked]
+
+
+def _read(path: Path) -> str:
+    return f'#line 1 "{path.parent.name}/{path.name}"\n{path.read_text(encoding="utf-8")}'
+
+
+def c_source(plan: Plan, values: _Values) -> str:
     """Return the C source; the compiler's messages name the true files and lines."""
-    parts = [
-        f'#line 1 "{path.parent.name}/{path.name}"\n{path.read_text(encoding="utf-8")}'
-        for path in (PRELUDE, *(probe.source for probe in plan.probes))
-    ]
+    parts = [*map(_read, COMPONENTS)]
+    for probe in plan.probes:
+        parts += [*_filter_defines(plan, probe, values), _read(FILTERS), _read(probe.source)]
     return "\n".join(parts)
+
+
+def _filter_defines(plan: Plan, probe: Probe, values: _Values) -> Iterator[str]:
+    """Yield the C that makes `FILTERS` those of one probe."""
+    filters, own = plan.filters_of(probe), _own(probe)
+    fields = sum(bit for field, bit in PORT_BITS.items() if field in filters.port_fields)
+    yield f'#line 1 "filters of {probe.name}"\n#undef PROBE'
+    yield f"#define PROBE {own}"
+    yield f"#define PORT_FIELDS {fields}"
+    if probe.self_test is plan.probe.self_test:
+        yield "#define COUNTS_SELF_TEST"
+    for name, text in filters.defines().items():
+        yield f"#define {name} {values.taken_from(text)}"
+    for name in filters.tables:
+        yield (
+            f"TABLE({own}_{name}_table, {KEYS[name]});\n"
+            f"static __always_inline u64 *find_{name}(struct {KEYS[name]} *key)\n"
+            f"{{\n\treturn {own}_{name}_table.lookup(key);\n}}"
+        )
 
 
 def listing(plan: Plan, variant: Variant) -> str:

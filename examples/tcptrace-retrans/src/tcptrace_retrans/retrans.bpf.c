@@ -23,7 +23,7 @@ int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 	if (!is_tcp(sk))
 		return 0;
 	fill_sock(&event.head, sk);
-	if (!keep_sock(&event.head) || !keep_either_port(event.head.lport, event.head.rport))
+	if (!keep_sock(&event.head) || !keep_ports(event.head.lport, event.head.rport))
 		return 0;
 	event.head.ts_ns = bpf_ktime_get_ns();
 	read(state, &sk->__sk_common.skc_state);

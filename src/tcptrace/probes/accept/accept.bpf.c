@@ -9,6 +9,10 @@
  *   tracepoint:     exit of accept and accept4, walking the process's descriptors.
  * Failed accepts come from the exit of the system call with every backend.
  */
+#if !defined(ACCEPT_INET) && !defined(ACCEPT_GRAFT) && !defined(ACCEPT_SYSCALLS)
+#error "no hook that is known: ACCEPT_INET, ACCEPT_GRAFT or ACCEPT_SYSCALLS"
+#endif
+
 struct accept_event {
 	struct event head;
 	u32 backlog;
@@ -19,7 +23,7 @@ struct accept_event {
 _Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "probes/accept/probe.py: Accept differs");
 
 /* Length and limit of the listener's accept queue. */
-static __always_inline void fill_backlog(struct accept_event *event, struct sock *listener)
+static __always_inline void accept_fill_backlog(struct accept_event *event, struct sock *listener)
 {
 	listener = tcp_of(listener);
 	if (!listener)
@@ -28,19 +32,21 @@ static __always_inline void fill_backlog(struct accept_event *event, struct sock
 	read(event->backlog_max, &listener->sk_max_ack_backlog);
 }
 
-#ifndef TRACER	/* tracer.bpf.c, which then comes before this file, has its own */
-static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
+#ifdef TRACER	/* tracer.bpf.c: the same connection, before and after its accept is reported */
+static __always_inline void tracer_accepting(struct event *head, struct sock *sk);
+static __always_inline void tracer_accepted(struct sock *sk);
+#else
+static __always_inline void tracer_accepting(struct event *head, struct sock *sk)
 {
-	return keep_port(head->lport) && fill_task(head);
 }
 
-static __always_inline void after_accept(struct sock *sk)
+static __always_inline void tracer_accepted(struct sock *sk)
 {
 }
 #endif
 
 /* One accept that ended, with the connection's socket, or with the listener's and an error. */
-static __always_inline void accepted(struct sock *sk, struct sock *listener, s32 error)
+static __always_inline void accept_report(struct sock *sk, struct sock *listener, s32 error)
 {
 	struct accept_event event = {
 		.head.kind = KIND_ACCEPT,
@@ -49,38 +55,45 @@ static __always_inline void accepted(struct sock *sk, struct sock *listener, s32
 		.error = error,
 	};
 
+	bool keep;
+
 	if (!is_tcp(sk))
 		return;
 	fill_sock(&event.head, sk);
-	if (!keep_sock(&event.head))
+	keep = keep_sock(&event.head) && keep_ports(event.head.lport, event.head.rport);
+#ifndef TRACER	/* which has filters of its own */
+	if (!keep)
 		return;
+#endif
 	event.link = link_of(sk);
-	if (keep_accepted(&event.head, sk)) {
+	describe_task(&event.head);
+	tracer_accepting(&event.head, sk);
+	if (keep && keep_task(&event.head)) {
 		if (listener)
-			fill_backlog(&event, listener);
+			accept_fill_backlog(&event, listener);
 		emit(&event, sizeof(event));
 	}
-	after_accept(sk);
+	tracer_accepted(sk);
 }
 
-#ifdef HOOK_INET_ACCEPT
+#ifdef ACCEPT_INET
 /* __inet_accept(struct socket *sock, struct socket *newsock, struct sock *newsk) */
-int enter_inet_accept(hook_ctx *ctx)
+int accept_enter_inet(hook_ctx *ctx)
 {
 	struct socket *sock = ARG1(ctx);
 	struct sock *listener = NULL;
 
 	read(listener, &sock->sk);
-	accepted(ARG3(ctx), listener, 0);
+	accept_report(ARG3(ctx), listener, 0);
 	return 0;
 }
 #endif
 
-#ifdef HOOK_SOCK_GRAFT
+#ifdef ACCEPT_GRAFT
 BPF_TABLE("lru_hash", u32, struct sock *, accepting, 16384);
 
 /* inet_csk_accept(struct sock *sk, ...) */
-int enter_inet_csk_accept(hook_ctx *ctx)
+int accept_enter_csk(hook_ctx *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct sock *listener = ARG1(ctx);
@@ -91,7 +104,7 @@ int enter_inet_csk_accept(hook_ctx *ctx)
 
 /* security_sock_graft(struct sock *sk, struct socket *parent); MPTCP also grafts subflows, which
  * are not the parent's own socket. */
-int enter_sock_graft(hook_ctx *ctx)
+int accept_enter_graft(hook_ctx *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct sock **listener = accepting.lookup(&tid);
@@ -100,15 +113,15 @@ int enter_sock_graft(hook_ctx *ctx)
 
 	read(sk, &parent->sk);
 	if (sk == ARG1(ctx))
-		accepted(sk, listener ? *listener : NULL, 0);
+		accept_report(sk, listener ? *listener : NULL, 0);
 	return 0;
 }
 #endif
 
-#ifdef HOOK_ACCEPT_SYSCALLS
+#ifdef ACCEPT_SYSCALLS
 BPF_TABLE("lru_hash", u32, s32, accepting_fd, 16384);
 
-int enter_accept_syscall(syscall_enter *ctx)
+int accept_enter_syscall(syscall_enter *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	s32 fd = ctx->args[0];
@@ -118,12 +131,12 @@ int enter_accept_syscall(syscall_enter *ctx)
 }
 
 /* EAGAIN and the kernel's own "restart the call" codes are no failures. */
-static __always_inline bool is_failure(long ret)
+static __always_inline bool accept_is_failure(long ret)
 {
 	return ret < 0 && ret != -EAGAIN && ret > -ERESTARTSYS;
 }
 
-int exit_accept_syscall(syscall_exit *ctx)
+int accept_exit_syscall(syscall_exit *ctx)
 {
 	long ret = ctx->ret;
 	u32 tid = bpf_get_current_pid_tgid();
@@ -132,14 +145,14 @@ int exit_accept_syscall(syscall_exit *ctx)
 
 	if (fd)
 		accepting_fd.delete(&tid);
-#ifdef FAILED
-	if (is_failure(ret) && listener)
-		accepted(listener, listener, ret);
+#ifdef ACCEPT_FAILED
+	if (accept_is_failure(ret) && listener)
+		accept_report(listener, listener, ret);
 #endif
 #ifdef HOOK_TRACEPOINT
 	sk = fd_sock(ret);
 	if (sk)
-		accepted(sk, listener, 0);
+		accept_report(sk, listener, 0);
 #endif
 	return 0;
 }

@@ -74,7 +74,7 @@ def _accept_once() -> None:
 
 
 _SYSCALLS = tuple(
-    Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"{way}_accept_syscall")
+    Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"accept_{way}_syscall")
     for way in ("enter", "exit")
     for call in ("accept", "accept4")
 )
@@ -121,20 +121,20 @@ ACCEPT = Probe(
             for variant in (
                 Variant(
                     backend,
-                    (Hook(backend, "__inet_accept", "enter_inet_accept"),),
-                    ("HOOK_INET_ACCEPT",),
+                    (Hook(backend, "__inet_accept", "accept_enter_inet"),),
+                    ("ACCEPT_INET",),
                 ),
                 Variant(
                     backend,
                     (
-                        Hook(backend, "inet_csk_accept", "enter_inet_csk_accept"),
-                        Hook(backend, "security_sock_graft", "enter_sock_graft"),
+                        Hook(backend, "inet_csk_accept", "accept_enter_csk"),
+                        Hook(backend, "security_sock_graft", "accept_enter_graft"),
                     ),
-                    ("HOOK_SOCK_GRAFT",),
+                    ("ACCEPT_GRAFT",),
                 ),
             )
         ),
-        Variant("tracepoint", _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",)),
+        Variant("tracepoint", _SYSCALLS, ("ACCEPT_SYSCALLS",)),
     ),
     filters=ALL_FILTERS,
     ports="Local ports",
@@ -153,9 +153,9 @@ ACCEPT = Probe(
         ERR,
     ),
     switches={
-        "FAILED": Switch(
+        "ACCEPT_FAILED": Switch(
             tuple(
-                Variant(backend, _SYSCALLS, ("HOOK_ACCEPT_SYSCALLS",))
+                Variant(backend, _SYSCALLS, ("ACCEPT_SYSCALLS",))
                 for backend in ("fentry", "kprobe")
             )
         )

@@ -1,81 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * Attempts to connect (active opens), in the connecting process; with OUTCOME, how they ended.
+ * Attempts to connect (active opens), in the connecting process; with CONNECT_OUTCOME, how they ended.
  *
  * An attempt begins with the transition CLOSE -> SYN_SENT, in process context, when the socket may
  * have no port yet. Filters are applied there, and the event waits in `attempts`. It is reported
- *   - when the port is known and the SYN has left (`launched`): at the return of tcp_v4_connect or
+ *   - when the port is known and the SYN has left (`connect_launched`): at the return of tcp_v4_connect or
  *     tcp_v6_connect with fentry and kprobe; with tracepoint at the return of connect(2), or when
  *     the process sleeps in it; or at the transition out of SYN_SENT, which can come first, in
  *     softirq context; or when the SYN is sent again, where the first write sent it
  *     (TCP_FASTOPEN_CONNECT) and nobody answers;
- *   - with OUTCOME, at that transition only.
+ *   - with CONNECT_OUTCOME, at that transition only.
  * If no SYN has left by then, there was no attempt.
- * What fails inside the host is reported with its error at the same returns (`failed`); it may
+ * What fails inside the host is reported with its error at the same returns (`connect_failed`); it may
  * never have reached SYN_SENT. Of MPTCP, the first subflow makes the attempt; the call is for the
  * whole connection.
  */
 struct connect_event {
 	struct event head;
-	u64 latency_ns;	/* with OUTCOME, from the SYN to the end */
+	u64 latency_ns;	/* with CONNECT_OUTCOME, from the SYN to the end */
 	s32 error;	/* negative errno */
-	u32 end;	/* enum end */
+	u32 end;	/* 0, CONNECT_ESTABLISHED or CONNECT_CLOSED */
 	u32 retransmits;	/* of the SYN */
 	u32 reserved;
 };
 _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/connect/probe.py: Connect differs");
 
-/* probes/connect/probe.py: Connect._end */
-enum end { NOT_FOLLOWED, ESTABLISHED, CLOSED };
-
 /* A socket address; sockaddr_in and sockaddr_in6 share the first two fields. */
-struct address {
+struct connect_address {
 	u16 family;
 	__be16 port;
 	u8 bytes[24];	/* IPv4: 4 of address; IPv6: 4 of flow label, 16 of address */
 };
 
-struct attempt {
+struct connect_attempt {
 	struct connect_event event;
 	u32 sent_before;	/* segments */
 };
 
-/* Attempts that were not reported yet: for microseconds, or with OUTCOME until they end. */
-#ifdef OUTCOME
+/* Attempts that were not reported yet: for microseconds, or with CONNECT_OUTCOME until they end. */
+#ifdef CONNECT_OUTCOME
 #define ATTEMPTS 65536
 #else
 #define ATTEMPTS 4096
 #endif
-BPF_HASH(attempts, struct sock *, struct attempt, ATTEMPTS);
+BPF_HASH(attempts, struct sock *, struct connect_attempt, ATTEMPTS);
 
 /* A call to connect that has not returned, by thread. */
-struct call {
+struct connect_call {
 	struct sock *sk;
 	struct sock *tcp;	/* what makes the attempt; of MPTCP unknown until SYN_SENT */
 	bool launched;	/* SYN_SENT was reached in it */
-	struct address to;
+	struct connect_address to;
 };
-BPF_TABLE("lru_hash", u32, struct call, calls, 16384);
+BPF_TABLE("lru_hash", u32, struct connect_call, connect_calls, 16384);
 
-#ifdef COUNTS
-struct count_key {	/* probes/connect/probe.py: COUNT_KEY */
+#ifdef CONNECT_COUNTS
+struct connect_count_key {	/* probes/connect/probe.py: COUNT_KEY */
 	u8 laddr[16];
 	u8 raddr[16];
-	u16 lport;	/* 0 unless COUNT_LPORT */
+	u16 lport;	/* 0 unless CONNECT_COUNT_LPORT */
 	u16 rport;
 	u32 family;
 };
-BPF_HASH(counts, struct count_key, u64, 65536);
+_Static_assert(sizeof(struct connect_count_key) == SIZE_COUNT_KEY, "COUNT_KEY differs");
+BPF_HASH(counts, struct connect_count_key, u64, 65536);
 
-static __always_inline void report(struct connect_event *event)
+static __always_inline void connect_report(struct connect_event *event)
 {
-	struct count_key key = {
+	struct connect_count_key key = {
 		.rport = event->head.rport,
 		.family = event->head.family,
 	};
 	u64 none = 0, *number;
 
-#ifdef COUNT_LPORT
+#ifdef CONNECT_COUNT_LPORT
 	key.lport = event->head.lport;
 #endif
 	__builtin_memcpy(key.laddr, event->head.laddr, sizeof(key.laddr));
@@ -91,17 +89,17 @@ static __always_inline void report(struct connect_event *event)
 		count(COUNT_UNTRACKED);
 }
 #else
-static __always_inline void report(struct connect_event *event)
+static __always_inline void connect_report(struct connect_event *event)
 {
-#ifdef SLOWER_NS
-	if (event->latency_ns < SLOWER_NS)
+#ifdef CONNECT_SLOWER_NS
+	if (event->latency_ns < CONNECT_SLOWER_NS)
 		return;
 #endif
 	emit(event, sizeof(*event));
 }
 #endif
 
-static __always_inline void fill_port(struct event *event, struct sock *sk)
+static __always_inline void connect_fill_port(struct event *event, struct sock *sk)
 {
 	u16 port = 0;
 
@@ -110,7 +108,7 @@ static __always_inline void fill_port(struct event *event, struct sock *sk)
 }
 
 /* The remote end as the caller of connect named it. */
-static __always_inline void fill_remote(struct event *event, struct address *to)
+static __always_inline void connect_fill_remote(struct event *event, struct connect_address *to)
 {
 	u32 *raddr = (u32 *)event->raddr;
 
@@ -130,7 +128,7 @@ static __always_inline void fill_remote(struct event *event, struct address *to)
 }
 
 /* Begin a call; what has entered SYN_SENT in it is known later. */
-static __always_inline void start_call(struct call *call, struct sock *sk)
+static __always_inline void connect_start_call(struct connect_call *call, struct sock *sk)
 {
 	u16 protocol = 0;
 
@@ -140,32 +138,32 @@ static __always_inline void start_call(struct call *call, struct sock *sk)
 }
 
 /* Whether sk makes the attempt of a call, or will be what makes it. */
-static __always_inline bool is_of_call(struct call *call, struct sock *sk)
+static __always_inline bool connect_is_of_call(struct connect_call *call, struct sock *sk)
 {
 	return call && call->tcp == sk;
 }
 
 /* The port of an attempt is known, and if its SYN has left, it is reported. */
-static __always_inline void launched(struct sock *sk)
+static __always_inline void connect_launched(struct sock *sk)
 {
-#ifndef OUTCOME
-	struct attempt *waiting = attempts.lookup(&sk);
+#ifndef CONNECT_OUTCOME
+	struct connect_attempt *waiting = attempts.lookup(&sk);
 	struct connect_event event;
 
 	if (!waiting || segments_sent(sk) == waiting->sent_before)
 		return;
 	event = waiting->event;
 	attempts.delete(&sk);
-	fill_port(&event.head, sk);
-	report(&event);
+	connect_fill_port(&event.head, sk);
+	connect_report(&event);
 #endif
 }
 
 /* An attempt failed inside the host. */
-static __always_inline void failed(struct call *call, s32 error)
+static __always_inline void connect_failed(struct connect_call *call, s32 error)
 {
 	struct sock *sk = call->tcp ? call->tcp : call->sk;
-	struct attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = attempts.lookup(&sk);
 	struct connect_event event = {};
 
 	if (waiting) {
@@ -177,31 +175,31 @@ static __always_inline void failed(struct call *call, s32 error)
 	} else {
 		event.head.kind = KIND_CONNECT;
 		fill_sock(&event.head, sk);
-		fill_remote(&event.head, &call->to);
-		if (!keep_sock(&event.head) || !keep_port(event.head.rport) ||
+		connect_fill_remote(&event.head, &call->to);
+		if (!keep_sock(&event.head) || !keep_ports(0, event.head.rport) ||
 		    !fill_task(&event.head))
 			return;
 	}
 	event.error = error;
-#ifdef OUTCOME
-	event.end = CLOSED;
+#ifdef CONNECT_OUTCOME
+	event.end = CONNECT_CLOSED;
 #endif
-	report(&event);
+	connect_report(&event);
 }
 
 #ifdef HOOK_TRACEPOINT
 /* The thread that runs on this CPU has begun an attempt. It goes on until it sleeps or is
  * preempted; then the port is known. */
-struct beginning {
+struct connect_beginning {
 	struct sock *sk;
 	u32 tid;
 };
-BPF_PERCPU_ARRAY(beginnings, struct beginning, 1);
+BPF_PERCPU_ARRAY(beginnings, struct connect_beginning, 1);
 
-static __always_inline void watch_switch(struct sock *sk, u32 tid)
+static __always_inline void connect_watch_switch(struct sock *sk, u32 tid)
 {
 	u32 zero = 0;
-	struct beginning *beginning = beginnings.lookup(&zero);
+	struct connect_beginning *beginning = beginnings.lookup(&zero);
 
 	if (beginning) {
 		beginning->sk = sk;
@@ -209,43 +207,49 @@ static __always_inline void watch_switch(struct sock *sk, u32 tid)
 	}
 }
 #else
-static __always_inline void watch_switch(struct sock *sk, u32 tid)
+static __always_inline void connect_watch_switch(struct sock *sk, u32 tid)
 {
 }
 #endif
 
-static __always_inline void begin(struct sock *sk)
+/* Whether the ports can pass the filters: before a connect has found one, there is no local port. */
+static __always_inline bool connect_keep_remote(struct event *head)
 {
-	struct attempt attempt = { .event.head.kind = KIND_CONNECT };
+	return keep_ports(head->lport ? head->lport : head->rport, head->rport);
+}
+
+static __always_inline void connect_begin(struct sock *sk)
+{
+	struct connect_attempt attempt = { .event.head.kind = KIND_CONNECT };
 	struct event *head = &attempt.event.head;
 	u32 tid = bpf_get_current_pid_tgid();
-	struct call *call = calls.lookup(&tid);
+	struct connect_call *call = connect_calls.lookup(&tid);
 
 	if (call && !call->tcp)
 		call->tcp = sk;
-	if (is_of_call(call, sk))
+	if (connect_is_of_call(call, sk))
 		call->launched = true;
 	else if (is_added_subflow(sk))
 		return;
 	fill_sock(head, sk);
-	if (!keep_sock(head) || !keep_port(head->rport) || !fill_task(head))
+	if (!keep_sock(head) || !connect_keep_remote(head) || !fill_task(head))
 		return;
 	attempt.sent_before = segments_sent(sk);
 	if (attempts.update(&sk, &attempt))
 		count(COUNT_UNTRACKED);
-	watch_switch(sk, tid);
+	connect_watch_switch(sk, tid);
 }
 
 /* Fill how an attempt ended, and when it began: when its SYN left. */
-static __always_inline void fill_end(struct connect_event *event, struct sock *sk, int from, int to)
+static __always_inline void connect_fill_end(struct connect_event *event, struct sock *sk, int from, int to)
 {
 	u64 now = bpf_ktime_get_ns();
 	int error = 0;
 
 	event->head.ts_ns = syn_left(sk, event->head.ts_ns, now, from == TCP_SYN_SENT);
-#ifdef OUTCOME
+#ifdef CONNECT_OUTCOME
 	read(error, &sk->sk_err);
-	event->end = to == TCP_CLOSE ? CLOSED : ESTABLISHED;
+	event->end = to == TCP_CLOSE ? CONNECT_CLOSED : CONNECT_ESTABLISHED;
 	event->error = to == TCP_CLOSE ? -error : 0;
 	event->latency_ns = now - event->head.ts_ns;
 	read(event->retransmits, &((struct tcp_sock *)sk)->total_retrans);
@@ -253,9 +257,9 @@ static __always_inline void fill_end(struct connect_event *event, struct sock *s
 }
 
 /* Out of SYN_SENT: established, or closed with sk_err. Process or softirq context. */
-static __always_inline void end(struct sock *sk, int from, int to)
+static __always_inline void connect_end(struct sock *sk, int from, int to)
 {
-	struct attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = attempts.lookup(&sk);
 	u32 tid = bpf_get_current_pid_tgid();
 	struct connect_event event;
 	bool was_sent;
@@ -265,20 +269,20 @@ static __always_inline void end(struct sock *sk, int from, int to)
 		return;
 	read(error, &sk->sk_err);
 	/* Closed by the connect call itself: its return tells the error. */
-	if (to == TCP_CLOSE && !error && is_of_call(calls.lookup(&tid), sk))
+	if (to == TCP_CLOSE && !error && connect_is_of_call(connect_calls.lookup(&tid), sk))
 		return;
 	was_sent = segments_sent(sk) != waiting->sent_before;
 	event = waiting->event;
 	attempts.delete(&sk);
 	if (to == TCP_CLOSE && !was_sent)
 		return;
-	fill_end(&event, sk, from, to);
-	fill_port(&event.head, sk);
-	report(&event);
+	connect_fill_end(&event, sk, from, to);
+	connect_fill_port(&event.head, sk);
+	connect_report(&event);
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate) */
-static __always_inline void state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void connect_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	int from = ctx->args[1], to = ctx->args[2];
@@ -288,39 +292,39 @@ static __always_inline void state(struct bpf_raw_tracepoint_args *ctx)
 	if (protocol != IPPROTO_TCP)
 		return;
 	if (to == TCP_SYN_SENT)
-		begin(sk);
+		connect_begin(sk);
 	else if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
 		 (to == TCP_ESTABLISHED || to == TCP_CLOSE))
-		end(sk, from, to);
+		connect_end(sk, from, to);
 }
 
-int on_state(struct bpf_raw_tracepoint_args *ctx)
+int connect_on_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (enter_program(STATE_PROGRAM)) {
-		state(ctx);
-		leave_program(STATE_PROGRAM);
+	if (enter_program(CONNECT_STATE)) {
+		connect_state(ctx);
+		leave_program(CONNECT_STATE);
 	}
 	return 0;
 }
 
 /* tcp_retransmit_skb(const struct sock *sk, ...): with TCP_FASTOPEN_CONNECT no call returns when the
  * SYN has left. */
-int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
+int connect_on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
-	struct attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = attempts.lookup(&sk);
 
 	if (waiting) {
 		waiting->event.head.ts_ns = syn_left(sk, waiting->event.head.ts_ns,
 						     bpf_ktime_get_ns(), false);
-		launched(sk);
+		connect_launched(sk);
 	}
 	return 0;
 }
 
 #if defined(HOOK_FENTRY) || defined(HOOK_KPROBE)
 /* tcp_v4_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len), and tcp_v6_connect, which
- * calls it for an IPv4-mapped address: that is one call, the outer one. What is denied before
+ * connect_calls it for an IPv4-mapped address: that is one call, the outer one. What is denied before
  * comes from tcp_v4_pre_connect and tcp_v6_pre_connect (BPF of a cgroup), which take the same
  * arguments, and from security_socket_connect(struct socket *sock, ...). */
 #ifdef HOOK_FENTRY
@@ -331,25 +335,25 @@ int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 
 #define ANY_FAMILY 0
 
-static __always_inline int enter_connect(struct sock *sk, void *to, u16 family)
+static __always_inline int connect_enter(struct sock *sk, void *to, u16 family)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	struct call call = {};
+	struct connect_call call = {};
 	u16 own_family = 0;
 
 	read(own_family, &sk->__sk_common.skc_family);
 	if (own_family != family)
 		return 0;
-	start_call(&call, sk);
+	connect_start_call(&call, sk);
 	bpf_probe_read_kernel(&call.to, family == AF_INET ? 16 : sizeof(call.to), to);
-	calls.update(&tid, &call);
+	connect_calls.update(&tid, &call);
 	return 0;
 }
 
-static __always_inline int exit_connect(int result, u16 family)
+static __always_inline int connect_exit(int result, u16 family)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	struct call *found = calls.lookup(&tid), call;
+	struct connect_call *found = connect_calls.lookup(&tid), call;
 	u16 own_family = 0;
 
 	if (!found)
@@ -359,25 +363,25 @@ static __always_inline int exit_connect(int result, u16 family)
 	if (family != ANY_FAMILY && own_family != family)
 		return 0;
 	if (result < 0)
-		failed(&call, result);
+		connect_failed(&call, result);
 	else
-		launched(call.tcp);
-	calls.delete(&tid);
+		connect_launched(call.tcp);
+	connect_calls.delete(&tid);
 	return 0;
 }
 
-int enter_v4_connect(hook_ctx *ctx)
+int connect_enter_v4(hook_ctx *ctx)
 {
-	return enter_connect(ARG1(ctx), ARG2(ctx), AF_INET);
+	return connect_enter(ARG1(ctx), ARG2(ctx), AF_INET);
 }
 
-int exit_v4_connect(hook_ctx *ctx)
+int connect_exit_v4(hook_ctx *ctx)
 {
-	return exit_connect(RETURNED(ctx), AF_INET);
+	return connect_exit(RETURNED(ctx), AF_INET);
 }
 
 /* The TCP socket of a struct socket, or NULL. */
-static __always_inline struct sock *tcp_sock_of(struct socket *sock)
+static __always_inline struct sock *connect_sock_of(struct socket *sock)
 {
 	struct sock *sk = NULL;
 
@@ -386,53 +390,53 @@ static __always_inline struct sock *tcp_sock_of(struct socket *sock)
 }
 
 #ifdef HOOK_FENTRY
-static __always_inline int denied(struct sock *sk, void *to, int result)
+static __always_inline int connect_denied(struct sock *sk, void *to, int result)
 {
-	struct call call = {};
+	struct connect_call call = {};
 
 	if (!sk || result >= 0)
 		return 0;
-	start_call(&call, sk);
+	connect_start_call(&call, sk);
 	bpf_probe_read_kernel(&call.to, sizeof(call.to), to);
-	failed(&call, result);
+	connect_failed(&call, result);
 	return 0;
 }
 
-int exit_pre_connect(hook_ctx *ctx)
+int connect_exit_pre(hook_ctx *ctx)
 {
-	return denied(ARG1(ctx), ARG2(ctx), RETURNED(ctx));
+	return connect_denied(ARG1(ctx), ARG2(ctx), RETURNED(ctx));
 }
 
-int exit_security(hook_ctx *ctx)
+int connect_exit_security(hook_ctx *ctx)
 {
-	return denied(tcp_sock_of(ARG1(ctx)), ARG2(ctx), RETURNED(ctx));
+	return connect_denied(connect_sock_of(ARG1(ctx)), ARG2(ctx), RETURNED(ctx));
 }
 #else
-int enter_security(hook_ctx *ctx)
+int connect_enter_security(hook_ctx *ctx)
 {
-	struct sock *sk = tcp_sock_of(ARG1(ctx));
+	struct sock *sk = connect_sock_of(ARG1(ctx));
 	u16 family = 0;
 
 	if (!sk)
 		return 0;
 	read(family, &sk->__sk_common.skc_family);
-	return enter_connect(sk, ARG2(ctx), family);
+	return connect_enter(sk, ARG2(ctx), family);
 }
 
-int exit_security(hook_ctx *ctx)
+int connect_exit_security(hook_ctx *ctx)
 {
-	return exit_connect(RETURNED(ctx), ANY_FAMILY);
+	return connect_exit(RETURNED(ctx), ANY_FAMILY);
 }
 #endif
 
-int enter_v6_connect(hook_ctx *ctx)
+int connect_enter_v6(hook_ctx *ctx)
 {
-	return enter_connect(ARG1(ctx), ARG2(ctx), AF_INET6);
+	return connect_enter(ARG1(ctx), ARG2(ctx), AF_INET6);
 }
 
-int exit_v6_connect(hook_ctx *ctx)
+int connect_exit_v6(hook_ctx *ctx)
 {
-	return exit_connect(RETURNED(ctx), AF_INET6);
+	return connect_exit(RETURNED(ctx), AF_INET6);
 }
 #endif
 
@@ -442,7 +446,7 @@ int exit_v6_connect(hook_ctx *ctx)
 
 /* connect(int fd, struct sockaddr *uaddr, int addrlen). A second call for a connection that is
  * being made, or is there, is no attempt. */
-int enter_connect_syscall(syscall_enter *ctx)
+int connect_enter_syscall(syscall_enter *ctx)
 {
 	s32 fd = ctx->args[0];
 	void *to = (void *)ctx->args[1];
@@ -450,7 +454,7 @@ int enter_connect_syscall(syscall_enter *ctx)
 	u32 tid = bpf_get_current_pid_tgid();
 	struct socket *sock = fd_socket(fd);
 	struct sock *sk = NULL;
-	struct call call = {};
+	struct connect_call call = {};
 	u32 state = 0;
 
 	if (!sock)
@@ -459,10 +463,10 @@ int enter_connect_syscall(syscall_enter *ctx)
 	read(sk, &sock->sk);
 	if (state != SS_UNCONNECTED || !sk || !is_tcp(sk))
 		return 0;
-	start_call(&call, sk);
+	connect_start_call(&call, sk);
 	bpf_probe_read_user(&call.to, length < sizeof(call.to) ? 16 : sizeof(call.to), to);
 	if (call.to.family)
-		calls.update(&tid, &call);
+		connect_calls.update(&tid, &call);
 	return 0;
 }
 
@@ -471,7 +475,7 @@ int enter_connect_syscall(syscall_enter *ctx)
 BPF_HASH(interrupted, u32, struct sock *, 1024);
 BPF_ARRAY(interruptions, u64, 1);
 
-static __always_inline void count_interrupted(s64 change)
+static __always_inline void connect_count_interrupted(s64 change)
 {
 	u32 zero = 0;
 	u64 *number = interruptions.lookup(&zero);
@@ -480,44 +484,44 @@ static __always_inline void count_interrupted(s64 change)
 		__sync_fetch_and_add(number, change);
 }
 
-static __always_inline void forget_interrupted(u32 tid)
+static __always_inline void connect_forget_interrupted(u32 tid)
 {
 	if (interrupted.lookup(&tid) && !interrupted.delete(&tid))
-		count_interrupted(-1);
+		connect_count_interrupted(-1);
 }
 
-static __always_inline bool is_failure(long ret)
+static __always_inline bool connect_is_failure(long ret)
 {
 	return ret < 0 && ret > -ERESTARTSYS && ret != -EINPROGRESS && ret != -EINTR &&
 	       ret != -EALREADY && ret != -EISCONN;
 }
 
-int exit_connect_syscall(syscall_exit *ctx)
+int connect_exit_syscall(syscall_exit *ctx)
 {
 	long ret = ctx->ret;
 	u32 tid = bpf_get_current_pid_tgid();
-	struct call *found = calls.lookup(&tid), call;
+	struct connect_call *found = connect_calls.lookup(&tid), call;
 
 	if (!found)
 		return 0;
 	call = *found;
 	/* What was launched and is not waiting any more has been reported. */
-	if (is_failure(ret) && (!call.launched || attempts.lookup(&call.tcp)))
-		failed(&call, ret);
+	if (connect_is_failure(ret) && (!call.launched || attempts.lookup(&call.tcp)))
+		connect_failed(&call, ret);
 	else
-		launched(call.tcp);
-	calls.delete(&tid);
-	forget_interrupted(tid);
+		connect_launched(call.tcp);
+	connect_calls.delete(&tid);
+	connect_forget_interrupted(tid);
 	return 0;
 }
 
 /* sched_switch(bool preempt, prev, next): the current task is still the one that is switched out.
  * One that sleeps in its call has sent its SYN; one that is preempted may not even have a port. */
-int on_switch(struct bpf_raw_tracepoint_args *ctx)
+int connect_on_switch(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid(), zero = 0;
 	bool preempted = ctx->args[0];
-	struct beginning *beginning = beginnings.lookup(&zero);
+	struct connect_beginning *beginning = beginnings.lookup(&zero);
 	struct sock *sk = NULL, **found;
 	u64 *number;
 
@@ -526,7 +530,7 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 			sk = beginning->sk;
 		beginning->sk = NULL;
 		if (sk && preempted && !interrupted.update(&tid, &sk))
-			count_interrupted(1);
+			connect_count_interrupted(1);
 	} else if (!preempted) {
 		number = interruptions.lookup(&zero);
 		if (!number || !*number)
@@ -534,10 +538,10 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 		found = interrupted.lookup(&tid);
 		if (found)
 			sk = *found;
-		forget_interrupted(tid);
+		connect_forget_interrupted(tid);
 	}
 	if (sk && !preempted)
-		launched(sk);
+		connect_launched(sk);
 	return 0;
 }
 #endif

@@ -62,6 +62,8 @@ OUTCOMES = {
 }
 
 
+ENDS = (None, "established", "closed")
+"""How an attempt that was followed left SYN_SENT, by number."""
 SADDR = dataclasses.replace(LADDR, heading="SADDR")
 DADDR = dataclasses.replace(RADDR, heading="DADDR", concern=failed)
 DPORT = dataclasses.replace(RPORT, heading="DPORT", concern=failed)
@@ -79,7 +81,7 @@ class Connect(Event):
     """From the SYN to the end, where the attempt was followed."""
     error: Annotated[str | None, "i", error_name]
     """Why it failed: inside the host, or where it was followed, in the end."""
-    _end: Annotated[str | None, "I", one_of(None, "established", "closed")]
+    _end: Annotated[str | None, "I", one_of(*ENDS)]
     retransmits: U32 | None
     """SYN retransmissions, where it was followed."""
     outcome: str | None = None
@@ -118,14 +120,14 @@ class Count(Row):
         return self.connects
 
 
-_COUNT_KEY = struct.Struct("=16s16sHHI")
+COUNT_KEY = struct.Struct("=16s16sHHI")
 
 
 def read_counts(table: Mapping[bytes, bytes], batch: Batch) -> list[Count]:
     """Return the entries of the map `counts`, as of the end of a batch."""
     rows = []
     for key, value in table.items():
-        laddr, raddr, lport, rport, family = _COUNT_KEY.unpack(key)
+        laddr, raddr, lport, rport, family = COUNT_KEY.unpack(key)
         rows.append(
             Count(
                 ts_ns=batch.until_ns,
@@ -176,15 +178,15 @@ def _connect_once() -> None:
 
 
 _STATE = (
-    *with_stand_in("inet_sock_set_state", "on_state"),
-    Hook("raw_tracepoint", "tcp_retransmit_skb", "on_retransmit"),
+    *with_stand_in("inet_sock_set_state", "connect_on_state"),
+    Hook("raw_tracepoint", "tcp_retransmit_skb", "connect_on_retransmit"),
 )
 _SECURITY = "security_socket_connect"
 _ENTRIES_AND_RETURNS = {
-    "tcp_v4_connect": "v4_connect",
-    "tcp_v6_connect": "v6_connect",
-    "tcp_v4_pre_connect": "v4_connect",
-    "tcp_v6_pre_connect": "v6_connect",
+    "tcp_v4_connect": "v4",
+    "tcp_v6_connect": "v6",
+    "tcp_v4_pre_connect": "v4",
+    "tcp_v6_pre_connect": "v6",
     _SECURITY: "security",
 }
 
@@ -192,7 +194,12 @@ _ENTRIES_AND_RETURNS = {
 def _around(enter: How, leave: How, functions: Iterable[str]) -> tuple[Hook, ...]:
     """Return the hooks at entry and return; a kernel without IPv6 has but tcp_v4_connect."""
     return tuple(
-        Hook(how, name, f"{way}_{_ENTRIES_AND_RETURNS[name]}", optional=name != "tcp_v4_connect")
+        Hook(
+            how,
+            name,
+            f"connect_{way}_{_ENTRIES_AND_RETURNS[name]}",
+            optional=name != "tcp_v4_connect",
+        )
         for name in functions
         for how, way in ((enter, "enter"), (leave, "exit"))
     )
@@ -339,9 +346,9 @@ CONNECT = Probe(
             (
                 *_STATE,
                 *_around("fentry", "fexit", ("tcp_v4_connect", "tcp_v6_connect")),
-                Hook("fexit", "tcp_v4_pre_connect", "exit_pre_connect", optional=True),
-                Hook("fexit", "tcp_v6_pre_connect", "exit_pre_connect", optional=True),
-                Hook("fexit", _SECURITY, "exit_security", optional=True),
+                Hook("fexit", "tcp_v4_pre_connect", "connect_exit_pre", optional=True),
+                Hook("fexit", "tcp_v6_pre_connect", "connect_exit_pre", optional=True),
+                Hook("fexit", _SECURITY, "connect_exit_security", optional=True),
             ),
         ),
         Variant("kprobe", (*_STATE, *_around("kprobe", "kretprobe", _ENTRIES_AND_RETURNS))),
@@ -349,9 +356,9 @@ CONNECT = Probe(
             "tracepoint",
             (
                 *_STATE,
-                Hook("raw_tracepoint", "sched_switch", "on_switch"),
-                Hook("tracepoint", "syscalls:sys_enter_connect", "enter_connect_syscall"),
-                Hook("tracepoint", "syscalls:sys_exit_connect", "exit_connect_syscall"),
+                Hook("raw_tracepoint", "sched_switch", "connect_on_switch"),
+                Hook("tracepoint", "syscalls:sys_enter_connect", "connect_enter_syscall"),
+                Hook("tracepoint", "syscalls:sys_exit_connect", "connect_exit_syscall"),
             ),
         ),
     ),
@@ -397,9 +404,13 @@ CONNECT = Probe(
         ),
     ),
     switches={
-        "COUNTS": Switch(maps=("counts",)),
-        "OUTCOME": Switch(is_flag=True),
-        "SLOWER_NS": Switch(is_value=True),
+        "CONNECT_COUNTS": Switch(maps=("counts",)),
+        "CONNECT_OUTCOME": Switch(is_flag=True),
+        "CONNECT_SLOWER_NS": Switch(is_value=True),
+    },
+    numbers={
+        **{f"CONNECT_{name.upper()}": number for number, name in enumerate(ENDS) if name},
+        "SIZE_COUNT_KEY": COUNT_KEY.size,
     },
     self_test=_connect_once,
     trace_variants=(_BY_TRACEFS,),

@@ -18,8 +18,7 @@
  * Only sockets that may be a DNS client's get past the first look. What a peer sends is never more
  * than bytes here: Python takes TCP's stream apart and reads the messages.
  *
- * With ANSWERS_ONLY the probe is a companion: only answers are reported, of all processes whatever
- * the filters, which are for the other probe.
+ * With DNS_ANSWERS_ONLY, answers alone are reported.
  */
 #define CAPTURED 4096	/* bytes of a message; a power of two */
 #define MOST_SEGMENTS 4
@@ -29,14 +28,11 @@ struct dns_event {
 	struct event head;	/* the remote end is the server */
 	u64 socket;	/* which one, as long as it is open */
 	u32 length;	/* of the message, or of the piece of TCP's stream */
-	u32 flags;	/* enum dns_flag */
+	u32 flags;	/* DNS_SENT, DNS_TCP, DNS_FAILED, DNS_ASSUMED: see probes/dns/probe.py */
 	u32 error;	/* of DNS_FAILED */
 	u32 sent;	/* of DNS_FAILED and DNS_SENT: messages of the call that were sent */
 };
-_Static_assert(sizeof(struct dns_event) == SIZE_DNS, "probes/dns/probe.py: Message differs");
-
-/* probes/dns/probe.py: SENT, TCP, FAILED, ASSUMED */
-enum dns_flag { DNS_SENT = 1, DNS_TCP = 2, DNS_FAILED = 4, DNS_ASSUMED = 8 };
+_Static_assert(sizeof(struct dns_event) == SIZE_MESSAGE, "probes/dns/probe.py: Message differs");
 
 /* The most that append can write: CAPTURED - 1 behind the beginning, and a mask's worth. */
 struct dns_scratch {
@@ -98,22 +94,13 @@ BPF_TABLE("lru_hash", struct sock *, struct dns_asked, dns_servers, 4096);
 
 static __always_inline bool is_server_port(u16 port)
 {
-#ifdef ANSWERS_ONLY
-	return port == 53;
-#else
 	return keep_port(port);
-#endif
 }
 
 /* Fill what concerns the current task and judge all but the message. */
 static __always_inline bool keep_dns(struct event *event)
 {
-#ifdef ANSWERS_ONLY
-	fill_task(event);
-	return event->netns != SELF_TEST_NETNS && is_server_port(event->rport);
-#else
 	return keep_sock(event) && is_server_port(event->rport) && fill_task(event);
-#endif
 }
 
 static __always_inline u16 remote_port(struct sock *sk)
@@ -169,7 +156,7 @@ static __always_inline void start_dns(struct dns_scratch *scratch, struct sock *
 	struct dns_event *event = &scratch->event;
 
 	__builtin_memset(event, 0, sizeof(*event));
-	event->head.kind = KIND_DNS;
+	event->head.kind = KIND_MESSAGE;
 	event->socket = (u64)sk;
 	event->flags = flags | (is_dns_tcp(sk) ? DNS_TCP : 0);
 	fill_sock(&event->head, sk);
@@ -266,7 +253,7 @@ static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64
 /* Whether it can name an address: a response with answers. TCP's pieces may begin anywhere. */
 static __always_inline bool may_answer(struct dns_scratch *scratch, u64 size)
 {
-#ifdef ANSWERS_ONLY
+#ifdef DNS_ANSWERS_ONLY
 	u8 *header = scratch->payload;
 
 	if (scratch->event.flags & DNS_SENT)
@@ -421,7 +408,7 @@ int enter_dns_tcp_recvmsg(hook_ctx *ctx)
 }
 
 /* Fill both ends from a datagram's own headers. */
-static __always_inline void fill_ends(struct event *event, struct sk_buff *skb)
+static __always_inline void dns_fill_ends(struct event *event, struct sk_buff *skb)
 {
 	unsigned char *head = NULL;
 	u16 network = 0, transport = 0;
@@ -485,7 +472,7 @@ int enter_dns_skb_consume_udp(hook_ctx *ctx)
 	if (!scratch)
 		return 0;
 	start_dns(scratch, sk, 0);
-	fill_ends(&scratch->event.head, skb);
+	dns_fill_ends(&scratch->event.head, skb);
 	read(length, &skb->len);
 	if (keep_dns(&scratch->event.head))
 		report_dns(scratch, copy_datagram(scratch, skb, length), length);
@@ -617,7 +604,7 @@ int enter_dns_sendmmsg(syscall_enter *ctx)
 	return 0;
 }
 
-#ifndef ANSWERS_ONLY
+#ifndef DNS_ANSWERS_ONLY
 /* write(fd, buffer, size) */
 int enter_dns_write(syscall_enter *ctx)
 {

@@ -22,6 +22,8 @@ from tcptrace.model.columns import (
     milliseconds,
 )
 from tcptrace.model.events import U32, U64, Event, InCgroup, Tail
+from tcptrace.model.filters import Filters
+from tcptrace.model.ranges import Ranges
 from tcptrace.probes.probe import ALL_FILTERS, Probe, Variant
 
 SENT, TCP, FAILED, ASSUMED = 1, 2, 4, 8
@@ -241,14 +243,16 @@ DNS = Probe(
     ports="Servers' ports",
     port_fields=("rport",),
     types=("sk_buff", "msghdr", "iovec", "iter_type"),
+    numbers={"DNS_SENT": SENT, "DNS_TCP": TCP, "DNS_FAILED": FAILED, "DNS_ASSUMED": ASSUMED},
     self_test=_ask_once,
 )
 
 ANSWERS = dataclasses.replace(
     DNS,
     variants=tuple(
-        dataclasses.replace(one, defines=("ANSWERS_ONLY",))
+        dataclasses.replace(one, defines=("DNS_ANSWERS_ONLY",))
         for one in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND_TO)))
     ),
+    own_filters=Filters({"port": Ranges(((53, 53),), ())}, DNS.port_fields),
     self_test=None,
 )

@@ -41,7 +41,15 @@ from tcptrace.probes.samples import (
     subflow_fields,
 )
 from tcptrace.probes.tracer.connections import Connections
-from tcptrace.probes.tracer.records import Closed, Connected, Open
+from tcptrace.probes.tracer.records import (
+    BY_OWNER,
+    ENDED_BY,
+    OLDER,
+    PASSED,
+    Closed,
+    Connected,
+    Open,
+)
 
 LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
 
@@ -114,8 +122,8 @@ STATS = (
     ),
 )
 _HOOKS = (
-    *with_stand_in("inet_sock_set_state", "on_connection_state"),
-    *with_stand_in("tcp_destroy_sock", "on_connection_destroyed"),
+    *with_stand_in("inet_sock_set_state", "tracer_on_state"),
+    *with_stand_in("tcp_destroy_sock", "tracer_on_destroyed"),
 )
 
 
@@ -241,5 +249,11 @@ TRACER = Probe(
     | {"ftrace": _NOT_BY_TRACEFS},
     trace_variants=tuple(map(_followed, ACCEPT.trace_variants)),
     switches={"MOST_CONNECTIONS": Switch(entries_of="connections")},
+    numbers={
+        **{f"TRACER_{name.upper()}": number for number, name in enumerate(ENDED_BY) if name},
+        "TRACER_BY_OWNER": BY_OWNER,
+        "TRACER_OLDER": OLDER,
+        "TRACER_PASSED": PASSED,
+    },
     self_test=ACCEPT.self_test,
 )

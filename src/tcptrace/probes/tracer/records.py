@@ -8,11 +8,12 @@ from typing import Annotated
 from tcptrace.model.events import U32, U64, Event, Milliseconds, OnLink, error_name, one_of
 
 BY_OWNER, OLDER, PASSED = 1, 2, 4
+ENDED_BY = (None, "local", "remote", "reset")
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Connected(OnLink, Event):
-    """A connection that a process of this host opened; `struct connect_event` in tracer.bpf.c."""
+    """A connection that a process of this host opened; `struct tracer_connect` in tracer.bpf.c."""
 
     type = "connect"
     nullable = frozenset({"error"})
@@ -26,7 +27,7 @@ class Connected(OnLink, Event):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Closed(OnLink, Event):
-    """A connection that has ended; `struct close_event` in tracer.bpf.c."""
+    """A connection that has ended; `struct tracer_close` in tracer.bpf.c."""
 
     type = "close"
 
@@ -38,7 +39,7 @@ class Closed(OnLink, Event):
     """Payload that was received."""
     retransmits: U32
     """Segments."""
-    ended_by: Annotated[str | None, "I", one_of(None, "local", "remote", "reset")]
+    ended_by: Annotated[str | None, "I", one_of(*ENDED_BY)]
     error: Annotated[str | None, "i", error_name]
     """Why the kernel ended it, where it did."""
     _flags: U32

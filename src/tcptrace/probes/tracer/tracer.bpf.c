@@ -12,43 +12,38 @@
  * tcp_destroy_sock ends what has been reset in an accept queue and was never accepted.
  * So a connection that no process ever had, refused, aborted or never accepted, is not reported.
  */
-struct connect_event {
+struct tracer_connect {
 	struct event head;
 	u64 latency_ns;	/* from the SYN */
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/tracer/probe.py: Connected differs");
+_Static_assert(sizeof(struct tracer_connect) == SIZE_CONNECTED, "probes/tracer/probe.py: Connected differs");
 
-/* probes/tracer/probe.py: Closed.ended_by */
-enum ended_by { LOCAL = 1, REMOTE, RESET };
-
-/* probes/tracer/probe.py: BY_OWNER, OLDER, PASSED */
-enum close_flag {
-	BY_OWNER = 1,	/* the closer is not known: the task is the owner */
-	OLDER = 2,	/* the connection was open before the trace began */
-	PASSED = 4,	/* the filters let it pass */
-};
-
-struct close_event {
+/* Flags, and who ended a connection: TRACER_*, from probes/tracer/probe.py.
+ *   TRACER_BY_OWNER	the closer is not known: the task is the owner
+ *   TRACER_OLDER	the connection was open before the trace began
+ *   TRACER_PASSED	the filters let it pass
+ */
+struct tracer_close {
 	struct event head;
 	u64 duration_ns;	/* 0 where it is not known */
 	u64 tx_bytes;
 	u64 rx_bytes;
 	u32 retransmits;
-	u32 ended_by;
+	u32 ended_by;	/* TRACER_LOCAL, TRACER_REMOTE or TRACER_RESET */
 	s32 error;	/* negative errno */
 	u32 flags;
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct close_event) == SIZE_CLOSE, "probes/tracer/probe.py: Closed differs");
+_Static_assert(sizeof(struct tracer_close) == SIZE_CLOSED, "probes/tracer/probe.py: Closed differs");
 
 enum stage { CONNECTING, QUEUED, OPEN };
 
 /* The task is the owner, which connected or accepted; later the closer, where that is known. The
  * user remains the owner. */
-struct connection {
+struct tracer_connection {
 	struct event head;
 	u64 since_ns;	/* SYN_SENT, later ESTABLISHED; 0 if that was before the trace */
 	u8 stage;
@@ -62,17 +57,17 @@ struct connection {
 #define MOST_UNDECIDED 16384
 
 /* Connections that the filters keep, until they end. */
-BPF_HASH(connections, struct sock *, struct connection, 65536);	/* or --max-connections */
+BPF_HASH(connections, struct sock *, struct tracer_connection, 65536);	/* or --max-connections */
 /* Others, of which something may show yet: those that wait in an accept queue, whose port is not
  * known, or whose owner the filters drop, but perhaps not their closer. Whoever is dropped can make
  * any number of them, so that the one that was used least recently has to go; what is not known
  * then is when it began. */
-BPF_TABLE("lru_hash", struct sock *, struct connection, undecided, MOST_UNDECIDED);
+BPF_TABLE("lru_hash", struct sock *, struct tracer_connection, undecided, MOST_UNDECIDED);
 
 #define PF_KTHREAD 0x00200000	/* include/linux/sched.h */
 #define SOCK_DONE 1	/* enum sock_flags in include/net/sock.h: a FIN was received */
 
-static __always_inline bool is_kernel_thread(void)
+static __always_inline bool tracer_is_kernel_thread(void)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	unsigned int flags = 0;
@@ -83,27 +78,27 @@ static __always_inline bool is_kernel_thread(void)
 
 /* Fill what concerns the socket; false drops the connection. What the loader connects to test the
  * accept hooks is not to be counted as an accept. */
-static __always_inline bool fill_ends(struct event *head, struct sock *sk)
+static __always_inline bool tracer_fill_ends(struct event *head, struct sock *sk)
 {
 	fill_sock(head, sk);
 	return head->netns != SELF_TEST_NETNS && keep_sock(head) && !is_added_subflow(sk);
 }
 
-static __always_inline struct connection *find_connection(struct sock *sk)
+static __always_inline struct tracer_connection *tracer_find(struct sock *sk)
 {
-	struct connection *found = connections.lookup(&sk);
+	struct tracer_connection *found = connections.lookup(&sk);
 
 	return found ? found : undecided.lookup(&sk);
 }
 
-static __always_inline void forget_connection(struct sock *sk)
+static __always_inline void tracer_forget(struct sock *sk)
 {
 	connections.delete(&sk);
 	undecided.delete(&sk);
 }
 
 /* Follow a connection to its end, which the filters keep; false where there is no room. */
-static __always_inline bool follow(struct sock *sk, struct connection *connection)
+static __always_inline bool tracer_follow(struct sock *sk, struct tracer_connection *connection)
 {
 	connection->followed = true;
 	if (!connections.update(&sk, connection))
@@ -114,24 +109,15 @@ static __always_inline bool follow(struct sock *sk, struct connection *connectio
 }
 
 /* Remember what may be followed later. */
-static __always_inline void remember(struct sock *sk, struct connection *connection)
+static __always_inline void tracer_remember(struct sock *sk, struct tracer_connection *connection)
 {
 	undecided.update(&sk, connection);
 }
 
-/* Whether an event of no known task is to be kept. */
-static __always_inline bool keep_without_task(struct event *head)
+/* Whether the end of a connection is to be shown, or with TRACER_EXISTING the command is to decide. */
+static __always_inline bool tracer_is_kept(struct tracer_connection *connection)
 {
-#if defined(FILTER_CGROUP) || defined(CGROUPMAP) || defined(MNTNSMAP)
-	return false;
-#endif
-	return keep_pid(0) && keep_uid(head->uid) && keep_comm(head->comm);
-}
-
-/* Whether the end of a connection is to be shown, or with EXISTING the command is to decide. */
-static __always_inline bool is_kept(struct connection *connection)
-{
-#ifdef EXISTING	/* the command knows who had the older ones */
+#ifdef TRACER_EXISTING	/* the command knows who had the older ones */
 	if (connection->older)
 		return true;
 #endif
@@ -140,47 +126,47 @@ static __always_inline bool is_kept(struct connection *connection)
 }
 
 /* CLOSE -> SYN_SENT. The local port may not be known yet. */
-static __always_inline void connecting(struct sock *sk)
+static __always_inline void tracer_connecting(struct sock *sk)
 {
-	struct connection connection = { .stage = CONNECTING };
+	struct tracer_connection connection = { .stage = CONNECTING };
 	struct event *head = &connection.head;
-	bool keep_ports;
+	bool is_kept;
 
-	forget_connection(sk);
-	if (!fill_ends(head, sk))
+	tracer_forget(sk);
+	if (!tracer_fill_ends(head, sk))
 		return;
-	keep_ports = keep_either_port(head->lport ? head->lport : head->rport, head->rport);
-	if (head->lport && !keep_ports)
+	is_kept = keep_ports(head->lport ? head->lport : head->rport, head->rport);
+	if (head->lport && !is_kept)
 		return;
 	connection.keep = fill_task(head);
 	connection.since_ns = head->ts_ns;
-	if (connection.keep && keep_ports)
-		follow(sk, &connection);
+	if (connection.keep && is_kept)
+		tracer_follow(sk, &connection);
 	else
-		remember(sk, &connection);
+		tracer_remember(sk, &connection);
 }
 
-static __always_inline void fill_owner_uid(struct event *head, struct sock *sk)
+static __always_inline void tracer_fill_owner_uid(struct event *head, struct sock *sk)
 {
 	read(head->uid, &sk->sk_uid);
 }
 
-static __always_inline void report_connect(struct event *head, struct sock *sk, u64 now,
+static __always_inline void tracer_report_connect(struct event *head, struct sock *sk, u64 now,
 					   u64 latency_ns)
 {
-	struct connect_event event = {
+	struct tracer_connect event = {
 		.head = *head,
 		.latency_ns = latency_ns,
 		.link = link_of(sk),
 	};
 
-	event.head.kind = KIND_CONNECT;
+	event.head.kind = KIND_CONNECTED;
 	event.head.ts_ns = now;
 	emit(&event, sizeof(event));
 }
 
 /* SYN_SENT, or SYN_RECV where both ends connected to each other, -> ESTABLISHED. */
-static __always_inline void connected(struct sock *sk, struct connection *found, u16 lport, int from)
+static __always_inline void tracer_connected(struct sock *sk, struct tracer_connection *found, u16 lport, int from)
 {
 	u64 now = bpf_ktime_get_ns();
 	u64 latency_ns = now - syn_left(sk, found->since_ns, now, from == TCP_SYN_SENT);
@@ -190,14 +176,14 @@ static __always_inline void connected(struct sock *sk, struct connection *found,
 	found->head.lport = lport;
 	if (!found->keep)
 		return;
-	report_connect(&found->head, sk, now, latency_ns);
-	if (!found->followed && follow(sk, found))
+	tracer_report_connect(&found->head, sk, now, latency_ns);
+	if (!found->followed && tracer_follow(sk, found))
 		undecided.delete(&sk);
 }
 
-static __always_inline void established(struct sock *sk, int from)
+static __always_inline void tracer_established(struct sock *sk, int from)
 {
-	struct connection *found = find_connection(sk), fresh = { .stage = QUEUED };
+	struct tracer_connection *found = tracer_find(sk), fresh = { .stage = QUEUED };
 	u64 now = bpf_ktime_get_ns();
 
 	if (found && found->stage != CONNECTING) {	/* accepted before the handshake ended */
@@ -205,47 +191,45 @@ static __always_inline void established(struct sock *sk, int from)
 			found->since_ns = now;
 		return;
 	}
-	if (!fill_ends(&fresh.head, sk) ||
-	    !keep_either_port(fresh.head.lport, fresh.head.rport)) {
-		forget_connection(sk);
+	if (!tracer_fill_ends(&fresh.head, sk) ||
+	    !keep_ports(fresh.head.lport, fresh.head.rport)) {
+		tracer_forget(sk);
 	} else if (found) {
-		connected(sk, found, fresh.head.lport, from);
+		tracer_connected(sk, found, fresh.head.lport, from);
 	} else if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
-		fill_owner_uid(&fresh.head, sk);
+		tracer_fill_owner_uid(&fresh.head, sk);
 		if (keep_without_task(&fresh.head))
-			report_connect(&fresh.head, sk, now, 0);
+			tracer_report_connect(&fresh.head, sk, now, 0);
 	} else {
 		fresh.since_ns = now;
-		remember(sk, &fresh);
+		tracer_remember(sk, &fresh);
 	}
 }
 
 /* accept.bpf.c: a task has taken `sk` from the accept queue. Where it is followed from now on, its
  * end may be counted where it waited; see after_accept. */
-static __always_inline bool keep_accepted(struct event *head, struct sock *sk)
+static __always_inline void tracer_accepting(struct event *head, struct sock *sk)
 {
-	struct connection *waiting, connection = { .stage = QUEUED };
+	struct tracer_connection *waiting, connection = { .stage = QUEUED };
 
-	if (!keep_either_port(head->lport, head->rport))
-		return false;
 	sk = tcp_of(sk);
-	connection.keep = fill_task(head);
+	if (!sk || head->netns == SELF_TEST_NETNS || !keep_sock(head) ||
+	    !keep_ports(head->lport, head->rport))
+		return;
+	connection.keep = keep_task(head);
 	connection.head = *head;
-	if (!sk)
-		return connection.keep;
 	waiting = undecided.lookup(&sk);
 	if (waiting)
 		connection.since_ns = waiting->since_ns;
 	if (connection.keep)
-		follow(sk, &connection);
+		tracer_follow(sk, &connection);
 	else if (waiting)
 		waiting->head = connection.head;
 	else
-		remember(sk, &connection);
-	return connection.keep;
+		tracer_remember(sk, &connection);
 }
 
-static __always_inline bool is_established(int state)
+static __always_inline bool tracer_is_established(int state)
 {
 	return state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 ||
 	       state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING;
@@ -253,32 +237,32 @@ static __always_inline bool is_established(int state)
 
 /* A connection that was open before the trace began is still unknown when it ends: follow it from
  * now on, if a process has it. */
-static __always_inline void follow_older(struct sock *sk, int from)
+static __always_inline void tracer_follow_older(struct sock *sk, int from)
 {
-	struct connection connection = { .stage = OPEN, .older = true };
+	struct tracer_connection connection = { .stage = OPEN, .older = true };
 	struct socket *socket = NULL;
 
-	if (!is_established(from) || find_connection(sk))
+	if (!tracer_is_established(from) || tracer_find(sk))
 		return;
 	read(socket, &sk->sk_socket);
-	if (!socket || !fill_ends(&connection.head, sk) ||
-	    !keep_either_port(connection.head.lport, connection.head.rport))
+	if (!socket || !tracer_fill_ends(&connection.head, sk) ||
+	    !keep_ports(connection.head.lport, connection.head.rport))
 		return;
-	fill_owner_uid(&connection.head, sk);
-	remember(sk, &connection);
+	tracer_fill_owner_uid(&connection.head, sk);
+	tracer_remember(sk, &connection);
 }
 
 /* The current task closes its end, if it is a task: one that holds the socket's lock. What came
  * from the peer can also be worked off while a task holds it; that leaves an error behind, or it
  * comes after our own FIN. */
-static __always_inline void closing(struct connection *connection, struct sock *sk, int from, int to)
+static __always_inline void tracer_closing(struct tracer_connection *connection, struct sock *sk, int from, int to)
 {
 	u32 uid = connection->head.uid, mntns = connection->head.mntns;
 	int owned = 0, error = 0;
 
 	read(owned, &sk->sk_lock.owned);
 	read(error, &sk->sk_err);
-	if (!owned || is_kernel_thread())
+	if (!owned || tracer_is_kernel_thread())
 		return;
 	if (to == TCP_CLOSE &&
 	    (error || (from != TCP_ESTABLISHED && from != TCP_CLOSE_WAIT && from != TCP_SYN_RECV)))
@@ -293,18 +277,18 @@ static __always_inline void closing(struct connection *connection, struct sock *
 
 /* Who ended it: the first to send a FIN or a reset; a reset also when it cut off a connection that
  * a process still had. tcp_reset in net/ipv4/tcp_input.c sets the errors. */
-static __always_inline u32 who_ended(struct sock *sk, int from, int error)
+static __always_inline u32 tracer_who_ended(struct sock *sk, int from, int error)
 {
 	struct socket *socket = NULL;
 
 	read(socket, &sk->sk_socket);
 	if ((error == ECONNRESET || error == EPIPE) && (socket || from == TCP_CLOSE))
-		return RESET;
-	return from == TCP_CLOSE_WAIT || from == TCP_LAST_ACK ? REMOTE : LOCAL;
+		return TRACER_RESET;
+	return from == TCP_CLOSE_WAIT || from == TCP_LAST_ACK ? TRACER_REMOTE : TRACER_LOCAL;
 }
 
 /* Payload: bytes_sent has what was sent again, bytes_received has one for the FIN (tcp_fin). */
-static __always_inline void fill_counters(struct close_event *event, struct sock *sk)
+static __always_inline void tracer_fill_counters(struct tracer_close *event, struct sock *sk)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	unsigned long flags = 0;
@@ -322,7 +306,7 @@ static __always_inline void fill_counters(struct close_event *event, struct sock
 
 /* Whether this is the first to forget a connection. The deletion also fails, with EBUSY, where it
  * interrupts another of the map's on this CPU; the entry then goes with the socket. */
-static __always_inline bool is_first_to_forget(struct sock *sk, bool followed)
+static __always_inline bool tracer_is_first_to_forget(struct sock *sk, bool followed)
 {
 	if (!followed)
 		return undecided.delete(&sk) != -ENOENT;
@@ -330,28 +314,28 @@ static __always_inline bool is_first_to_forget(struct sock *sk, bool followed)
 	return connections.delete(&sk) != -ENOENT;
 }
 
-static __always_inline void closed(struct sock *sk, struct connection *connection, int from)
+static __always_inline void tracer_closed(struct sock *sk, struct tracer_connection *connection, int from)
 {
-	struct close_event event = { .head = connection->head, .link = link_of(sk) };
-	bool keep = is_kept(connection), open = connection->stage == OPEN;
+	struct tracer_close event = { .head = connection->head, .link = link_of(sk) };
+	bool keep = tracer_is_kept(connection), open = connection->stage == OPEN;
 	int error = 0;
 
-	event.head.kind = KIND_CLOSE;
+	event.head.kind = KIND_CLOSED;
 	event.head.ts_ns = bpf_ktime_get_ns();
 	if (connection->since_ns)
 		event.duration_ns = event.head.ts_ns - connection->since_ns;
 	if (!connection->closed && event.head.pid)
-		event.flags |= BY_OWNER;
+		event.flags |= TRACER_BY_OWNER;
 	if (connection->older)
-		event.flags |= OLDER;
+		event.flags |= TRACER_OLDER;
 	if (connection->keep || (!event.head.pid && keep_without_task(&event.head)))
-		event.flags |= PASSED;
-	if (!is_first_to_forget(sk, connection->followed) || !open || !keep)
+		event.flags |= TRACER_PASSED;
+	if (!tracer_is_first_to_forget(sk, connection->followed) || !open || !keep)
 		return;
 	read(error, &sk->sk_err);
 	event.error = -error;
-	event.ended_by = who_ended(sk, from, error);
-	fill_counters(&event, sk);
+	event.ended_by = tracer_who_ended(sk, from, error);
+	tracer_fill_counters(&event, sk);
 	emit(&event, sizeof(event));
 }
 
@@ -359,13 +343,13 @@ static __always_inline void closed(struct sock *sk, struct connection *connectio
  * it waited has ended already, or is about to on another CPU: that one counts the end and then looks
  * whether it was accepted, here it is the other way round, and an atomic addition is a barrier. So
  * one of the two reports the end; if both try, the first to delete the entry. */
-static __always_inline void after_accept(struct sock *sk)
+static __always_inline void tracer_accepted(struct sock *sk)
 {
-	struct connection *found, *waiting;
+	struct tracer_connection *found, *waiting;
 	u8 state = 0;
 
 	sk = tcp_of(sk);
-	found = find_connection(sk);
+	found = tracer_find(sk);
 	if (!found)
 		return;
 	found->stage = OPEN;
@@ -373,13 +357,13 @@ static __always_inline void after_accept(struct sock *sk)
 	waiting = undecided.lookup(&sk);
 	read(state, &sk->__sk_common.skc_state);
 	if (found->ends || (waiting && waiting->ends) || state == TCP_CLOSE)
-		closed(sk, found, TCP_CLOSE);
+		tracer_closed(sk, found, TCP_CLOSE);
 }
 
 /* A followed connection, or its subflow, has ended. */
-static __always_inline void ended(struct sock *sk, struct connection *found, int from)
+static __always_inline void tracer_ended(struct sock *sk, struct tracer_connection *found, int from)
 {
-	struct connection *accepted;
+	struct tracer_connection *accepted;
 
 	__sync_fetch_and_add(&found->ends, 1);
 	if (!found->followed) {
@@ -390,31 +374,31 @@ static __always_inline void ended(struct sock *sk, struct connection *found, int
 		}
 	}
 	if (*(volatile u8 *)&found->stage != QUEUED)
-		closed(sk, found, from);
+		tracer_closed(sk, found, from);
 }
 
 /* tcp_destroy_sock(struct sock *sk): what ended in an accept queue and was never taken from it. */
-static __always_inline void connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void tracer_destroyed(struct bpf_raw_tracepoint_args *ctx)
 {
-	forget_connection((struct sock *)ctx->args[0]);
+	tracer_forget((struct sock *)ctx->args[0]);
 }
 
-int on_connection_destroyed(struct bpf_raw_tracepoint_args *ctx)
+int tracer_on_destroyed(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (enter_program(DESTROYED_PROGRAM)) {
-		connection_destroyed(ctx);
-		leave_program(DESTROYED_PROGRAM);
+	if (enter_program(TRACER_DESTROYED)) {
+		tracer_destroyed(ctx);
+		leave_program(TRACER_DESTROYED);
 	}
 	return 0;
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate). Of an MPTCP connection,
  * the first subflow counts; but a process closes the whole, and the kernel then the subflows. */
-static __always_inline void connection_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void tracer_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0], *tcp;
 	int from = ctx->args[1], to = ctx->args[2];
-	struct connection *found;
+	struct tracer_connection *found;
 	u16 protocol = 0;
 
 	read(protocol, &sk->sk_protocol);
@@ -423,28 +407,28 @@ static __always_inline void connection_state(struct bpf_raw_tracepoint_args *ctx
 	if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK || to == TCP_CLOSE) {
 		tcp = tcp_of(sk);
 		if (sk == tcp)
-			follow_older(sk, from);
-		found = find_connection(tcp);
+			tracer_follow_older(sk, from);
+		found = tracer_find(tcp);
 		if (found) {
-			closing(found, sk, from, to);
+			tracer_closing(found, sk, from, to);
 			if (sk == tcp && to == TCP_CLOSE)
-				ended(sk, found, from);
-			else if (!found->followed && found->stage == OPEN && is_kept(found) &&
-				 follow(tcp, found))
+				tracer_ended(sk, found, from);
+			else if (!found->followed && found->stage == OPEN && tracer_is_kept(found) &&
+				 tracer_follow(tcp, found))
 				undecided.delete(&tcp);
 		}
 	} else if (protocol == IPPROTO_TCP && to == TCP_SYN_SENT) {
-		connecting(sk);
+		tracer_connecting(sk);
 	} else if (protocol == IPPROTO_TCP && to == TCP_ESTABLISHED) {
-		established(sk, from);
+		tracer_established(sk, from);
 	}
 }
 
-int on_connection_state(struct bpf_raw_tracepoint_args *ctx)
+int tracer_on_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (enter_program(STATE_PROGRAM)) {
-		connection_state(ctx);
-		leave_program(STATE_PROGRAM);
+	if (enter_program(TRACER_STATE)) {
+		tracer_state(ctx);
+		leave_program(TRACER_STATE);
 	}
 	return 0;
 }

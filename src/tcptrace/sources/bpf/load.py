@@ -14,6 +14,7 @@ from tcptrace.kernel import bpf, btf
 from tcptrace.kernel.hooks import Hook, attach
 from tcptrace.probes.probe import Variant
 from tcptrace.sources.bpf.programs import Programs
+from tcptrace.sources.counters import Counter
 from tcptrace.sources.plan import SELF_TEST_NETNS, STANDS_IN, Plan, Shape
 
 # The type of a hook's program, and what it is loaded to be attached to.
@@ -27,7 +28,6 @@ PROGRAM_TYPES = {
 }
 # Sizes of key and value in bytes, as bcc's tools declare these maps.
 PINNED_MAPS = {"cgroupmap": (8, 8), "mntnsmap": (8, 4)}
-SELF_TEST = 2  # its place in enum counter of probes/c/prelude.bpf.c
 
 
 @dataclasses.dataclass(slots=True)
@@ -153,6 +153,6 @@ def fires(self_test: Callable[[], None], attached: Attached) -> bool:
 
     A compiler may have inlined a function at the calls that matter; its hook is then silent.
     """
-    before = bpf.lookup_u64(attached.maps["counters"], SELF_TEST)
+    before = bpf.lookup_u64(attached.maps["counters"], Counter.SELF_TEST)
     self_test()
-    return bpf.lookup_u64(attached.maps["counters"], SELF_TEST) > before
+    return bpf.lookup_u64(attached.maps["counters"], Counter.SELF_TEST) > before

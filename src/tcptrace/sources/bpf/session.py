@@ -12,11 +12,10 @@ from tcptrace.model.events import Decoder, Event
 from tcptrace.model.losses import Losses
 from tcptrace.sources.bpf.loader import Answer
 from tcptrace.sources.bpf.ringbuf import open_ring_buffer
+from tcptrace.sources.counters import Counter
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 
-# enum counter of probes/c/prelude.bpf.c
-LOST, UNTRACKED, STOOD_IN = 0, 1, 3
 _COUNTER = struct.Struct("=Q")
 
 
@@ -48,14 +47,18 @@ class BpfSession(LiveSource):
     def _lost(self) -> Losses:
         # A stand-in that is at work has not counted yet, or has just now: what was told stays.
         self._lost_skips = max(self._lost_skips, self._skipped() - self._skipped_before)
-        return Losses(self._count(LOST), self._lost_skips, untracked=self._count(UNTRACKED))
+        return Losses(
+            self._count(Counter.LOST),
+            self._lost_skips,
+            untracked=self._count(Counter.UNTRACKED),
+        )
 
     def _skipped(self) -> int:
         """Return how often the kernel skipped a program, and no stand-in did its work."""
         skipped = sum(map(bpf.skipped, self._programs)) + sum(map(bpf.missed, self._links))
-        return skipped - self._count(STOOD_IN)
+        return skipped - self._count(Counter.STOOD_IN)
 
-    def _count(self, which: int) -> int:
+    def _count(self, which: Counter) -> int:
         return int(_COUNTER.unpack_from(self._counters, which * _COUNTER.size)[0])
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:

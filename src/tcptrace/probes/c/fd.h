@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/* Sockets behind the descriptors of the current process. Process context. */
+
+/* The socket behind a descriptor of the current process, or NULL. */
+static __always_inline struct socket *fd_socket(s32 fd)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct files_struct *files = NULL;
+	struct fdtable *table = NULL;
+	struct file **fds = NULL, *file = NULL, *back = NULL;
+	struct inode *inode = NULL;
+	struct socket *sock = NULL;
+	unsigned int max_fds = 0;
+	umode_t mode = 0;
+
+	read(files, &task->files);
+	read(table, &files->fdt);
+	read(max_fds, &table->max_fds);
+	if (fd < 0 || fd >= max_fds)
+		return NULL;
+	read(fds, &table->fd);
+	read(file, &fds[fd]);
+	read(inode, &file->f_inode);
+	read(mode, &inode->i_mode);
+	if ((mode & S_IFMT) != S_IFSOCK)
+		return NULL;
+	read(sock, &file->private_data);
+	read(back, &sock->file);
+	return file && back == file ? sock : NULL;
+}
+
+/* The TCP socket behind a descriptor of the current process, or NULL. */
+static __always_inline struct sock *fd_sock(s32 fd)
+{
+	struct socket *sock = fd_socket(fd);
+	struct sock *sk = NULL;
+
+	if (sock)
+		read(sk, &sock->sk);
+	return sk && is_tcp(sk) ? sk : NULL;
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/* What a `struct sock` tells: what it is, both ends, the first of MPTCP's subflows. */
+
+static __always_inline bool is_ipv4_mapped(const u8 *addr)
+{
+	const u32 *word = (const u32 *)addr;
+
+	return !word[0] && !word[1] && word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool is_unspecified(const u8 *addr)
+{
+	const u64 *word = (const u64 *)addr;
+
+	return !word[0] && !word[1];
+}
+
+static __always_inline void unmap(u8 *addr)
+{
+	u32 *word = (u32 *)addr;
+
+	word[0] = word[3];
+	word[1] = word[2] = word[3] = 0;
+}
+
+/* An IPv4-mapped IPv6 address is IPv4. While it connects, such a socket has its local address in
+ * the IPv4 field alone; a listener has no remote address. */
+static __always_inline void unmap_ipv4(struct event *event, struct sock *sk)
+{
+	if (is_ipv4_mapped(event->raddr)) {
+		unmap(event->raddr);
+		__builtin_memset(event->laddr, 0, sizeof(event->laddr));
+		bpf_probe_read_kernel(event->laddr, 4, &sk->__sk_common.skc_rcv_saddr);
+	} else if (is_ipv4_mapped(event->laddr) && is_unspecified(event->raddr)) {
+		unmap(event->laddr);
+	} else {
+		return;
+	}
+	event->family = 4;
+}
+
+/* Whether sk is TCP, or an MPTCP connection, over IPv4 or IPv6. */
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	u16 family = 0, protocol = 0;
+
+	read(family, &sk->__sk_common.skc_family);
+	read(protocol, &sk->sk_protocol);
+	return (family == AF_INET || family == AF_INET6) &&
+	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+/* The TCP socket that has the queues and counters of sk: of an MPTCP connection or listener its
+ * first subflow, which kernel headers do not tell, else sk itself. */
+static __always_inline struct sock *tcp_of(struct sock *sk)
+{
+	struct sock *first = NULL;
+	u16 protocol = 0;
+
+	read(protocol, &sk->sk_protocol);
+	if (protocol != IPPROTO_MPTCP)
+		return sk;
+#ifdef HAVE_MPTCP_SOCK
+	read(first, &((struct mptcp_sock *)sk)->first);
+#endif
+	return first;
+}
+
+/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow. */
+static __always_inline bool is_added_subflow(struct sock *sk)
+{
+#ifdef HAVE_MPTCP_SOCK
+	struct mptcp_subflow_context *subflow = NULL;
+	struct sock *connection = NULL;
+	bool is_mptcp = false;
+
+	read(is_mptcp, &((struct tcp_sock *)sk)->is_mptcp);
+	if (!is_mptcp)
+		return false;
+	read(subflow, &((struct inet_connection_sock *)sk)->icsk_ulp_data);
+	read(connection, &subflow->conn);
+	return connection && tcp_of(connection) != sk;
+#endif
+	return false;
+}
+
+/* Fill both ends and the network namespace of a TCP socket. The local port is inet_sport: skc_num
+ * is 0 before a connect has found a port, and once a connection has been reset. */
+static __always_inline void fill_sock(struct event *event, struct sock *sk)
+{
+	struct net *net = NULL;
+	u16 family = 0, port = 0;
+
+	read(family, &sk->__sk_common.skc_family);
+	if (family == AF_INET) {
+		event->family = 4;
+		bpf_probe_read_kernel(event->laddr, 4, &sk->__sk_common.skc_rcv_saddr);
+		bpf_probe_read_kernel(event->raddr, 4, &sk->__sk_common.skc_daddr);
+	}
+#ifdef HAVE_IPV6
+	if (family == AF_INET6) {
+		event->family = 6;
+		read(event->laddr, &sk->__sk_common.skc_v6_rcv_saddr);
+		read(event->raddr, &sk->__sk_common.skc_v6_daddr);
+		unmap_ipv4(event, sk);
+	}
+#endif
+	read(port, &((struct inet_sock *)sk)->inet_sport);
+	event->lport = bpf_ntohs(port);
+	read(port, &sk->__sk_common.skc_dport);
+	event->rport = bpf_ntohs(port);
+	read(net, &sk->__sk_common.skc_net.net);
+	read(event->netns, &net->ns.inum);
+}
+
+/* The index of the network interface that a socket is bound to; 0 for any. */
+static __always_inline u32 link_of(struct sock *sk)
+{
+	u32 link = 0;
+
+	read(link, &sk->__sk_common.skc_bound_dev_if);
+	return link;
+}
