@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -36,13 +37,17 @@ from tcptrace.model.filters import BY_NAME, MOST_COMPARED, Filters
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.probe import Backend, Probe
+from tcptrace.probes.tracer.kept import Kept
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.shell.host import Host
 
 TRACERS = 6 if TIME_SCALE == 1 else 2
 COMMS = (b"first", b"second", b"exactly-fifteen", b"caf\xc3\xa9 \xff")
 UIDS = (0, 1, NOBODY)
-KEYS = ("pid", "uid", "comm", "family", "lport", "rport", "netns", "mntns", "cgroup_id", "cgroup")
+KEYS = (
+    *("pid", "uid", "comm", "family", "netns", "mntns", "cgroup_id", "cgroup"),
+    *("laddr", "lport", "raddr", "rport"),
+)
 
 Texts = dict[str, list[str]]
 """What is typed for each filter, by its name."""
@@ -109,7 +114,21 @@ def random_filters(
         "cgroup": lambda: some_of(pick, cgroups, 2),
         "family": lambda: [pick.choice("46")],
     }
-    return {name: makers[name]() for name in pick.sample(names, pick.randint(1, 3))}
+    chosen = pick.sample(names, pick.randint(1, 3))
+    return {name: next(filter(may_keep, iter(makers[name], []))) for name in chosen}
+
+
+def may_keep(typed: list[str]) -> bool:
+    """Tell whether ranges, if that is what they are, keep any number; else they are refused."""
+    kept = {int(number) for number in re.findall(r"(?<![!\d-])\d+", ",".join(typed))}
+    dropped = {int(number) for number in re.findall(r"!(\d+)", ",".join(typed))}
+    return not kept or not kept <= dropped
+
+
+def among(typed: list[str], ports: str) -> list[str]:
+    """Return a filter of ports that passes none but these: there may be others' traffic."""
+    items = ",".join(typed).split(",")
+    return typed if any(item and item[0] != "!" for item in items) else [ports, *typed]
 
 
 def lengthened(texts: Texts) -> Texts:
@@ -138,19 +157,21 @@ def arguments(texts: Texts) -> Iterator[str]:
             yield from [f"-{value}"] if name == "family" else [BY_NAME[name].flags[0], value]
 
 
-def parsed(texts: Texts, probe: Probe) -> Filters:
+def parsed(texts: Texts, probe: Probe, host: Host) -> Filters:
     """Return the filters that a command line becomes."""
     values = {}
     for name, typed in texts.items():
         one = BY_NAME[name]
-        values[name] = one.parse(typed if one.multiple else typed[0], Host())
+        values[name] = one.parse(typed if one.multiple else typed[0], host)
     return Filters(values, probe.port_fields)
 
 
 def record(event: Event) -> Any:
     """Return an object of JSON as the record that filters look at."""
     known = {key: event.get(key) for key in KEYS}
-    return SimpleNamespace(**known, cgroups=(known["cgroup_id"], *lineage(known["cgroup"])))
+    return SimpleNamespace(
+        **known, type=event["type"], link=0, cgroups=(known["cgroup_id"], *lineage(known["cgroup"]))
+    )
 
 
 def ends(event: Event) -> tuple[Any, ...]:
@@ -158,14 +179,12 @@ def ends(event: Event) -> tuple[Any, ...]:
     return tuple(event.get(key) for key in ("netns", "laddr", "lport", "raddr", "rport"))
 
 
-def kept(events: list[Event], filters: Filters) -> list[Event]:
-    """Return the events that filters keep; the end of what was kept is kept."""
-    begun = {ends(event) for event in events if filters.keeps(record(event))}
-    return [
-        event
-        for event in events
-        if filters.keeps(record(event)) or (event["type"] == "close" and ends(event) in begun)
-    ]
+def kept(events: list[Event], probe: Probe, texts: Texts) -> list[Event]:
+    """Return the events that filters keep."""
+    with contextlib.closing(Host()) as host:
+        filters = parsed(texts, probe, host)
+        keeps = Kept(filters) if probe is TRACER else filters.keeps
+        return [event for event in events if keeps(record(event))]
 
 
 def brief(events: list[Event]) -> list[tuple[Any, ...]]:
@@ -199,11 +218,13 @@ def test_the_kernel_s_verdict_is_python_s(
     pids = [worker.pid for worker in workers]
     asked = [random_filters(pick, names, ports, pids, cgroups) for _ in range(TRACERS)]
     asked[::2] = map(lengthened, asked[::2])
+    here = f"{ports[0]}-{ports[-1]}"
+    asked = [{**texts, "port": among(texts.get("port", []), here)} for texts in asked]
     options = ("--json", "--backend", backend)
     with contextlib.ExitStack() as stack:
         everything, *filtered = (
             stack.enter_context(Tracer(*options, *arguments(texts), command=probe.name))
-            for texts in [{}, *asked]
+            for texts in [{"port": [here]}, *asked]
         )
         for worker in workers:
             worker.run()
@@ -214,7 +235,7 @@ def test_the_kernel_s_verdict_is_python_s(
             tracer.stop(signal.SIGINT)
     happened = of(everything, pids)
     for texts, tracer in zip(asked, filtered, strict=True):
-        expected = kept(happened, parsed(texts, probe))
+        expected = kept(happened, probe, texts)
         assert brief(expected) == brief(of(tracer, pids)), texts
 
 

@@ -125,6 +125,16 @@ def test_inside_a_namespace_a_pid_is_a_number(kind: str, monkeypatch: pytest.Mon
     assert {} == parse("pid", str(os.getpid())).began
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("port", "!0-65535"), ("port", "80,!80"), ("pid", "5-9,!1-20"), ("uid", f"!0-{U32_MAX}")],
+)
+def test_ranges_that_keep_nothing_are_refused(name: str, text: str) -> None:
+    """Whatever happens, such a trace would stay empty."""
+    with pytest.raises(ValueError, match="is left: each is excluded"):
+        parse(name, text)
+
+
 @pytest.mark.parametrize("text", ["init", "", "1.5", "-7"])
 def test_bad_pids_are_named(text: str) -> None:
     """What is not a process id is refused in words that name one."""

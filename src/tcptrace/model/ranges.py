@@ -100,7 +100,11 @@ def parse_ranges(specs: Iterable[str], what: str, most: int) -> Ranges:
             msg = f"{item!r} is not a {what}: a range goes from low to high"
             raise ValueError(msg)
         (drop if exclusion else keep).append((first, last))
-    return Ranges(tuple(keep), tuple(drop))
+    ranges = Ranges(tuple(keep), tuple(drop))
+    if not any(verdict == KEEP and low <= most for low, verdict in ranges.verdicts()):
+        msg = f"no {what} is left: each is excluded"
+        raise ValueError(msg)
+    return ranges
 
 
 def items_of(specs: Iterable[str]) -> list[str]:
