@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.kernel.harness import (
@@ -120,3 +122,49 @@ def test_two_starts_at_once(place: Path) -> None:
         assert 0 == first.stop().status
         assert 0 == second.stop().status
     assert TAKEN in trace().stderr
+
+
+@pytest.mark.anywhere
+def test_programs_of_another_host_need_no_compiler(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `prepare` has exported traces on a host where bcc and LLVM are hidden."""
+    file = tmp_path / "exported"
+    ended = run_tcptrace("prepare", "accept", "tracer -P 80", "--export", str(file))
+    assert 0 == ended.status, ended.stderr
+    assert "accept --failed" in ended.stdout
+    other = tmp_path / "other"
+    monkeypatch.setenv("CACHE_DIRECTORY", str(other))
+    hidden = changed(WITHOUT_COMPILER)
+    ended = run_tcptrace("accept", program=hidden)
+    check_refusal(ended, 1, "no programs are kept for these options", "not installed")
+    assert 0 == run_tcptrace("prepare", "--import", str(file), program=hidden).status
+    port = take_port()
+    with Tracer("--json", "-P", str(port), program=hidden) as tracer:
+        accept_once(port=port)
+        tracer.wait_for(lport=port)
+    for command in ("accept --failed", "tracer -P 81", "accept -p 1"):
+        name, *arguments = command.split()
+        assert TAKEN in trace(*arguments, command=name, change=WITHOUT_COMPILER).stderr
+    ended = run_tcptrace("tracer", "--existing", program=hidden)
+    check_refusal(ended, 1, "no programs are kept for these options", "prepare")
+
+
+@pytest.mark.anywhere
+def test_doctor_tells_what_is_kept(place: Path) -> None:
+    """The doctor says where programs are, and what starts from them; it keeps nothing itself."""
+
+    def told() -> tuple[dict[str, Any], dict[str, bool]]:
+        answer = json.loads(run_tcptrace("doctor", "--json").stdout)
+        compiles = {name: one["compiles"] for name, one in answer["commands"].items()}
+        return answer["programs"], compiles
+
+    programs, compiles = told()
+    assert (str(place), 0, None) == (programs["place"], programs["files"], programs["newest"])
+    assert compiles["accept"]
+    assert compiles["dns"]
+    trace()
+    programs, compiles = told()
+    assert programs["files"] > 0
+    assert not compiles["accept"]
+    assert compiles["dns"]

@@ -23,6 +23,7 @@ from tcptrace.commands import doctor
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import confined, facts
 from tcptrace.kernel.facts import Fact
+from tcptrace.sources.bpf.prepare import Inventory
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NOTES = ("fentry refused: fentry:f: not permitted (EPERM)", "accept: kprobe, kprobe:f")
@@ -33,6 +34,7 @@ class FakeSession:
 
     backend = "kprobe"
     notes = NOTES
+    compiles = False
 
     def close(self) -> None:
         """Close nothing."""
@@ -83,15 +85,17 @@ def test_all_is_well(host: pytest.MonkeyPatch) -> None:
     """Exit status 0; each command has its backend, and why not a better one."""
     result = examined()
     assert 0 == result.exit_code
-    assert re.search(r"ok accept +kprobe\n +fentry refused: fentry:f: not permitted", result.stdout)
+    told = r"ok accept +kprobe, from kept programs\n +fentry refused: fentry:f: not permitted"
+    assert re.search(told, result.stdout)
     assert "What to do" not in result.stdout
 
 
 def test_json(host: pytest.MonkeyPatch) -> None:
     """One object with all of it."""
     answer = as_json()
-    assert {"ok", "kernel", "hooks", "software", "commands", "advice"} == answer.keys()
-    expected = {"backend": "kprobe", "refused": [NOTES[0]], "error": None}
+    keys = {"ok", "kernel", "hooks", "software", "programs", "commands", "advice"}
+    assert keys == answer.keys()
+    expected = {"backend": "kprobe", "refused": [NOTES[0]], "error": None, "compiles": False}
     assert expected == answer["commands"]["accept"]
     assert {"value": "0.26.0 in /usr/lib", "good": True} == answer["software"]["bcc"]
 
@@ -151,7 +155,7 @@ def test_a_plugin_s_failure_is_not_ours(host: pytest.MonkeyPatch) -> None:
         doctor.Trial("accept", built_in=True, backend="fentry", refused=()),
         doctor.Trial("plug", built_in=False, backend=None, refused=(), error="no way"),
     )
-    assert doctor.Findings((), (), (), trials).ok
+    assert doctor.Findings((), (), (), Inventory("/", (), ""), trials).ok
 
 
 @pytest.mark.parametrize("columns", [40, 80])

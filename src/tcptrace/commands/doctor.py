@@ -5,28 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import click
 
 import tcptrace.commands
+from tcptrace.commands.prepare import tracing_commands
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import confined, facts
 from tcptrace.kernel.facts import NOT_ASKED, Fact
 from tcptrace.kernel.privileges import may_trace
-from tcptrace.model.filters import Filters
 from tcptrace.shell.command import TraceCommand
 from tcptrace.sinks.color import CHOICES, palette
 from tcptrace.sinks.report import Line, write_report
 from tcptrace.sources.attach import Attaching
 from tcptrace.sources.bpf import find_bcc
-from tcptrace.sources.plan import Plan
+from tcptrace.sources.bpf.prepare import Inventory, inventory
 
 BUILT_IN = Path(tcptrace.commands.__path__[0]).parent
 REFUSED = " refused: "
+FROM = {True: ", to be compiled first", False: ", from kept programs", None: ""}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Trial:
     """Why better backends were refused."""
     error: str = ""
     """Why there is no backend."""
+    compiles: bool | None = None
+    """Whether a start without options compiles; None where that is not known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Findings:
     kernel: tuple[Fact, ...]
     hooks: tuple[Fact, ...]
     software: tuple[Fact, ...]
+    programs: Inventory
     trials: tuple[Trial, ...]
 
     @property
@@ -95,26 +101,20 @@ def _try(name: str, command: TraceCommand) -> Trial:
     if not may_trace():
         return Trial(name, built_in, None, (), NOT_ASKED)
     try:
-        with closing(Attaching(Plan(probe, Filters()))) as attaching:
+        plan = dataclasses.replace(command.plan([]), cache="use")
+        with closing(Attaching(plan)) as attaching:
             session = attaching.session(lambda: False)
     except TcptraceError as error:
         return Trial(name, built_in, None, _refusals(error.details.splitlines()), str(error))
     if session is None:
         return Trial(name, built_in, None, (), "the loader did not answer")
     session.close()
-    return Trial(name, built_in, session.backend, _refusals(session.notes))
+    refusals = _refusals(session.notes)
+    return Trial(name, built_in, session.backend, refusals, compiles=session.compiles)
 
 
 def _refusals(notes: Iterable[str]) -> tuple[str, ...]:
     return tuple(note for note in notes if REFUSED in note)
-
-
-def _tracing_commands(context: click.Context) -> Mapping[str, TraceCommand]:
-    group = context.find_root().command
-    if not isinstance(group, click.Group):
-        return {}
-    commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
-    return {name: one for name, one in commands.items() if isinstance(one, TraceCommand)}
 
 
 def examine(commands: Mapping[str, TraceCommand]) -> Findings:
@@ -123,6 +123,7 @@ def examine(commands: Mapping[str, TraceCommand]) -> Findings:
         tuple(_asked("kernel", facts.gather)),
         tuple(_asked("hooks", facts.gather_hooks)),
         tuple(_software()),
+        inventory(),
         tuple(_try(name, command) for name, command in commands.items()),
     )
 
@@ -137,11 +138,20 @@ def _as_json(findings: Findings) -> str:
             "kernel": values(findings.kernel),
             "hooks": values(findings.hooks),
             "software": values(findings.software),
+            "programs": {
+                "place": findings.programs.place,
+                "files": len(findings.programs.entries),
+                "bytes": sum(entry.bytes for entry in findings.programs.entries),
+                "oldest": min((one.written_s for one in findings.programs.entries), default=None),
+                "newest": max((one.written_s for one in findings.programs.entries), default=None),
+                "problem": findings.programs.problem or None,
+            },
             "commands": {
                 trial.name: {
                     "backend": trial.backend,
                     "refused": trial.refused,
                     "error": trial.error or None,
+                    "compiles": trial.compiles,
                 }
                 for trial in findings.trials
             },
@@ -155,10 +165,32 @@ def _lines(group: Iterable[Fact]) -> list[Line]:
     return [Line(fact.key.replace("_", " "), fact.value, fact.good) for fact in group]
 
 
+def _program_lines(programs: Inventory) -> Iterable[Line]:
+    """Yield where programs are kept, how many and how old."""
+    yield Line("place", programs.problem or programs.place, False if programs.problem else None)
+    entries = programs.entries
+    if not entries:
+        yield Line("kept", "none; `tcptrace prepare` compiles ahead", None)
+        return
+    size_kb = sum(entry.bytes for entry in entries) / 1024
+    ages = [_age(entry.written_s) for entry in sorted(entries, key=attrgetter("written_s"))]
+    yield Line("kept", f"{len(entries)} files, {size_kb:.0f} KB, {ages[-1]} to {ages[0]} old", None)
+
+
+def _age(written_s: float) -> str:
+    """Return how long ago that was, in one unit."""
+    seconds = max(0, int(time.time() - written_s))
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
+
+
 def _trial_lines(trials: Iterable[Trial]) -> Iterable[Line]:
     for trial in trials:
         good = bool(trial.backend) if trial.error != NOT_ASKED else None
-        yield Line(trial.name, trial.backend or trial.error.splitlines()[0], good)
+        found = f"{trial.backend}{FROM[trial.compiles]}" if trial.backend else trial.error
+        yield Line(trial.name, found.splitlines()[0], good)
         for refusal in trial.refused:
             yield Line("", refusal, None)
 
@@ -179,7 +211,7 @@ def doctor(context: click.Context, *, as_json: bool, color: str) -> None:
     built-in command can run, else with 1. Run it as root: each hook is tried for a moment, and
     nothing remains.
     """
-    findings = examine(_tracing_commands(context))
+    findings = examine(tracing_commands(context))
     if as_json:
         click.echo(_as_json(findings))
     else:
@@ -187,6 +219,7 @@ def doctor(context: click.Context, *, as_json: bool, color: str) -> None:
             "Kernel": _lines(findings.kernel),
             "Hooks": _lines(findings.hooks),
             "Software": _lines(findings.software),
+            "Programs": [*_program_lines(findings.programs)],
             "Commands": [*_trial_lines(findings.trials)],
         }
         if findings.advice:

@@ -43,6 +43,12 @@ class TraceCommand(click.Command):
         self.probe = probe
         super().__init__(**attributes)
 
+    def plan(self, arguments: Sequence[str]) -> Plan:
+        """Return what a run with these arguments would trace. Raises UsageError."""
+        with self.make_context(self.name, [*arguments]) as context:
+            check_combination(self.params, context.params)
+            return make_plan(self.probe, self.params, context.params)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""
         sections: dict[str, list[tuple[str, str]]] = {OWN: [], FILTER: [], OUTPUT: [], TRACING: []}

@@ -60,7 +60,7 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
         given["backend"],
         int(given["buffer_mb"]),
         given["headers"],
-        cache=not given["no_cache"],
+        cache="none" if given["no_cache"] else "keep",
         companions=tuple(two for one in turned_on(options, given) for two in one.probes),
         not_in_ftrace=tuple(_not_in_ftrace(probe, values, list(turned_on(options, given)))),
     )

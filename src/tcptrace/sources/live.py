@@ -41,6 +41,8 @@ class LiveSource(abc.ABC):
     """How the backend was chosen."""
     warning: str = ""
     """Why it can do less than the user may expect."""
+    compiles: bool | None = None
+    """Whether something had to be compiled; None where there is nothing to compile."""
 
     def __init__(self, plan: Plan, backend: str) -> None:
         """Describe what will be attached; nothing has come in."""

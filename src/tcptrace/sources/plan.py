@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from tcptrace.kernel.headers import CFLAGS
 from tcptrace.model.events import Decoder, Event
@@ -15,6 +16,8 @@ from tcptrace.model.filters import Filters
 from tcptrace.model.tables import Entry
 from tcptrace.probes.probe import COMPONENTS, FILTERS, Probe, Switch, Variant
 from tcptrace.sources import counters
+
+Cache = Literal["keep", "use", "none"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,8 +36,8 @@ class Plan:
     """Probes that report into the same ring buffer, through the same backend."""
     own_filters: Mapping[str, Filters] = dataclasses.field(default_factory=dict)
     """Filters of companions, by name; others have what `Probe.own_filters` says, or the run's."""
-    cache: bool = True
-    """Whether programs that are kept may be used, and those that are compiled kept."""
+    cache: Cache = "keep"
+    """What becomes of programs that are kept: used and added to, used alone, or neither."""
     not_in_ftrace: tuple[str, ...] = ()
     """The options that were given and that the backend ftrace cannot honour."""
 

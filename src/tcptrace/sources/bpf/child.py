@@ -47,8 +47,8 @@ class Supply:
         """How often bcc compiled."""
         self.no_compiler: NoCompilerError | None = None
         """Why programs that are not kept cannot be had."""
-        if plan.cache and headers.from_btf(plan.headers):
-            self._kept = Kept(notes.append)
+        if plan.cache != "none" and headers.from_btf(plan.headers):
+            self._kept = Kept(notes.append, adds=plan.cache == "keep")
 
     @cached_property
     def _flags(self) -> list[str]:
@@ -128,7 +128,7 @@ class Choice:
 
     def _nothing_to_load(self, error: NoCompilerError) -> str:
         """Say that nothing is kept, and why nothing can be compiled."""
-        if not self._plan.cache:
+        if self._plan.cache == "none":
             return str(error)
         what, _, advice = str(error).partition("\n")
         return (

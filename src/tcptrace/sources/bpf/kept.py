@@ -15,7 +15,7 @@ from tcptrace.kernel import btf, headers
 from tcptrace.kernel.bpf import INSTRUCTION_BYTES, MapSpec
 from tcptrace.sources.bpf.compiler import Compiler, NoCompilerError, state_of
 from tcptrace.sources.bpf.programs import Programs
-from tcptrace.sources.bpf.store import DamagedError, Store, StoreError, pack, unpack
+from tcptrace.sources.bpf.store import DamagedError, Store, StoreError, default_place, pack, unpack
 from tcptrace.sources.plan import Shape
 from tcptrace.version import VERSION
 
@@ -32,28 +32,31 @@ class Kept:
         note: Callable[[str], None],
         *,
         place: str | None = None,
+        adds: bool = True,
     ) -> None:
-        """Open the store at `place`, or where it is by default.
+        """Open the store.
 
-        `note` is told why something is not used or not kept.
+        Args:
+            note: is told why something is not used or not kept.
+            place: the directory, where it is not the default.
+            adds: whether anything is written.
+
         """
         self.names: list[str] = []
         """What was read or written."""
         self._note = note
+        self._adds = adds
+        self.place = place or default_place()
         self._store: Store | None = None
         self._kernel = btf.fingerprint()
         if self._kernel is None:
             note("programs are not kept: this kernel has no BTF to tell it by")
             return
         try:
-            self._store = Store(place, make=True)
+            self._store = Store(self.place, make=adds)
         except StoreError as error:
-            note(f"programs are not kept: {error}")
-
-    @property
-    def place(self) -> str:
-        """The directory, or nothing."""
-        return self._store.place if self._store else ""
+            if adds or not error.is_missing:
+                note(f"programs are not kept: {error}")
 
     def find(
         self, shape: Shape, types: Sequence[str], *, of_any_compiler: bool = False
@@ -119,7 +122,7 @@ class Kept:
         return fields
 
     def _write(self, name: str, fields: list[bytes]) -> bool:
-        if not self._store:
+        if not self._store or not self._adds:
             return False
         try:
             self._store.write(name, pack(fields))
@@ -128,6 +131,14 @@ class Kept:
             return False
         self.names.append(name)
         return True
+
+
+def check(fields: list[bytes]) -> None:
+    """Raise DamagedError where the fields of a file are not what is kept here."""
+    if fields[:1] == [_KIND_PROGRAMS]:
+        decode_programs(fields[1:])
+    elif any(len(one) != _ID.size for one in _of_kind(_KIND_FUNCTIONS, fields)):
+        raise DamagedError("they make no sense")
 
 
 def _of_kind(kind: bytes, fields: list[bytes]) -> list[bytes]:

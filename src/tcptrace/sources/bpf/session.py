@@ -26,6 +26,7 @@ class BpfSession(LiveSource):
         """Take over the descriptors of the loader's answer."""
         super().__init__(plan, answer.backend)
         self.notes = list(answer.notes)
+        self.compiles = answer.compiled > 0
         self._maps = answer.maps
         self._programs = answer.programs
         self._links = answer.links

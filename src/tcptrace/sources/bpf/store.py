@@ -29,7 +29,8 @@ FILE_BYTES = 4 << 20
 ABANDONED_S = 600
 """After so long without a change, a file that was being written belongs to a dead process."""
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-_NAME = re.compile("[0-9a-f]{32}")
+NAME = re.compile("[0-9a-f]{32}")
+"""What files are called."""
 _UNFINISHED = re.compile(r"[0-9a-f]{32}\.[0-9]+")
 _CHECKSUM = 16
 _LENGTH = 4
@@ -41,6 +42,9 @@ class DamagedError(ValueError):
 
 class StoreError(Exception):
     """Nothing can be kept, or read, there; says why."""
+
+    is_missing = False
+    """Whether there is no such directory."""
 
 
 class Entry(NamedTuple):
@@ -105,7 +109,9 @@ class Store:
         try:
             self._directory = _open_step_by_step(self.place, make=make)
         except OSError as error:
-            raise StoreError(f"{self.place}: {error.strerror}") from None
+            reason = StoreError(f"{self.place}: {error.strerror}")
+            reason.is_missing = isinstance(error, FileNotFoundError)
+            raise reason from None
 
     def close(self) -> None:
         """Close it."""
@@ -153,7 +159,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return what is kept, the latest used first."""
-        return sorted(self._matching(_NAME), key=lambda one: one.used_s, reverse=True)
+        return sorted(self._matching(NAME), key=lambda one: one.used_s, reverse=True)
 
     def _matching(self, pattern: re.Pattern[str]) -> Iterator[Entry]:
         with contextlib.suppress(OSError), os.scandir(self._directory) as files:

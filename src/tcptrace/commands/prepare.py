@@ -1,0 +1,130 @@
+"""``tcptrace prepare``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from tcptrace.errors import TcptraceError
+from tcptrace.shell.command import TraceCommand
+from tcptrace.shell.options import OWN, TraceOption
+from tcptrace.shell.say import say
+from tcptrace.sources.bpf.prepare import Prepared, export, import_
+from tcptrace.sources.bpf.prepare import prepare as prepare_plan
+
+
+def tracing_commands(context: click.Context) -> Mapping[str, TraceCommand]:
+    """Return the subcommands that trace, by name."""
+    group = context.find_root().command
+    if not isinstance(group, click.Group):
+        return {}
+    commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: one for name, one in commands.items() if isinstance(one, TraceCommand)}
+
+
+def usual_options(command: TraceCommand) -> Iterator[list[str]]:
+    """Yield what a command is usually given, as far as it decides what is compiled."""
+    yield []
+    filters = {"pid": ["-p", str(os.getpid())], "port": ["-P", "1"], "uid": ["-u", "0"]}
+    yield from (arguments for name, arguments in filters.items() if name in command.probe.filters)
+    own = {one.name: one for one in command.params if isinstance(one, TraceOption)}
+    for one in own.values():
+        if one.section == OWN and (one.switches or one.probes):
+            needed = [own[name] for name in one.needs]
+            yield [word for option in (*needed, one) for word in _given(option)]
+
+
+def _given(option: TraceOption) -> list[str]:
+    """Return an option as it is given; what numbers there are is not compiled."""
+    return [option.opts[0]] if option.is_flag else [option.opts[0], "1"]
+
+
+def _wanted(
+    commands: Mapping[str, TraceCommand], given: Sequence[str]
+) -> Iterator[tuple[TraceCommand, list[str]]]:
+    """Yield what is to be prepared. Raises UsageError."""
+    for text in given or commands:
+        name, *arguments = shlex.split(text) or [""]
+        if name not in commands:
+            known = ", ".join(commands)
+            raise click.UsageError(f"There is no command {name!r}; there are {known}.")
+        ways = [arguments] if arguments else usual_options(commands[name])
+        yield from ((commands[name], way) for way in ways)
+
+
+def _prepare(command: TraceCommand, arguments: list[str]) -> Prepared:
+    """Prepare one way to run a command, and say what became of it."""
+    name = shlex.join([command.name or "", *arguments])
+    started = time.monotonic()
+    prepared = prepare_plan(command.plan(arguments))
+    took = f"compiled in {time.monotonic() - started:.1f} s" if prepared.compiled else "kept"
+    click.echo(f"{name:32} {prepared.backend:12} {took}")
+    return prepared
+
+
+@click.command
+@click.argument("commands", nargs=-1, metavar="[COMMAND]...")
+@click.option(
+    "--export",
+    "export_to",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the programs to a file, for other hosts with the same kernel.",
+)
+@click.option(
+    "--import",
+    "import_from",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the programs of such a file, and compile nothing.",
+)
+@click.pass_context
+def prepare(
+    context: click.Context,
+    *,
+    commands: tuple[str, ...],
+    export_to: Path | None,
+    import_from: Path | None,
+) -> None:
+    """Compile ahead what commands need, so that they start at once.
+
+    Without COMMAND, it is all of them. A command is prepared as it is usually run: alone, with -p,
+    -P or -u, and with each of its own options. Another way to run it is given with its options, as
+    one word. Exits with 1 when one cannot be prepared.
+
+    \b
+    Examples:
+      tcptrace prepare                             all commands
+      tcptrace prepare connect 'accept -P 80,443'  one, and one with its options
+      tcptrace prepare --export programs           for hosts without bcc and LLVM
+      tcptrace prepare --import programs           on these
+    """  # noqa: D301 - click's own mark for lines that stay as they are
+    if import_from:
+        if commands or export_to:
+            raise click.UsageError("--import takes neither commands nor --export.")
+        _import(import_from)
+        return
+    failed = False
+    prepared = []
+    for command, arguments in [*_wanted(tracing_commands(context), commands)]:
+        try:
+            prepared.append(_prepare(command, arguments))
+        except TcptraceError as error:
+            say(f"{shlex.join([command.name or '', *arguments])}: {error}")
+            failed = True
+    if export_to and prepared:
+        number = export((name for one in prepared for name in one.names), export_to)
+        click.echo(f"{number} files are in {export_to}")
+    context.exit(1 if failed else 0)
+
+
+def _import(file: Path) -> None:
+    imported = import_(file)
+    click.echo(f"{imported.files} files are kept")
+    if not imported.is_for_this_kernel:
+        say("they are for another kernel, machine or version than those that run here")
