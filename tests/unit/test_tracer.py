@@ -20,13 +20,14 @@ from tcptrace.model.columns import Column
 from tcptrace.model.events import Decoder, Event, to_json
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.systems import Cgroup, PinnedMap
+from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.tracer.existing import Existing
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.probes.tracer.records import BY_OWNER, OLDER, PASSED, Closed, Connected, Open
 from tcptrace.shell.host import Host
 from tcptrace.shell.plan import make_output
 
-DECODER = Decoder(TRACER.records)
+DECODER, FAILED_DECODER = Decoder(TRACER.records), Decoder(FAILED.records)
 SERVER, CLIENT, NETNS = "192.0.2.1", "192.0.2.2", 4026531840
 
 
@@ -100,6 +101,7 @@ def shown(*arguments: str) -> Sequence[Column]:
         (["-v", "-t"], "TIME(ns) TYPE PID COMM IP SADDR DADDR SPORT DPORT NETNS"),
         (["--stats"], "T PID COMM IP SADDR DADDR SPORT DPORT MS TX RX RETR"),
         (["-U"], "UID T PID COMM IP SADDR DADDR SPORT DPORT"),
+        (["--failed", "-d"], "T PID COMM IP SADDR DADDR SPORT DPORT RESULT LAT(ms) QUERY"),
     ],
 )
 def test_columns(arguments: Sequence[str], headings: str) -> None:
@@ -118,6 +120,20 @@ def test_cells() -> None:
     assert ["C", 181, "curl", *ends, None, None, None, None] == cells(connected(), "--stats")
     assert ["X", 181, "curl", *ends, "2.500", 1000, 2000, 3] == cells(closed(), "--stats")
     assert [0, "close", 181, "curl", *ends, NETNS] == cells(closed(), "-v", "-t")
+
+
+def test_cells_of_attempts_and_names() -> None:
+    """F is an attempt that failed, with its outcome; C and O have names, other rows none."""
+    failed = FAILED_DECODER.decode(
+        head(1, lport=0) + struct.pack("=QiIII", 0, -errno.EACCES, 2, 0, 0)
+    )
+    options = ("--failed", "-d", "--columns", "type,result,lat,err,query")
+    assert ["F", "EACCES", None, "EACCES", "No DNS Query"] == cells(failed, *options)
+    begin: Any = connected()
+    begin.query, begin.query_age_ms = "web.test", 1.0
+    assert ["C", "established", "1.500", None, "web.test"] == cells(begin, *options)
+    assert ["X", None, None, None, None] == cells(closed(), *options)
+    assert "failed" == cells(failed, "-v")[0]
 
 
 def test_v_is_one_option() -> None:

@@ -11,11 +11,10 @@ from tcptrace.probes.connect.probe import (
     CONNECT,
     COUNT_KEY,
     COUNT_TABLE,
-    Connect,
     Count,
     read_counts,
 )
-from tcptrace.probes.dns.probe import ANSWERS, Message
+from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option
 from tcptrace.shell.say import say
@@ -138,15 +137,10 @@ def _named(trace: Trace, *, own_ttl: bool) -> Iterator[Event]:
     from tcptrace.probes.dns.names import Names  # noqa: PLC0415 - for few runs
 
     names = Names(own_ttl=own_ttl)
-    for event in trace.events:
-        if isinstance(event, Message):
-            names.learn(event)
-            trace.give_up(names.given_up)
-        elif isinstance(event, Connect):
-            found = names.find(event)
-            if found:
-                event.query, event.query_age_ms = found[0], found[1] / 1e6
-            yield event
+    for event in names.named(trace.events):
+        trace.give_up(names.given_up)
+        yield event
+    trace.give_up(names.given_up)
     if names.malformed:
         say(f"malformed DNS messages: {names.malformed}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain, islice
@@ -11,8 +12,12 @@ import click
 
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.processes import is_in_initial
+from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
+from tcptrace.probes.connect.probe import FAILED
+from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
+from tcptrace.probes.tracer.records import Open
 from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
 from tcptrace.shell.say import say
@@ -38,6 +43,27 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
     is_flag=True,
     adds=tuple(column.key for column in STATS),
     help="Add MS, TX, RX, RETR to X rows: duration, payload bytes, segments sent again.",
+)
+@option(
+    "--failed",
+    is_flag=True,
+    adds=("result", "lat"),
+    probes=(FAILED,),
+    help="Also attempts that never became connections, as F: RESULT, LAT(ms).",
+)
+@option(
+    "-d",
+    "--dns",
+    is_flag=True,
+    adds=("query",),
+    probes=(ANSWERS,),
+    help="Add QUERY: the name that the far end was asked for by, where its answer was seen.",
+)
+@option(
+    "--dns-ttl",
+    is_flag=True,
+    needs=("dns",),
+    help="With -d: answers end with their own time to live, not after 24 hours.",
 )
 @option("-U", "--print-uid", is_flag=True, adds=("uid",), help="Add UID.")
 @option(
@@ -67,11 +93,13 @@ def tracer(
     trace: Trace,
     *,
     existing: bool,
+    dns: bool,
+    dns_ttl: bool,
 ) -> Iterable[Event]:
     """Trace connections from connect (C) or accept (A) to close (X).
 
-    Only established ones are shown. An X is shown when the kernel is done with the connection, with
-    the process that closed it.
+    Only established ones are shown, without --failed. An X is shown when the kernel is done with
+    the connection, with the process that closed it.
 
     \b
     Examples:
@@ -79,8 +107,35 @@ def tracer(
       tcptrace tracer -t --stats           with time stamps, durations and bytes
       tcptrace tracer -P 5432 -u postgres  of one user, with this port at either end
       tcptrace tracer --existing -p 181    of one process, those it has first (O)
+      tcptrace tracer -d --failed          with names, and attempts that failed (F)
     """  # noqa: D301 - click's own mark for lines that stay as they are
+    if dns:
+        return _named(trace, existing=existing, own_ttl=dns_ttl)
+    return _rows(trace, existing=existing)
+
+
+def _rows(trace: Trace, *, existing: bool) -> Iterator[Event]:
     return _with_existing(trace) if existing else trace.events
+
+
+def _named(trace: Trace, *, existing: bool, own_ttl: bool) -> Iterator[Event]:
+    """Yield the rows, named by the answers that come among their events."""
+    from tcptrace.probes.dns.names import Names  # noqa: PLC0415 - for few runs
+
+    names = Names(own_ttl=own_ttl)
+
+    def without_answers() -> Iterator[Batch]:
+        for batch in trace.batches:
+            yield batch._replace(events=names.named(batch.events))
+            trace.give_up(names.given_up)
+
+    batches = without_answers()
+    for row in _rows(dataclasses.replace(trace, batches=batches), existing=existing):
+        if isinstance(row, Open):
+            names.name(row)
+        yield row
+    if names.malformed:
+        say(f"malformed DNS messages: {names.malformed}")
 
 
 def _with_existing(trace: Trace) -> Iterator[Event]:

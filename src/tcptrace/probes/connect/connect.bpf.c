@@ -9,7 +9,8 @@
  *     the process sleeps in it; or at the transition out of SYN_SENT, which can come first, in
  *     softirq context; or when the SYN is sent again, where the first write sent it
  *     (TCP_FASTOPEN_CONNECT) and nobody answers;
- *   - with CONNECT_OUTCOME, at that transition only.
+ *   - with CONNECT_OUTCOME, at that transition only; with CONNECT_FAILED_ONLY, too, only where it
+ *     came to nothing.
  * If no SYN has left by then, there was no attempt.
  * What fails inside the host is reported with its error at the same returns (`connect_failed`); it may
  * never have reached SYN_SENT. Of MPTCP, the first subflow makes the attempt; the call is for the
@@ -91,6 +92,10 @@ static __always_inline void connect_report(struct connect_event *event)
 #else
 static __always_inline void connect_report(struct connect_event *event)
 {
+#ifdef CONNECT_FAILED_ONLY
+	if (event->end == CONNECT_ESTABLISHED)
+		return;
+#endif
 #ifdef CONNECT_SLOWER_NS
 	if (event->latency_ns < CONNECT_SLOWER_NS)
 		return;
@@ -176,7 +181,7 @@ static __always_inline void connect_failed(struct connect_call *call, s32 error)
 		event.head.kind = KIND_CONNECT;
 		fill_sock(&event.head, sk);
 		connect_fill_remote(&event.head, &call->to);
-		if (!keep_sock(&event.head) || !keep_ports(0, event.head.rport) ||
+		if (!keep_sock(&event.head) || !keep_ports(event.head.lport, event.head.rport) ||
 		    !fill_task(&event.head))
 			return;
 	}
@@ -278,7 +283,8 @@ static __always_inline void connect_end(struct sock *sk, int from, int to)
 		return;
 	connect_fill_end(&event, sk, from, to);
 	connect_fill_port(&event.head, sk);
-	connect_report(&event);
+	if (keep_ports(event.head.lport, event.head.rport))
+		connect_report(&event);
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate) */

@@ -336,6 +336,31 @@ COUNT_TABLE = Table(
     of="attempt",
 )
 
+RESULT = Column(
+    "result",
+    "RESULT",
+    11,
+    _result,
+    concern=_not_established,
+    meaning="how it ended: established, refused, timeout, unreachable, aborted or an error",
+)
+LATENCY = milliseconds(
+    "lat",
+    "LAT(ms)",
+    9,
+    name="latency_ms",
+    slow_ms=SLOW_MS,
+    meaning="milliseconds from the SYN to the end of the attempt",
+)
+QUERY = Column(
+    "query",
+    "QUERY",
+    24,
+    _query,
+    sizes=(24, 48),
+    meaning="name that the address was asked for by",
+)
+
 CONNECT = Probe(
     name="connect",
     source=Path(__file__).with_name("connect.bpf.c"),
@@ -370,22 +395,8 @@ CONNECT = Probe(
         *COMMON,
         LPORT_AFTER_SADDR,
         ERR,
-        Column(
-            "result",
-            "RESULT",
-            11,
-            _result,
-            concern=_not_established,
-            meaning="how it ended: established, refused, timeout, unreachable, aborted or an error",
-        ),
-        milliseconds(
-            "lat",
-            "LAT(ms)",
-            9,
-            name="latency_ms",
-            slow_ms=SLOW_MS,
-            meaning="milliseconds from the SYN to the end of the attempt",
-        ),
+        RESULT,
+        LATENCY,
         field(
             "retr",
             "RETR",
@@ -394,14 +405,7 @@ CONNECT = Probe(
             concern=repeated,
             meaning="SYNs that were sent again",
         ),
-        Column(
-            "query",
-            "QUERY",
-            24,
-            _query,
-            sizes=(24, 48),
-            meaning="name that the address was asked for by",
-        ),
+        QUERY,
     ),
     switches={
         "CONNECT_COUNTS": Switch(maps=("counts",)),
@@ -424,3 +428,15 @@ CONNECT = Probe(
         )
     },
 )
+
+FAILED = dataclasses.replace(
+    CONNECT,
+    variants=tuple(
+        dataclasses.replace(one, defines=(*one.defines, "CONNECT_OUTCOME", "CONNECT_FAILED_ONLY"))
+        for one in CONNECT.variants
+    ),
+    trace_variants=(),
+    absent={},
+    self_test=None,
+)
+"""Attempts that never became connections, for other probes."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
@@ -54,6 +55,22 @@ class Names:
             if packet.is_response and packet.query is not None:
                 for address, ttl in packet.addresses:
                     self._add(message, address, packet.query, ttl)
+
+    def name(self, event: Any) -> None:
+        """Name the remote end of an event, if its answer was seen."""
+        found = self.find(event)
+        if found:
+            event.query, event.query_age_ms = found[0], found[1] / 1e6
+
+    def named(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Yield events but answers, from which it learns; those that can have a name are named."""
+        for event in events:
+            if isinstance(event, Message):
+                self.learn(event)
+            else:
+                if hasattr(event, "query"):
+                    self.name(event)
+                yield event
 
     def _keys(self, event: Event, address: str) -> tuple[object, ...]:
         return ((event.pid, address), (event.netns, address), address)

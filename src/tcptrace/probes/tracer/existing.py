@@ -10,6 +10,7 @@ from tcptrace.kernel import clock, sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
+from tcptrace.probes.connect.probe import Connect
 from tcptrace.probes.identities import identity_of
 from tcptrace.probes.tracer.records import Closed, Open
 
@@ -113,7 +114,8 @@ class Existing:
         self._since_ns = min([self._since_ns, *(event.ts_ns for event in early)])
         first: dict[Ends, Event] = {}
         for event in early:  # the same ends can be used again at once
-            first.setdefault(_ends(event), event)
+            if not isinstance(event, Connect):
+                first.setdefault(_ends(event), event)
         # Their holders were looked for by the numbers of sockets, which may be others' by then.
         ended = {_ends(event) for event in early if isinstance(event, Closed)}
         for one in found:
@@ -145,6 +147,9 @@ class Existing:
         way when the trace began, or a task was about to return from accept when it was found.
         """
         for event in events:
+            if isinstance(event, Connect):  # an attempt that failed
+                yield event
+                continue
             ends = _ends(event)
             if not isinstance(event, Closed):
                 if ends not in self._rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tcptrace.model.events import (
     json_keys,
 )
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.probes.connect.probe import SADDR
+from tcptrace.probes.connect.probe import LATENCY, QUERY, RESULT, SADDR, Connect
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Switch, Variant
 from tcptrace.probes.samples import (
     IS_TCP,
@@ -51,15 +52,22 @@ from tcptrace.probes.tracer.records import (
     Open,
 )
 
-LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O"}
+LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O", "failed": "F"}
+
+
+def _kind(event: Any, _first_ns: int = 0) -> str:
+    """Return the type of a row, where an attempt that failed is one of its own."""
+    return "failed" if isinstance(event, Connect) else str(event.type)
 
 
 def _letter(event: Any, _first_ns: int) -> str:
-    return LETTERS[event.type]
+    return LETTERS[_kind(event)]
 
 
 def _broken(event: Any) -> Mark | None:
-    """Find a connection that did not end as its processes wanted."""
+    """Find a connection that did not end as its processes wanted, or an attempt that failed."""
+    if isinstance(event, Connect):
+        return "failure"
     if event.type != "close":
         return None
     if event.error is not None:
@@ -71,21 +79,30 @@ def _nanoseconds(event: Any, first_ns: int) -> int:
     return since(event, first_ns)
 
 
-def _of_close(column: Column) -> Column:
-    """Return the column with cells in close rows only."""
+def _of(types: Collection[str], column: Column) -> Column:
+    """Return the column with cells in rows of these types only."""
 
     def value(event: Any, first_ns: int) -> object:
-        return column.value(event, first_ns) if event.type == "close" else None
+        return column.value(event, first_ns) if event.type in types else None
 
     def concern(event: Any) -> Mark | None:
-        return column.concern(event) if event.type == "close" else None
+        return column.concern(event) if event.type in types else None
 
     return dataclasses.replace(column, value=value, concern=concern)
 
 
+def _of_close(column: Column) -> Column:
+    return _of({"close"}, column)
+
+
 VERBOSE = (
-    field(
-        "type", "TYPE", 7, concern=_broken, meaning="connect, accept, close, or open at the start"
+    Column(
+        "type",
+        "TYPE",
+        7,
+        _kind,
+        concern=_broken,
+        meaning="connect, accept, close, open at the start, or a failed attempt",
     ),
     dataclasses.replace(
         TIME_S,
@@ -194,6 +211,7 @@ def _followed(variant: TraceVariant) -> TraceVariant:
 _NOT_BY_TRACEFS = {
     **{key: when for key, when in ACCEPT.absent["ftrace"].items() if key != "error"},
     "accept.error": ALWAYS,
+    **{f"connect.{key}": ALWAYS for key in ("retransmits", "query", "query_age_ms")},
     **{f"open.{key}": ALWAYS for key in json_keys(Open)},
 }
 
@@ -210,7 +228,7 @@ TRACER = Probe(
             2,
             _letter,
             concern=_broken,
-            meaning="C connect, A accept, X close, O open at the start",
+            meaning="C connect, A accept, X close, O open at the start, F failed attempt",
         ),
         *(PID, COMM, IP, SADDR),
         dataclasses.replace(RADDR, heading="DADDR"),
@@ -238,12 +256,20 @@ TRACER = Probe(
                 meaning="of X: owner, where the process that closed it is not known",
             )
         ),
-        _of_close(ERR),
+        _of({"close", "connect"}, ERR),
+        _of({"connect"}, RESULT),
+        _of({"connect"}, LATENCY),
+        _of({"connect", "open"}, QUERY),
     ),
     companions=(ACCEPT,),
     rows=(Connected, Accept, Closed, Open),
     absent={
-        backend: {**ACCEPT.absent.get(backend, {}), "accept.error": ALWAYS, "open.tid": ALWAYS}
+        backend: {
+            **ACCEPT.absent.get(backend, {}),
+            "accept.error": ALWAYS,
+            "open.tid": ALWAYS,
+            **dict.fromkeys(("open.query", "open.query_age_ms"), "answered before the trace"),
+        }
         for backend in BPF_BACKENDS
     }
     | {"ftrace": _NOT_BY_TRACEFS},

@@ -23,6 +23,10 @@ class Connected(OnLink, Event):
     _link: U32
     error: None = None
     outcome: str = "established"
+    retransmits: int | None = None
+    """Of an attempt that failed alone, which is a `Connect`."""
+    query: str | None = None
+    query_age_ms: float | None = None
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -70,3 +74,5 @@ class Open(Event):
 
     holders: list[int] | None = None
     """Ids of all processes that have it open."""
+    query: str | None = None
+    query_age_ms: float | None = None
