@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
@@ -15,9 +16,12 @@ from tests.unit.test_trace_buffer import HEADER_PAGE
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.kernel import processes, tracefs
 from tcptrace.model.filters import BY_NAME, Filters
+from tcptrace.model.systems import Recorded
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
+from tcptrace.probes.probe import Probe
 from tcptrace.probes.samples import Follow, Sample
+from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.shell.host import Host
 from tcptrace.sources import attach
 from tcptrace.sources.plan import Plan
@@ -29,6 +33,48 @@ def test_more_than_a_page_of_filters_is_refused() -> None:
     ports = BY_NAME["port"].parse([",".join(map(str, range(1, 999, 2)))], Host())
     with pytest.raises(RefusedError, match="so many filters"):
         ftrace.check(Plan(ACCEPT, Filters({"port": ports})))
+
+
+def asked(probe: Probe) -> Plan:
+    """Return a plan with filters by process, user, port and family."""
+    typed = {"pid": ["181"], "uid": ["1000"], "port": ["80"], "family": "6"}
+    values = {name: BY_NAME[name].parse(texts, Recorded()) for name, texts in typed.items()}
+    return Plan(probe, Filters(values, probe.port_fields))
+
+
+def test_the_kernel_compares_what_an_event_has() -> None:
+    """Users, families and ports are compared in the kernel; it knows threads, not processes."""
+    variant = ACCEPT.trace_variants[0]
+    text = ftrace.condition(asked(ACCEPT), variant, variant.events[0])
+    assert "(uid == 1000)" in text
+    assert "(lport_0 == 0 && lport_1 == 80)" in text
+    assert "rport" not in text
+    assert "family ==" in text
+    assert "181" not in text
+
+
+def test_in_softirq_the_kernel_compares_no_task() -> None:
+    """There the current task is any; and a port may not be known yet."""
+    variant = TRACER.trace_variants[0]
+    texts = {one.name: ftrace.condition(asked(TRACER), variant, one) for one in variant.events}
+    assert not any("uid ==" in text for text in texts.values())
+    assert "from == 2 || to == 2 || " in texts["state"]
+    assert "rport_1 == 80" in texts["state"]
+    assert "to == 2 || " not in texts["accept"]
+
+
+def test_what_the_kernel_has_not_compared_is_compared_here() -> None:
+    """A sample passes the filters by task, and by either port, as a record would."""
+    session = ftrace.FtraceSession.__new__(ftrace.FtraceSession)
+    session._take_filters(asked(TRACER).filters)
+    session._ports = ("lport", "rport")
+    fields = {"uid": 1000, "comm": "curl", "lport": b"\x9c\x40", "rport": b"\0\x50"}
+    one = Sample("state", 0, 181, 182, fields)
+    assert session._wants(one)
+    assert session._wants_ports(one)
+    assert not session._wants(dataclasses.replace(one, pid=7))
+    assert not session._wants(dataclasses.replace(one, fields={**fields, "uid": 0}))
+    assert not session._wants_ports(dataclasses.replace(one, fields={**fields, "rport": b"\0\1"}))
 
 
 def test_threads_belong_to_their_creator_s_process() -> None:

@@ -26,7 +26,7 @@ from tcptrace.kernel.processes import is_in_initial, parent_of, threads_of
 from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.model.events import Event, decode_text
-from tcptrace.model.filters import Filters, Test
+from tcptrace.model.filters import Filters
 from tcptrace.model.losses import Losses
 from tcptrace.probes.samples import Sample, TraceEvent, TraceVariant
 from tcptrace.sources.bpf.choose import no_backend
@@ -129,12 +129,7 @@ class FtraceSession(LiveSource):
         check(plan)
         super().__init__(plan, BACKEND)
         self._plan = plan
-        asked = plan.filters.values
-        self._threads = Threads(asked["pid"].began if "pid" in asked else ())
-        self._by_task: dict[str, Test] = {
-            name: plan.filters.test(name) for name in TASK_FILTERS & asked.keys()
-        }
-        self._of_ports = plan.filters.test("port")
+        self._take_filters(plan.filters)
         self._follows_pids = False
         self._armed_ns = 0
         self.notes = []
@@ -152,6 +147,13 @@ class FtraceSession(LiveSource):
                 continue
             return
         raise TcptraceError(no_backend(plan), details="\n".join(self.notes))
+
+    def _take_filters(self, filters: Filters) -> None:
+        """Prepare to compare here what the kernel cannot."""
+        asked = filters.values
+        self._threads = Threads(asked["pid"].began if "pid" in asked else ())
+        self._by_task = {name: filters.test(name) for name in TASK_FILTERS & asked.keys()}
+        self._of_ports = filters.test("port")
 
     def _attach(self, variant: TraceVariant) -> None:
         cpus = os.cpu_count() or 1
