@@ -5,8 +5,10 @@ Little is imported here, so that Ctrl-C ends quietly from the first moment on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import stat
 import sys
 from typing import NoReturn
 
@@ -15,6 +17,7 @@ def main() -> NoReturn:
     """Run the command line and end the process."""
     let_interrupts_end()
     open_standard_streams()
+    wait_in_writes()
     status = run()
     end(status)
 
@@ -56,6 +59,18 @@ def open_standard_streams() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+
+
+def wait_in_writes() -> None:
+    """Have writes to standard output and error wait for room, also where others have them fail.
+
+    Others share the flag that says so: a pipe or terminal is opened once more, without it.
+    """
+    for descriptor in (1, 2):
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not os.get_blocking(descriptor) and not is_file:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY), descriptor)
 
 
 def end(status: int) -> NoReturn:

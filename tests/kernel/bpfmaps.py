@@ -85,7 +85,8 @@ def maps_of(pid: int) -> set[int]:
     """Return the ids of the maps that a process has open."""
     ids = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in info.read_text().splitlines():
-            if line.startswith("map_id:"):
-                ids.add(int(line.split()[1]))
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            for line in info.read_text().splitlines():
+                if line.startswith("map_id:"):
+                    ids.add(int(line.split()[1]))
     return ids

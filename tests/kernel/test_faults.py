@@ -325,7 +325,8 @@ def check_clean_end(ended: Ended, *words: str) -> None:
 def test_output_device_is_full() -> None:
     """A write that fails ends the trace, with one line."""
     full = os.open("/dev/full", os.O_RDWR)
-    with Tracer(stdout=(full, os.open(os.devnull, os.O_RDONLY)), armed=False) as tracer:
+    stdout = full, os.open(os.devnull, os.O_RDONLY)
+    with Tracer("-P", str(take_port()), stdout=stdout, armed=False) as tracer:
         check_clean_end(tracer.ended(), "No space left on device")
 
 
@@ -360,6 +361,37 @@ def test_signals_before_attaching(number: signal.Signals) -> None:
         ended = tracer.stop(number)
         said = "tcptrace: stopped before the probes were attached\n"
         assert (0, "", said) == (ended.status, ended.stdout, ended.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.anywhere
+def test_reader_stands_still(number: signal.Signals) -> None:
+    """A full pipe makes no run deaf; what is in it and what was lost are all that happened."""
+    port, made = take_port(), 6_000
+    reading, writing = os.pipe()
+    stdout = writing, os.open(os.devnull, os.O_RDONLY)
+    with Tracer("--json", "--buffer-mb", "1", "-P", str(port), stdout=stdout) as tracer:
+        Worker(lambda: burst(port, made)).run()
+        before = time.monotonic()
+        ended = tracer.stop(number)
+        assert time.monotonic() - before < limit(10)
+    with os.fdopen(reading, "rb") as pipe:
+        rows = pipe.read().splitlines(keepends=True)
+    shown, lost = ended.summary
+    assert (0, made, shown) == (ended.status, shown + lost, len(rows))
+    assert rows[-1].endswith(b"\n")
+
+
+@pytest.mark.anywhere
+def test_reader_stands_still_until_the_time_is_over() -> None:
+    """--duration holds whatever the reader does."""
+    port = take_port()
+    reading, writing = os.pipe()
+    stdout = writing, os.open(os.devnull, os.O_RDONLY)
+    with Tracer("--json", "--duration", "3", "-P", str(port), stdout=stdout) as tracer:
+        Worker(lambda: burst(port, 3_000)).run()
+        assert 0 == tracer.ended().status
+    os.close(reading)
 
 
 @pytest.mark.anywhere

@@ -71,6 +71,10 @@ class Kept:
     flushed: int = 0
     closed: Losses | None = None
     is_gone: bool = False
+    is_stalled: bool = False
+    error: OSError | None = None
+    attempts: int = 0
+    on_flush: Callable[[Kept], None] = lambda _: None
 
     def open(self, _meta: Meta) -> None:
         """Do nothing."""
@@ -81,9 +85,21 @@ class Kept:
             raise BrokenPipeError
         self.writes.append([*rows])
 
-    def flush(self) -> None:
-        """Remember how many writes were flushed."""
-        self.flushed = len(self.writes)
+    def flush(self, _seconds: float = 0) -> bool:
+        """Remember how many writes were flushed, unless the reader stands still."""
+        if self.error:
+            raise self.error
+        self.attempts += 1
+        self.on_flush(self)
+        if not self.is_stalled:
+            self.flushed = len(self.writes)
+        return self.flushed == len(self.writes)
+
+    def drop(self) -> int:
+        """Forget the writes that were not flushed."""
+        dropped = self.writes[self.flushed :]
+        del self.writes[self.flushed :]
+        return sum(map(len, dropped))
 
     def is_closed(self) -> bool:
         """Tell whether the reader is said to be gone."""
@@ -328,3 +344,74 @@ def test_events_that_a_function_leaves_are_no_rows(stop: Stop) -> None:
     sink = Kept()
     Pump(Numbers([1, 2, 3], [4, 5]), [sink], stop, print).run(rows)
     assert [1, 3, 5] == sink.rows
+
+
+def stalled(clock: Clock, **attributes: Any) -> Kept:
+    """Return a sink whose reader stands still; each time that it is asked, time goes by."""
+
+    def tick(_sink: Kept) -> None:
+        clock.now += 0.03
+
+    return Kept(is_stalled=True, on_flush=tick, **attributes)
+
+
+def test_a_reader_that_stands_still_keeps_no_run_from_stopping(stop: Stop, clock: Clock) -> None:
+    """A signal ends it after the grace; what nobody took is lost, and the source is not read on."""
+    said: list[str] = []
+    source, sink = Numbers([1, 2, 3], [4, 5], waiting=2), stalled(clock)
+    pump = Pump(source, [sink], stop, said.append)
+    pump.run(asking(stop, 3))
+    pump.close()
+    assert GRACE_S <= clock.now <= GRACE_S + 0.2
+    assert (0, []) == (pump.shown, sink.rows)
+    assert Losses(unread=2, unwritten=3) == pump.losses() == sink.closed
+    assert "3 events were lost: nobody took their rows" in said[-1]
+    assert "0 events in 1.0 s, 5 lost" == pump.summary("event", 1.0)
+
+
+def test_a_duration_ends_before_a_reader_that_stands_still(stop: Stop, clock: Clock) -> None:
+    """Its time is over, whatever the reader does."""
+    stop.after(1.0)
+    Pump(Numbers([1]), [stalled(clock)], stop, print).run(every)
+    assert (Why.DURATION, True) == (stop.why, clock.now <= 1.2 + GRACE_S)
+
+
+def test_a_reader_that_was_slow_gets_all(stop: Stop, clock: Clock) -> None:
+    """Who stands still for a while is waited for; the source waits as well."""
+    sink = stalled(clock)
+
+    def awake(sink: Kept) -> None:
+        clock.now += 1
+        sink.is_stalled = sink.attempts < 10
+
+    sink.on_flush = awake
+    pump = Pump(Numbers([1, 2], [3]), [sink], stop, print)
+    pump.run(asking(stop, 3))
+    assert ([1, 2, 3], Losses()) == (sink.rows, pump.losses())
+
+
+def test_losses_are_said_while_a_reader_stands_still(
+    stop: Stop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to wait for the end to learn of them."""
+    monkeypatch.setattr(pumps, "LOSS_REPORT_S", 0)
+    said: list[str] = []
+    source = Numbers([1])
+
+    def lose(sink: Kept) -> None:
+        source.lost = Losses(no_room=min(sink.attempts, 2))
+        sink.is_stalled = sink.attempts < 5
+
+    pump = Pump(source, [Kept(is_stalled=True, on_flush=lose)], stop, said.append)
+    pump.run(asking(stop, 1))
+    assert ["1 event was lost; try a larger --buffer-mb"] * 2 == said
+
+
+def test_rows_that_cannot_be_written_are_lost(stop: Stop) -> None:
+    """A full disk ends the run; shown and lost are all that happened."""
+    sink = Kept(error=OSError(28, "No space left on device"))
+    pump = Pump(Numbers([1, 2], [3], waiting=0), [sink], stop, print)
+    pump.run(every)
+    pump.close()
+    assert (Why.FAILED, sink.error) == (stop.why, pump.error)
+    assert (0, Losses(unwritten=3)) == (pump.shown, pump.losses())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -169,3 +170,18 @@ def test_the_program_dies_of_no_signal_with_a_word(program: Path, number: signal
             process.send_signal(number)
         assert b"" == process.communicate()[1]
         assert process.returncode in {0, -number}
+
+
+def test_a_stdout_that_does_not_wait_is_a_stdout(program: Path) -> None:
+    """What is longer than a pipe holds is written whole, and others' flag stays."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [str(program), "dns", "--dump-c", "--backend", "kprobe"]
+    with subprocess.Popen(command, stdout=writing) as process:
+        assert not os.get_blocking(writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            data = pipe.read()
+    assert 0 == process.returncode
+    assert len(data) > select.PIPE_BUF
+    assert data.endswith(b"#endif\n")

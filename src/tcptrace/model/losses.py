@@ -18,6 +18,8 @@ class Losses(NamedTuple):
     """What found no room in a probe's own table; not all that was to be shown of it is missing."""
     unread: int = 0
     """Events that were still in the buffer when there was no more time to read."""
+    unwritten: int = 0
+    """Events whose rows could not be written: their reader stood still, or writing failed."""
 
     @property
     def total(self) -> int:
@@ -41,6 +43,8 @@ class Losses(NamedTuple):
             reasons.append(f"{self.untracked} not tracked: a table is full")
         if self.unread:
             reasons.append(f"{_lost(self.unread)}: too many waited at the end to be read")
+        if self.unwritten:
+            reasons.append(f"{_lost(self.unwritten)}: nobody took their rows")
         return "; ".join(reasons)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import NewTable
-from tcptrace.model.losses import NOTHING_LOST
+from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.shell.stop import Stop, Why
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.source import Source
@@ -19,6 +19,8 @@ MOST_ROWS = 1024
 MOST_EVENTS = 256
 """After so many events it is asked whether to give up."""
 LOSS_REPORT_S = 1.0
+WAIT_S = 0.03
+"""So long a reader is waited for before it is asked again whether to stop."""
 
 RowsOf = Callable[[Iterator[Batch]], Iterable[Any]]
 """A command's own work: from batches of events to rows, each of them an event or another `Row`, or
@@ -60,8 +62,11 @@ class Pump:
         self._count = count
         self._before_output = before_output
         self._rows: list[Any] = []
+        self._unwritten = 0
         self._reported = NOTHING_LOST
         self._next_report = 0.0
+        self.error: OSError | None = None
+        """Why rows could not be written; the pump has stopped for it."""
 
     def run(self, rows_of: RowsOf, begin: Sequence[Any] = ()) -> None:
         """Pass rows on until it is time to stop, `begin` before all others.
@@ -81,13 +86,17 @@ class Pump:
         """Tell of what was lost, and close the sinks."""
         self._before_output()
         self._report()
-        losses = self._source.losses()
+        losses = self.losses()
         self._each(lambda sink: sink.close(losses))
+
+    def losses(self) -> Losses:
+        """Return what may be missing since the start."""
+        return self._source.losses()._replace(unwritten=self._unwritten)
 
     def summary(self, of: str, seconds: float) -> str:
         """Return what became of all; `of` says what was shown."""
         what = of if self.shown == 1 else f"{of}s"
-        lost = self._source.losses()
+        lost = self.losses()
         untracked = f", {lost.untracked} not tracked (table full)" if lost.untracked else ""
         return f"{self.shown} {what} in {seconds:.1f} s, {lost.total} lost{untracked}"
 
@@ -96,7 +105,7 @@ class Pump:
         if isinstance(row, NewTable):
             self.shown = 0  # a table holds all that the one before it did
         else:
-            self.shown += getattr(row, "weight", 1)
+            self.shown += _weight(row)
             self._passed += 1
             if self._passed == self._count:
                 self._stop.ask(Why.COUNT)
@@ -108,8 +117,7 @@ class Pump:
         for batch in self._source.batches():
             yield batch._replace(events=self._in_time(batch.events))
             self._pass_on()
-            if time.monotonic() >= self._next_report:
-                self._report()
+            self._report_in_time()
             if self._stop.is_overdue():
                 self._source.abandon()
                 return
@@ -126,35 +134,65 @@ class Pump:
     def _write(self) -> None:
         self._before_output()
         rows, self._rows = self._rows, []
+        if self.error and not self._sinks:
+            self._lose(sum(map(_weight, rows)))
         self._each(lambda sink: sink.write(rows))
+        self._each(self._hand_over)
 
     def _pass_on(self) -> None:
         """Hand all rows over."""
         if self._rows:
             self._write()
-        self._each(_flush)
+        else:
+            self._each(self._hand_over)
+
+    def _hand_over(self, sink: Sink) -> None:
+        """Have a sink's rows taken; raise BrokenPipeError where there is nobody to take them.
+
+        Who stands still is waited for until there is no more time: what comes meanwhile waits in
+        the source, which counts what it has no room for.
+        """
+        while not sink.flush(WAIT_S):
+            if self._stop.is_overdue():
+                self._lose(sink.drop())
+            self._report_in_time()
+        if sink.is_closed():
+            raise BrokenPipeError
+
+    def _lose(self, events: int) -> None:
+        """Count as lost what nobody has taken."""
+        self._unwritten += events
+        self.shown = max(0, self.shown - events)
 
     def _each(self, act: Callable[[Sink], None]) -> None:
-        """Do something with each sink; stop when one has nobody left who reads it."""
+        """Do something with each sink; stop when rows cannot be written to one of them."""
         for sink in [*self._sinks]:
             try:
                 act(sink)
             except BrokenPipeError:
                 self._sinks.remove(sink)
                 self._stop.ask(Why.CLOSED)
+            except OSError as error:
+                self._sinks.remove(sink)
+                self._lose(sink.drop())
+                self.error = error
+                self._stop.ask(Why.FAILED)
+
+    def _report_in_time(self) -> None:
+        """Tell of losses, unless that was just now."""
+        if time.monotonic() >= self._next_report:
+            self._report()
 
     def _report(self) -> None:
         """Tell of events that were lost since the last report."""
         self._next_report = time.monotonic() + LOSS_REPORT_S
-        losses = self._source.losses()
+        losses = self.losses()
         if losses != self._reported:
             self._before_output()
             self._say(str(losses.since(self._reported)))
             self._reported = losses
 
 
-def _flush(sink: Sink) -> None:
-    """Hand over what was written; raise BrokenPipeError where there is nobody to take it."""
-    sink.flush()
-    if sink.is_closed():
-        raise BrokenPipeError
+def _weight(row: Any) -> int:
+    """Return of how many events a row tells; the beginning of a table of none."""
+    return 0 if isinstance(row, NewTable) else int(getattr(row, "weight", 1))

@@ -55,7 +55,9 @@ def run(plan: Plan, function: Function, output: Output) -> None:
             source, [sink], stop, say, count=output.count, before_output=lambda: end_line(stop)
         )
         _pump(pump, lambda batches: function(Trace(batches, plan.filters, source)), output)
-        losses = source.losses()
+        if pump.error:
+            raise pump.error
+        losses = pump.losses()
         if output.fail_on_loss and losses != NOTHING_LOST:
             raise LossError(str(losses))
 

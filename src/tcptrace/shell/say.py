@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import sys
+from contextlib import closing
 
 from tcptrace.model.events import printable
+from tcptrace.sinks.output import Output
 
-PATIENCE_MS = 200
-"""So long a message waits for a reader; it is left out where that is not enough."""
+PATIENCE_S = 0.1
+"""So long a message waits for a reader who stands still; then it is left out."""
 
 
 def say(text: str) -> None:
@@ -23,18 +24,11 @@ def tell(text: str) -> None:
     What a terminal could act on is escaped: paths, names and others' errors are data.
     """
     lines = (line.expandtabs() for line in text.split("\n"))
-    with contextlib.suppress(OSError, ValueError):  # closed, full or without a reader
-        if _has_room():
-            sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
-            sys.stderr.flush()
-
-
-def _has_room() -> bool:
-    """Tell whether a message can be written; a reader that stands still is not waited for."""
-    try:
-        descriptor = sys.stderr.fileno()
-    except OSError:  # not a file, but a test's buffer
-        return True
-    poller = select.poll()
-    poller.register(descriptor, select.POLLOUT)
-    return bool(poller.poll(PATIENCE_MS))
+    with (
+        contextlib.suppress(OSError, ValueError),  # closed, full or without a reader
+        closing(Output(sys.stderr)) as output,
+    ):
+        output.put("".join(f"{printable(line)}\n" for line in lines))
+        if not output.push():
+            output.wait(PATIENCE_S)
+            output.push()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from tcptrace.model.columns import Column
 from tcptrace.model.events import NewTable, printable, to_json
-from tcptrace.sinks.stream import StreamSink
+from tcptrace.sinks.stream import Piece, StreamSink, weight
 
 FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide forms, too
 """What a formula begins with."""
@@ -24,11 +24,11 @@ class JsonSink(StreamSink):
         super().__init__(stream)
         self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
-    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
+    def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         backend = self._meta.backend
         for row in rows:
             if not isinstance(row, NewTable):  # an object names its values
-                yield self._encode(to_json(row, backend)) + "\n"
+                yield self._encode(to_json(row, backend)) + "\n", weight(row)
 
 
 class CsvSink(StreamSink):
@@ -40,21 +40,22 @@ class CsvSink(StreamSink):
         self._columns = columns
         self._is_headed = False
 
-    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\r\n").writerows(self._records(rows))
-        yield text.getvalue()
-
-    def _records(self, rows: Sequence[Any]) -> Iterator[list[str]]:
+    def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         """Yield the header, once: tables that follow have the same columns; and the rows."""
         for row in rows:
             if not isinstance(row, NewTable):
                 first_ns = self._first_ns(row)
                 values = (column.value(row, first_ns) for column in self._columns)
-                yield [_cell(value) for value in values]
+                yield _record(map(_cell, values)), weight(row)
             elif not self._is_headed:
                 self._is_headed = True
-                yield [column.key for column in self._columns]
+                yield _record(column.key for column in self._columns), 0
+
+
+def _record(cells: Iterable[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue()
 
 
 def _cell(value: object) -> str:

@@ -1,13 +1,26 @@
-"""Standard output, as a file that may be closed."""
+"""A stream as something to write to without ever waiting for its reader: `Output`.
+
+Whoever waits in a write hears no signal: a reader that stands still would make a run deaf.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
-from typing import TextIO
+import select
+import socket
+import stat
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, TextIO
 
 from tcptrace.errors import TcptraceError
+
+MOST_BYTES = 1 << 16
+"""So much is written at once."""
+Write = Callable[[bytes], int]
 
 
 def require_open(stream: TextIO) -> None:
@@ -37,3 +50,123 @@ def buffered(stream: TextIO) -> TextIO:
 def discard(stream: TextIO) -> None:
     """Let nothing that is still buffered fail again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Way(NamedTuple):
+    """How a file is written to without waiting."""
+
+    descriptor: int
+    write: Write
+    """Raises BlockingIOError instead of waiting."""
+    most: int
+    """Bytes that are written at once; a pipe takes so many whole or not at all."""
+    close: Callable[[], None] = lambda: None
+
+
+def _way_to(descriptor: int) -> _Way:
+    """Return how to write to an open file; its flags are others', too, and stay as they are."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        return _way_to_socket(descriptor)
+    is_pipe = stat.S_ISFIFO(mode)
+    if not is_pipe and not os.isatty(descriptor):
+        return _Way(descriptor, lambda data: os.write(descriptor, data), MOST_BYTES)
+    return _way_to_pipe(descriptor, select.PIPE_BUF if is_pipe else MOST_BYTES)
+
+
+def _way_to_pipe(descriptor: int, most: int) -> _Way:
+    """Open a pipe or terminal once more, with flags of our own."""
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        own = os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:  # it may be another user's
+        return _Way(descriptor, _where_ready(descriptor), select.PIPE_BUF)
+    return _Way(own, lambda data: os.write(own, data), most, lambda: os.close(own))
+
+
+def _where_ready(descriptor: int) -> Write:
+    """Return a function that writes where there is room; for what a pipe takes at once."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+
+    def write(data: bytes) -> int:
+        if not poller.poll(0):
+            raise BlockingIOError
+        return os.write(descriptor, data[: select.PIPE_BUF])
+
+    return write
+
+
+def _way_to_socket(descriptor: int) -> _Way:
+    own = socket.socket(fileno=os.dup(descriptor))
+    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    return _Way(own.fileno(), lambda data: own.send(data, flags), MOST_BYTES, own.close)
+
+
+class Output:
+    """Takes text for a stream, and hands it over as its reader makes room."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`, which stays open, behind what it has been given by others."""
+        stream.flush()
+        self._stream = stream
+        self._pending: deque[tuple[bytes, int]] = deque()
+        self._written = 0
+        """Bytes of the first that is pending."""
+        self._way: _Way | None = None
+        with contextlib.suppress(io.UnsupportedOperation):  # not a file, but a test's buffer
+            self._way = _way_to(stream.fileno())
+        self._poller = select.poll()
+        if self._way:
+            self._poller.register(self._way.descriptor, select.POLLOUT)
+
+    def put(self, text: str, rows: int = 0) -> None:
+        """Take text that tells of so many rows, to be written at the next `push`."""
+        if self._way is None:
+            self._stream.write(text)
+        elif text:
+            encoding = self._stream.encoding
+            self._pending.append((text.encode(encoding, "backslashreplace"), rows))
+
+    def push(self) -> bool:
+        """Write what there is room for; tell whether that is all. Raises OSError."""
+        while self._pending and self._way:
+            try:
+                self._written += self._way.write(self._next())
+            except BlockingIOError:
+                return False
+            while self._pending and self._written >= len(self._pending[0][0]):
+                self._written -= len(self._pending.popleft()[0])
+        return True
+
+    def _next(self) -> bytes:
+        """Return what to write at once: whole pieces, where they fit."""
+        size = 0
+        parts: list[bytes] = []
+        for data, _ in self._pending:
+            size += len(data)
+            if parts and self._way and size > self._way.most:
+                break
+            parts.append(data)
+        return b"".join(parts)[self._written :]
+
+    def wait(self, seconds: float) -> None:
+        """Wait for room, or for the reader's end."""
+        self._poller.poll(seconds * 1000)
+
+    def drop(self) -> int:
+        """Forget what is pending; return of how many rows it tells."""
+        rows = sum(rows for _, rows in self._pending)
+        self._pending.clear()
+        self._written = 0
+        return rows
+
+    def has_reader(self) -> bool:
+        """Tell whether somebody could read what is written."""
+        gone = select.POLLERR | select.POLLHUP | select.POLLNVAL
+        return not any(events & gone for _, events in self._poller.poll(0))
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        if self._way:
+            self._way.close()

@@ -18,8 +18,14 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Any]) -> None:
         """Write rows in one piece; a `NewTable` among them begins a table of those behind it."""
 
-    def flush(self) -> None:
-        """Hand all that was written to whoever reads it."""
+    def flush(self, seconds: float = 0) -> bool:
+        """Hand what was written to whoever reads it; tell whether all of it was taken.
+
+        One who stands still is waited for so long; for the rest, this is called again.
+        """
+
+    def drop(self) -> int:
+        """Forget what was not taken; return of how many events it tells."""
 
     def is_closed(self) -> bool:
         """Tell whether there is nobody to read it any more."""

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import abc
-import io
-import select
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
+from tcptrace.sinks.output import Output
+
+Piece = tuple[str, int]
+"""A text that is written whole or not at all, and of how many events it tells."""
 
 
-def _poller(stream: TextIO) -> select.poll | None:
-    """Return what tells when the reader of a stream is gone; None where it is no file."""
-    poller = select.poll()
-    try:
-        poller.register(stream.fileno(), 0)
-    except io.UnsupportedOperation:
-        return None
-    return poller
+def weight(row: Any) -> int:
+    """Return of how many events a row tells."""
+    return int(getattr(row, "weight", 1))
 
 
 class StreamSink(abc.ABC):
-    """Writes rows as text, in one piece each time."""
+    """Writes rows as text, each whole; never waits for the reader but in `flush`."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`, which stays open."""
         self._stream = stream
-        self._poller = _poller(stream)
+        self._output = Output(stream)
         self._first: int | None = None
 
     def open(self, meta: Meta) -> None:
@@ -36,14 +33,13 @@ class StreamSink(abc.ABC):
         self._meta = meta
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Write rows."""
-        text = "".join(self._texts(rows))
-        if text:
-            self._stream.write(text)
+        """Take rows."""
+        for text, count in self._pieces(rows):
+            self._output.put(text, count)
 
     @abc.abstractmethod
-    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
-        """Yield the text of rows, with the ends of their lines."""
+    def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
+        """Yield the texts of rows, with the ends of their lines."""
 
     def _first_ns(self, row: Any) -> int:
         """Return when the first row that was ever asked about happened."""
@@ -51,14 +47,22 @@ class StreamSink(abc.ABC):
             self._first = row.ts_ns
         return int(self._first or 0)
 
-    def flush(self) -> None:
-        """Hand all rows to the stream's reader."""
-        self._stream.flush()
+    def flush(self, seconds: float = 0) -> bool:
+        """Hand rows to the stream's reader, who is waited for; tell whether all were taken."""
+        if self._output.push():
+            return True
+        self._output.wait(seconds)
+        return self._output.push()
+
+    def drop(self) -> int:
+        """Forget rows that were not taken; return of how many events they tell."""
+        return self._output.drop()
 
     def is_closed(self) -> bool:
         """Tell whether the stream's reader is gone."""
-        return bool(self._poller and self._poller.poll(0))
+        return not self._output.has_reader()
 
     def close(self, losses: Losses) -> None:
-        """Hand over what is left; whoever gave the stream closes it."""
+        """Hand over what can be; whoever gave the stream closes it."""
         self.flush()
+        self._output.close()

@@ -5,6 +5,7 @@ On a terminal they are rich's, and a cell that has no room is folded; in a pipe 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,7 +13,7 @@ from tcptrace.model.columns import Column, clock_time
 from tcptrace.model.events import NewTable
 from tcptrace.sinks.color import HEADING, Palette, is_dumb
 from tcptrace.sinks.layout import Cell, cell_len, padded, terminal_size
-from tcptrace.sinks.stream import StreamSink
+from tcptrace.sinks.stream import Piece, StreamSink, weight
 from tcptrace.sinks.text import cells
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class TableSink(StreamSink):
         self._write_table: Write = write_rich if self._is_terminal else write_plain
         self._table: NewTable | None = None
         self._rows: list[Row] = []
+        self._weight = 0
         self._written = 0
 
     def write(self, rows: Sequence[Any]) -> None:
@@ -100,25 +102,39 @@ class TableSink(StreamSink):
             else:
                 self._table = self._table or NewTable()
                 self._rows.append(cells(row, self._first_ns(row), self._columns))
+                self._weight += weight(row)
 
-    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
+    def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         return iter(())
 
-    def flush(self) -> None:
+    def flush(self, seconds: float = 0) -> bool:
         """Write the table."""
         self._end()
-        super().flush()
+        return super().flush(seconds)
 
     def _end(self) -> None:
         """Write the table, with its time if it has one."""
         if self._table is None:
             return
+        page = _Page(self._stream)
         if self._written and self._is_terminal and not is_dumb():
-            self._stream.write(CLEAR)
+            page.write(CLEAR)
         if self._table.wall_ns is not None:
             time = clock_time(self._table.wall_ns)
-            self._stream.write(self._palette.paint(time, "dim") + "\n")
+            page.write(self._palette.paint(time, "dim") + "\n")
         headings = [column.heading for column in self._columns]
-        self._write_table(headings, self._rows, self._stream, self._palette)
-        self._table, self._rows = None, []
+        self._write_table(headings, self._rows, page, self._palette)
+        self._output.put(page.getvalue(), self._weight)
+        self._table, self._rows, self._weight = None, [], 0
         self._written += 1
+
+
+class _Page(io.StringIO):
+    """Takes a table for a stream, whose size it has."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def fileno(self) -> int:
+        return self._stream.fileno()

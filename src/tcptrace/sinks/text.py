@@ -9,7 +9,7 @@ from tcptrace.model.columns import Column
 from tcptrace.model.events import NewTable, printable
 from tcptrace.sinks.color import HEADING, Palette
 from tcptrace.sinks.layout import Cell, Screen, padded, terminal_size
-from tcptrace.sinks.stream import StreamSink
+from tcptrace.sinks.stream import Piece, StreamSink, weight
 
 NOTHING = "-"
 
@@ -39,14 +39,16 @@ class PlainSink(StreamSink):
         self._widths = [column.width for column in columns[:-1]] + [0]
         self._form = " ".join(f"%-{width}s" if width else "%s" for width in self._widths) + "\n"
 
-    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
+    def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         for row in rows:
             if isinstance(row, NewTable):
-                yield self._painted([Cell(column.heading, HEADING) for column in self._columns])
+                yield self._painted([Cell(column.heading, HEADING) for column in self._columns]), 0
             elif self._palette.has_color:
-                yield self._painted(cells(row, self._first_ns(row), self._columns))
+                painted = self._painted(cells(row, self._first_ns(row), self._columns))
+                yield painted, weight(row)
             else:
-                yield self._form % tuple(texts(row, self._first_ns(row), self._columns))
+                values = texts(row, self._first_ns(row), self._columns)
+                yield self._form % tuple(values), weight(row)
 
     def _painted(self, row: Sequence[Cell]) -> str:
         pairs = zip(row, self._widths, strict=True)
@@ -64,9 +66,12 @@ class TerminalSink(StreamSink):
         self._columns = columns
         self._screen = Screen(columns, lambda: terminal_size(stream), palette, wide=wide)
 
-    def _texts(self, rows: Sequence[Any]) -> Iterator[str]:
-        for line in self._lines(rows):
-            yield f"{line}\n"
+    def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
+        lines = [*self._lines(rows)]
+        weights = [weight(row) for row in rows if not isinstance(row, NewTable)]
+        weights = [0] * (len(lines) - len(weights)) + weights  # headers come first, mostly
+        for line, count in zip(lines, weights, strict=True):
+            yield f"{line}\n", count
 
     def _lines(self, rows: Sequence[Any]) -> Iterator[str]:
         waiting: list[list[Cell]] = []

@@ -52,10 +52,15 @@ class ScreenSink:
         if self._app.is_running:
             self._app.call_later(self._app.draw)
 
-    def flush(self) -> None:
+    def flush(self, _seconds: float = 0) -> bool:
         """Let the screen work: keys, and what is to be drawn."""
         if self._task and not self._task.done():
             self._loop.run_until_complete(asyncio.sleep(STEP_S))
+        return True
+
+    def drop(self) -> int:
+        """Forget nothing: a frame holds all that those before it did."""
+        return 0
 
     def is_closed(self) -> bool:
         """Tell whether the user has ended it."""

@@ -1,0 +1,211 @@
+"""Writing to a stream without waiting for its reader."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import socket
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from tcptrace.sinks.output import Output
+
+LINE = "x" * 99 + "\n"
+Ends = tuple[int, TextIO]
+
+
+def pipe() -> tuple[int, int]:
+    """Return both ends of a pipe."""
+    return os.pipe()
+
+
+def terminal() -> tuple[int, int]:
+    """Return both sides of a terminal."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    return ours, theirs
+
+
+def sockets() -> tuple[int, int]:
+    """Return both ends of a socket pair."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+KINDS = [pipe, terminal, sockets]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    """The end of a reader, and a stream to it, of each kind that can be full."""
+    reading, writing = request.param()
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        yield reading, stream
+    os.close(reading)
+
+
+def fill(one: Output) -> int:
+    """Put lines until nothing is taken any more; return how many were put."""
+    count = 0
+    while one.push():
+        one.put(LINE, rows=1)
+        count += 1
+    return count
+
+
+def read(descriptor: int, least: int = 0) -> bytes:
+    """Return what is there now, or comes until so many bytes are there."""
+    data = b""
+    while select.select([descriptor], [], [], 60 if len(data) < least else 0)[0]:
+        part = os.read(descriptor, 1 << 16)
+        if not part:
+            break
+        data += part
+    return data
+
+
+def test_a_reader_that_stands_still_is_not_waited_for(ends: Ends) -> None:
+    """What it has no room for stays, and is written, whole and in order, when it reads on."""
+    reading, stream = ends
+    one = Output(stream)
+    count = fill(one)
+    data = read(reading)
+    while not one.push():
+        data += read(reading)
+    data += read(reading, count * len(LINE) - len(data))
+    assert LINE.encode() * count == data
+    one.close()
+
+
+@pytest.mark.parametrize("ends", [pipe, sockets], indirect=True)  # a terminal takes its time
+def test_what_is_dropped_and_what_is_read_are_all(ends: Ends) -> None:
+    """Rows that were written in part count as lost."""
+    reading, stream = ends
+    one = Output(stream)
+    count = fill(one)
+    for _ in range(50):
+        one.put(LINE, rows=1)
+    one.push()
+    dropped = one.drop()
+    assert count + 50 == read(reading).count(b"\n") + dropped
+    assert one.push()
+    one.close()
+
+
+def test_a_pipe_takes_whole_rows() -> None:
+    """At the end of what a reader finds stands no half line."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        one = Output(stream)
+        fill(one)
+        one.drop()
+        assert read(reading).endswith(LINE.encode())
+        one.close()
+    os.close(reading)
+
+
+def test_others_flags_stay(ends: Ends) -> None:
+    """Who shares the stream still waits in a write, as before."""
+    _, stream = ends
+    one = Output(stream)
+    fill(one)
+    assert os.get_blocking(stream.fileno())
+    one.close()
+
+
+def test_a_stream_that_does_not_wait_by_itself(ends: Ends) -> None:
+    """A stdout that others have made non-blocking is a stdout."""
+    reading, stream = ends
+    os.set_blocking(stream.fileno(), False)
+    test_a_reader_that_stands_still_is_not_waited_for((reading, stream))
+
+
+def test_a_pipe_that_cannot_be_opened_again(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another user's: then it is written to when it says that there is room."""
+
+    def refused(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refused)
+    reading, stream = ends
+    test_a_reader_that_stands_still_is_not_waited_for((reading, stream))
+
+
+def test_to_wait_ends_when_there_is_room(ends: Ends) -> None:
+    """However long it would be."""
+    reading, stream = ends
+    one = Output(stream)
+    fill(one)
+    read(reading)
+    one.wait(60)
+    before = one.drop()
+    one.put(LINE, rows=before)
+    assert one.push()
+    one.close()
+
+
+def test_a_reader_that_is_gone_is_noticed() -> None:
+    """Also when there is nothing to write."""
+    reading, writing = os.pipe()
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w") as stream:
+        one = Output(stream)
+        assert one.has_reader()
+        os.close(reading)
+        assert not one.has_reader()
+        one.put(LINE)
+        with pytest.raises(BrokenPipeError):
+            one.push()
+        one.close()
+
+
+def test_a_file_is_appended_to(tmp_path: Path) -> None:
+    """What was written before, by others or through the stream, stays."""
+    file = tmp_path / "rows"
+    file.write_text("first\n")
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write("second\n")
+        one = Output(stream)
+        one.put("third\n", rows=1)
+        assert one.push()
+        assert 0 == one.drop()
+        one.close()
+    assert ["first", "second", "third"] == file.read_text().split()
+
+
+def test_a_full_device_is_an_error() -> None:
+    """It is raised, and what could not be written is still known."""
+    with Path("/dev/full").open("w", encoding="utf-8") as stream:
+        one = Output(stream)
+        one.put(LINE, rows=3)
+        with pytest.raises(OSError, match="No space"):
+            one.push()
+        assert 3 == one.drop()
+
+
+def test_a_buffer_is_a_stream() -> None:
+    """Text goes straight to what is no file."""
+    stream = io.StringIO()
+    one = Output(stream)
+    one.put("a\n")
+    assert one.push()
+    assert one.has_reader()
+    assert "a\n" == stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_no_encoding_is_escaped(kind: Callable[[], tuple[int, int]]) -> None:
+    """A surrogate is no reason to end."""
+    reading, writing = kind()
+    with os.fdopen(writing, "w", encoding="ascii") as stream:
+        one = Output(stream)
+        one.put("\udcff\u2026\n")
+        assert one.push()
+        assert rb"\udcff\u2026" in read(reading, 1)
+        one.close()
+    os.close(reading)
