@@ -131,8 +131,8 @@ def among(typed: list[str], ports: str) -> list[str]:
     return typed if any(item and item[0] != "!" for item in items) else [ports, *typed]
 
 
-def lengthened(texts: Texts) -> Texts:
-    """Return filters with many more values, which no actor has."""
+def lengthened(texts: Texts, cgroup: Path) -> Texts:
+    """Return filters with many more values, which no actor has; cgroups are made in `cgroup`."""
     more = range(1, 2 * MOST_COMPARED + 2, 2)
     others: dict[str, list[str]] = {
         "pid": [",".join(str((1 << 23) + number) for number in more)],
@@ -140,7 +140,10 @@ def lengthened(texts: Texts) -> Texts:
         "uid": [",".join(str(100_000 + number) for number in more)],
         "comm": [f"nobody-{number}" for number in more],
         "netns": [str(number) for number in more],
+        "cgroup": [str(cgroup / f"empty-{number}") for number in more],
     }
+    for directory in others["cgroup"]:
+        Path(directory).mkdir(exist_ok=True)
     excluding = {name for name, typed in texts.items() if ",".join(typed).count("!")}
     return {
         name: [*typed, *others.get(name, [])]
@@ -217,7 +220,7 @@ def test_the_kernel_s_verdict_is_python_s(
     workers = [Worker(peer.work) for peer in peers(pick, ports, cgroups)]
     pids = [worker.pid for worker in workers]
     asked = [random_filters(pick, names, ports, pids, cgroups) for _ in range(TRACERS)]
-    asked[::2] = map(lengthened, asked[::2])
+    asked[::2] = (lengthened(texts, cgroup) for texts in asked[::2])
     here = f"{ports[0]}-{ports[-1]}"
     asked = [{**texts, "port": among(texts.get("port", []), here)} for texts in asked]
     options = ("--json", "--backend", backend)
