@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import traceback
 
 import click
 
@@ -93,6 +92,8 @@ def _of_system(error: OSError) -> TcptraceError:
 
 def _unexpected(error: Exception) -> TcptraceError:
     """Return what to tell of a fault of tcptrace's own, or of a plugin's."""
+    import traceback  # noqa: PLC0415 - slow to import, and seldom needed
+
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
     return TcptraceError(
         f"this should not have happened: {what}.\nRun again with -v, and please report its words",

@@ -16,12 +16,13 @@ import pytest
 import tcptrace
 from tcptrace import program
 from tcptrace.cli import cli
+from tcptrace.commands import SHORT_HELP
 from tcptrace.errors import LossError, PluginError, RefusedError, TcptraceError
 from tcptrace.shell import command as base
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(cli.list_commands(click.Context(cli)))
-TRACING = [name for name in COMMANDS if name != "doctor"]
+TRACING = [name for name in COMMANDS if name not in {"doctor", "prepare"}]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -360,6 +361,17 @@ def test_a_broken_plugin_breaks_nothing_else(
         assert (1, "") == (result.returncode, result.stdout)
         assert 2 == len(result.stderr.splitlines())
         assert reason in result.stderr
+
+
+def test_short_help_is_the_commands_own() -> None:
+    """What the list of commands says without importing them is what they say themselves."""
+    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    entries = re.findall(r'^(\w+) = "tcptrace\.commands\.\1:\1"$', metadata, re.MULTILINE)
+    assert entries == [*SHORT_HELP]
+    for name, text in SHORT_HELP.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command
+        assert text == command.get_short_help_str(200)
 
 
 def test_a_plugin_cannot_take_a_built_in_s_name(run: Run, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from tcptrace.model.events import (
     Event,
     Layout,
     decode_text,
-    printable,
     to_json,
 )
 from tcptrace.model.identity import Identity
+from tcptrace.model.text import printable
 from tcptrace.probes.accept.probe import Accept
 
 HEAD_BYTES = 96

@@ -1,1 +1,13 @@
-"""What the user asks: one module per subcommand, found through entry points."""
+"""What the user asks: one module per subcommand, with the command under the same name."""
+
+from __future__ import annotations
+
+SHORT_HELP = {
+    "accept": "Trace connections that local servers accept (passive opens).",
+    "connect": "Trace attempts to connect (active opens), failed ones as well.",
+    "dns": "Trace DNS questions and answers of this host's processes.",
+    "doctor": "Tell how this host can be traced, and how not.",
+    "prepare": "Compile ahead what commands need, so that they start at once.",
+    "tracer": "Trace connections from connect (C) or accept (A) to close (X).",
+}
+"""The first sentences of the commands' own help: the list of commands imports none of them."""

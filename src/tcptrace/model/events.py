@@ -29,16 +29,6 @@ SCHEMA_VERSION = 1
 
 
 @lru_cache(maxsize=4096)
-def printable(text: str) -> str:
-    r"""Return `text` with every character that a terminal could act on escaped, as ``\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-@lru_cache(maxsize=4096)
 def decode_text(raw: bytes) -> str:
     r"""Decode a NUL-terminated name; bytes that are not UTF-8 become ``\xNN``."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from contextlib import closing
 
-from tcptrace.model.events import printable
+from tcptrace.model.text import printable
 from tcptrace.sinks.output import Output
 
 PATIENCE_S = 0.1

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from tcptrace.model.columns import Column
-from tcptrace.model.events import NewTable, printable, to_json
+from tcptrace.model.events import NewTable, to_json
+from tcptrace.model.text import printable
 from tcptrace.sinks.stream import Piece, StreamSink, weight
 
 FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide forms, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-from tcptrace.model.events import printable
+from tcptrace.model.text import printable
 from tcptrace.sinks.color import HEADING, PLAIN, Palette
 from tcptrace.sinks.layout import Cell, cell_len, padded
 from tcptrace.sinks.table import rich_console

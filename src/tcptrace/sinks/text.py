@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from tcptrace.model.columns import Column
-from tcptrace.model.events import NewTable, printable
+from tcptrace.model.events import NewTable
+from tcptrace.model.text import printable
 from tcptrace.sinks.color import HEADING, Palette
 from tcptrace.sinks.layout import Cell, Screen, padded, terminal_size
 from tcptrace.sinks.stream import Piece, StreamSink, weight

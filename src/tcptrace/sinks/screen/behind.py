@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tcptrace.model.events import printable
+from tcptrace.model.text import printable
 from tcptrace.sinks.layout import Cell, cell_len
 from tcptrace.sinks.screen.text import NOTHING, Line, duration, filled, fitted, number
 from tcptrace.top.aggregator import Connection, Failure, Row

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tcptrace.model.columns import clock_time
-from tcptrace.model.events import printable
+from tcptrace.model.text import printable
 from tcptrace.sinks.layout import Cell, cell_len
 from tcptrace.sinks.screen import behind
 from tcptrace.sinks.screen.fit import GRAPH, WITHOUT_ORDER, Columns, columns, heading_of
