@@ -265,7 +265,7 @@ def without_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host without bcc, with tracefs."""
     monkeypatch.setattr(attach, "require_tracing", lambda: None)
     monkeypatch.setattr(attach, "Loader", FakeLoader)
-    monkeypatch.setattr(attach, "FtraceSession", FakeSession)
+    monkeypatch.setattr("tcptrace.sources.tracefs.session.FtraceSession", FakeSession)
     monkeypatch.setitem(processes.INITIAL, "pid", Path("/proc/self/ns/pid").stat().st_ino)
 
 

@@ -154,6 +154,39 @@ def test_commands_know_the_kernel_only_through_questions(module: str) -> None:
     assert not {name for name in imports(module) if name.startswith(tuple(forbidden))}
 
 
+SLOW = ("bcc", "rich", "dnslib", "pyroute2", "importlib.metadata", "traceback", "json", "csv")
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Return the modules that a command line imports; it must succeed."""
+    script = (
+        "import sys\n"
+        "before = {*sys.modules}\n"
+        f"sys.argv = ['tcptrace', *{arguments!r}]\n"
+        "from tcptrace.__main__ import run\n"
+        "assert run() == 0\n"
+        "print('imported:', *sys.modules.keys() - before)\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_imports_no_command(arguments: list[str]) -> None:
+    """The list of commands is quick: it imports none of them, and nothing that is slow."""
+    imported = imported_by(*arguments)
+    assert not {name for name in imported if name.startswith("tcptrace.commands.")}
+    assert not {"tcptrace.shell.command", "dataclasses", *SLOW} & imported
+
+
+def test_help_of_a_command_imports_nothing_slow() -> None:
+    """Neither its sinks nor what compiles is imported."""
+    imported = imported_by("accept", "--help")
+    assert not {"tcptrace.sinks.machine", "tcptrace.sources.tracefs.session"} & imported
+    assert not {"tcptrace.sources.bpf.compile", "tcptrace.sources.bpf.find_bcc"} & imported
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["accept", "--help"], ["--version"]])
 def test_help_imports_neither_bcc_nor_rich(arguments: list[str]) -> None:
     """Help is quick: what is slow to import is left out."""

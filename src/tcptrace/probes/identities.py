@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from tcptrace.kernel import cgroups, runtimes
+from tcptrace.kernel import cgroups
 from tcptrace.kernel.cgroup_paths import owner_of, read_path
 from tcptrace.model.identity import UNKNOWN, Identity
+
+if TYPE_CHECKING:
+    from tcptrace.kernel import runtimes
 
 MOST_KNOWN = 4096
 ASKED_AGAIN_NS = 1_000_000_000
@@ -17,6 +21,8 @@ TRIES = 3
 
 @lru_cache(maxsize=64)
 def _places(owner: int | None) -> runtimes.Places:
+    from tcptrace.kernel import runtimes  # noqa: PLC0415 - for containers alone
+
     return runtimes.places(owner)
 
 
@@ -25,6 +31,8 @@ def identify(path: str, places: Callable[[int | None], runtimes.Places] = _place
     place = read_path(path)
     if place.container is None:
         return Identity(path, place.unit, pod_uid=place.pod_uid)
+    from tcptrace.kernel import runtimes  # noqa: PLC0415 - as above
+
     names = runtimes.names_of(place, places(owner_of(path)))
     return Identity(
         path,

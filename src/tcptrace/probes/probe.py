@@ -17,6 +17,7 @@ Backend = Literal["fentry", "kprobe", "tracepoint", "ftrace"]
 BPF_BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
 BACKENDS: tuple[Backend, ...] = (*BPF_BACKENDS, "ftrace")
 ALL_FILTERS = frozenset(BY_NAME)
+FTRACE: Backend = "ftrace"
 ALWAYS = "always"
 """In `Probe.absent`: never given."""
 C = Path(__file__).parent / "c"

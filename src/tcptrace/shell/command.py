@@ -13,7 +13,7 @@ import click
 from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.model.columns import Column
-from tcptrace.probes.probe import Probe
+from tcptrace.probes.probe import FTRACE, Probe
 from tcptrace.shell.options import (
     FILTER,
     OUTPUT,
@@ -27,7 +27,6 @@ from tcptrace.shell.plan import make_output, make_plan, offered_columns
 from tcptrace.shell.run import run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
-from tcptrace.sources.tracefs.session import BACKEND
 
 API_VERSION = 2
 """Raised when the interface for plugins changes incompatibly."""
@@ -64,7 +63,7 @@ class TraceCommand(click.Command):
 
 def _dump(plan: Plan) -> None:
     """Print the C of the first variant that the kernel permits, or of the one that was named."""
-    if plan.backend == BACKEND:
+    if plan.backend == FTRACE:
         raise RefusedError("the backend ftrace compiles no C; -v names its probes")
     if plan.backend == "auto":
         require_tracing()

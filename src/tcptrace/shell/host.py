@@ -8,7 +8,7 @@ import pwd
 import re
 from pathlib import Path
 
-from tcptrace.kernel import bpf, cgroups, netns, processes, sockets
+from tcptrace.kernel import bpf, cgroups, netns, processes
 from tcptrace.model.systems import Cgroup, PinnedMap, inode_of
 
 
@@ -67,6 +67,8 @@ class Host:
 
     def _numbered(self, inode: int) -> int:
         """Return a namespace's number, and hold it if it can be found."""
+        from tcptrace.kernel import sockets  # noqa: PLC0415 - seldom needed
+
         path = sockets.namespaces().get(inode)
         descriptor = netns.open_netns(path) if path else None
         if descriptor is not None:

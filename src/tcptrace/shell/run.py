@@ -16,7 +16,6 @@ from tcptrace.shell.pump import Pump, RowsOf
 from tcptrace.shell.say import say, tell
 from tcptrace.shell.stop import Stop
 from tcptrace.shell.trace import Trace
-from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.attach import Attaching
@@ -64,6 +63,8 @@ def run(plan: Plan, function: Function, output: Output) -> None:
 
 def _sink(output: Output) -> Sink:
     """Return what writes rows to standard output."""
+    from tcptrace.sinks.choose import make_sink  # noqa: PLC0415 - while the loader works
+
     return make_sink(
         output.form,
         output.columns,

@@ -7,7 +7,6 @@ from typing import TextIO
 
 from tcptrace.model.columns import Column
 from tcptrace.sinks.color import palette
-from tcptrace.sinks.machine import CsvSink, JsonSink
 from tcptrace.sinks.sink import Sink
 from tcptrace.sinks.table import TableSink
 from tcptrace.sinks.text import PlainSink, TerminalSink
@@ -35,10 +34,10 @@ def make_sink(
         wide: whether a row is one line, however long, on a terminal, too.
 
     """
-    if form == "json":
-        return JsonSink(stream)
-    if form == "csv":
-        return CsvSink(stream, columns)
+    if form in {"json", "csv"}:
+        from tcptrace.sinks.machine import CsvSink, JsonSink  # noqa: PLC0415 - slow to import
+
+        return JsonSink(stream) if form == "json" else CsvSink(stream, columns)
     colors = palette(color, stream)
     if tables:
         return TableSink(stream, columns, colors)

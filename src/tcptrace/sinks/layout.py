@@ -14,7 +14,6 @@ screenful, what only rows before the last screenful needed is forgotten.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TextIO
@@ -70,6 +69,8 @@ def terminal_size(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Si
 
 @lru_cache(maxsize=4096)
 def _char_width(char: str) -> int:
+    import unicodedata  # noqa: PLC0415 - seldom needed
+
     if unicodedata.category(char) in {"Mn", "Me"}:
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
 from tcptrace.kernel import tracefs
 from tcptrace.kernel.privileges import require_tracing
+from tcptrace.probes.probe import FTRACE
 from tcptrace.sources.bpf.loader import Loader
 from tcptrace.sources.bpf.session import BpfSession
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
-from tcptrace.sources.tracefs.session import BACKEND, FtraceSession
 
 
 class Attaching:
@@ -25,7 +25,7 @@ class Attaching:
         self._plan = plan
         self._loader: Loader | None = None
         self._refusal: TcptraceError | None = None
-        if plan.backend == BACKEND:
+        if plan.backend == FTRACE:
             return
         try:
             require_tracing()
@@ -45,8 +45,8 @@ class Attaching:
             TcptraceError: tracing as planned is not possible.
 
         """
-        if self._plan.backend == BACKEND:
-            return FtraceSession(self._plan)
+        if self._plan.backend == FTRACE:
+            return _by_tracefs(self._plan)
         try:
             return self._bpf_session(stopped)
         except (RefusedError, HungError, ShortageError):
@@ -73,7 +73,7 @@ class Attaching:
         why, _, advice = str(reason).partition("\n")
         why = why.rstrip(".")
         try:
-            session = FtraceSession(self._plan)
+            session = _by_tracefs(self._plan)
         except RefusedError as error:
             also = str(error).splitlines()[0].rstrip(".")
             raise TcptraceError(f"{why}; and {also}.\n{advice}", details=reason.details) from None
@@ -83,3 +83,9 @@ class Attaching:
         session.notes = [*reason.details.splitlines(), *session.notes]
         session.warning = f"{why}; falling back to ftrace, without cgroups and mount namespaces"
         return session
+
+
+def _by_tracefs(plan: Plan) -> LiveSource:
+    from tcptrace.sources.tracefs.session import FtraceSession  # noqa: PLC0415 - seldom needed
+
+    return FtraceSession(plan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -254,6 +253,8 @@ def _filter_defines(plan: Plan, probe: Probe, values: _Values) -> Iterator[str]:
 
 def listing(plan: Plan, variant: Variant) -> str:
     """Return flags, values and source as ``--dump-c`` prints them."""
+    import shlex  # noqa: PLC0415 - seldom needed
+
     shape = shape_of(plan, variant)
     flags = "".join(f" *   {shlex.quote(flag)}\n" for flag in shape.flags)
     values = "".join(f" *   VALUE({number}): {value}\n" for number, value in shape.values.items())

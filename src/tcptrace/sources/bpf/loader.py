@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import socket
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -136,7 +135,9 @@ def _attach(channel: socket.socket, output: int, plan: Plan) -> None:
         _answer(channel, plan)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.write(2, traceback.format_exc().encode())
+            import traceback  # noqa: PLC0415 - slow to import, and seldom needed
+
+        os.write(2, traceback.format_exc().encode())
         raise
 
 

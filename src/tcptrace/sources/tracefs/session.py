@@ -28,12 +28,12 @@ from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
 from tcptrace.model.losses import Losses
+from tcptrace.probes.probe import FTRACE
 from tcptrace.probes.samples import Sample, TraceEvent, TraceVariant
 from tcptrace.sources.bpf.choose import no_backend
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 
-BACKEND = "ftrace"
 NEW_TASK = "task/task_newtask"
 # include/uapi/linux/sched.h. Workers of io_uring are made without a word to the list of threads
 # (create_io_thread in kernel/fork.c); they are known by CLONE_IO.
@@ -127,7 +127,7 @@ class FtraceSession(LiveSource):
 
         """
         check(plan)
-        super().__init__(plan, BACKEND)
+        super().__init__(plan, FTRACE)
         self._plan = plan
         self._take_filters(plan.filters)
         self._follows_pids = False
@@ -178,7 +178,7 @@ class FtraceSession(LiveSource):
                 self._instance.enable(event.name, condition(self._plan, variant, event))
             self._armed_ns = clock.now_ns()
             on_failure.pop_all()
-        self.notes += [f"{self._plan.probe.name}: {BACKEND}", *(f"  {point}" for point in points)]
+        self.notes += [f"{self._plan.probe.name}: {FTRACE}", *(f"  {point}" for point in points)]
 
     def _define(self, variant: TraceVariant) -> Iterator[str]:
         """Define the events of `variant`; yield where they are."""
