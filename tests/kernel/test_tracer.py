@@ -977,7 +977,7 @@ def test_a_full_table_is_counted_and_said(backend: Backend, netns: str) -> None:
         listener.listen(64)
         clients = [connect(listener) for _ in range(24)]
         tracer.wait_for(16, type="connect", rport=port)
-        tracer.wait_until(lambda: "not tracked: a table is full" in tracer.stderr, "the word")
+        tracer.wait_until(lambda: "a table is full" in tracer.stderr, "the word")
         for client in clients:
             reset(client)
         seen(tracer, port)

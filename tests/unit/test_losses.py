@@ -17,7 +17,7 @@ SKIPPED = "2 events were lost: the kernel skipped the probe"
         (Losses(3, 0), NO_ROOM),
         (Losses(0, 2), SKIPPED),
         (Losses(3, 2), f"{NO_ROOM}; {SKIPPED}"),
-        (Losses(0, 0, untracked=5), "5 not tracked: a table is full"),
+        (Losses(0, 0, untracked=5), "a table is full: 5 found no room in it"),
         (Losses(10, 4).since(Losses(7, 2)), f"{NO_ROOM}; {SKIPPED}"),
         (Losses(unread=2), "2 events were lost: too many waited at the end to be read"),
     ],

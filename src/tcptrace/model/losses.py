@@ -40,7 +40,7 @@ class Losses(NamedTuple):
         if self.given_up:
             reasons.append(f"{_lost(self.given_up)}: more was under way than is kept")
         if self.untracked:
-            reasons.append(f"{self.untracked} not tracked: a table is full")
+            reasons.append(f"a table is full: {self.untracked} found no room in it")
         if self.unread:
             reasons.append(f"{_lost(self.unread)}: too many waited at the end to be read")
         if self.unwritten:
