@@ -26,11 +26,14 @@ from tests.kernel.harness import (
 from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
 from tests.kernel.traffic import namespace_id, task_fields
 
+from tcptrace.kernel.hooks import Hook, obstacle
 from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("dns")
 MULTICAST = 5353
+UNREACHABLE = "192.0.2.53"
+ERROR_REPORT = Hook("raw_tracepoint", "inet_sk_error_report", "on_dns_error")
 names = pytest.mark.command("connect -d")
 
 
@@ -513,6 +516,55 @@ def test_multicast_dns(backend: Backend) -> None:
     ] == shown
     assert [["10.9.8.7"], ["10.9.8.7"], None] == [row.get("answers") for row in rows]
     assert ["latency_ms" in row for row in rows] == [False, True, False]
+
+
+def test_question_that_cannot_be_sent_has_the_error(exchanges: Tracer) -> None:
+    """Where no network is reached, the question is shown with that, not as a timeout."""
+
+    def work() -> None:
+        with resolvers.bound("0.0.0.0", 0) as client, pytest.raises(OSError, match="unreachable"):
+            client.sendto(resolvers.question("unreachable.test"), (UNREACHABLE, PORT))
+
+    Worker(work).run()
+    (row,) = ours(exchanges, "unreachable.test")
+    assert ("ENETUNREACH", UNREACHABLE) == (row["rcode"], row["server"])
+    assert "latency_ms" not in row
+
+
+def test_question_that_is_refused_has_the_error(exchanges: Tracer) -> None:
+    """Where nobody listens, all questions of the socket are shown with that."""
+    if reason := obstacle(ERROR_REPORT):
+        not_offered(f"errors that a socket is told later: {reason}")
+
+    def work() -> None:
+        with resolvers.connected(FAKE) as client:
+            client.send(resolvers.question("refused.test"))
+            with pytest.raises(ConnectionRefusedError):
+                client.send(resolvers.question("refused.test", "AAAA"))
+
+    Worker(work).run()
+    rows = ours(exchanges, "refused.test", 2)
+    assert [("A", "ECONNREFUSED"), ("AAAA", "ECONNREFUSED")] == [
+        (row["qtype"], row["rcode"]) for row in rows
+    ]
+
+
+def test_answer_that_is_cut_by_its_receiver_is_not_malformed(
+    exchanges: Tracer, backend: Backend
+) -> None:
+    """A buffer that is too small cuts the answer; functions see it before it is cut."""
+    records = [f"small-buffer.test A 127.2.0.{last}" for last in range(20)]
+
+    def work() -> None:
+        with resolvers.connected(FAKE) as client:
+            client.send(resolvers.question("small-buffer.test"))
+            assert 200 == len(client.recv(200))
+
+    with resolvers.fake(resolvers.answer("small-buffer.test", *records)):
+        Worker(work).run()
+    (row,) = ours(exchanges, "small-buffer.test")
+    assert "NOERROR" == row["rcode"]
+    assert (backend == "tracepoint") == row.get("partial", False) == (len(row["answers"]) < 20)
 
 
 HOSTILE = {

@@ -22,7 +22,7 @@ from tcptrace.commands.dns import _filter
 from tcptrace.model.events import Decoder, to_json
 from tcptrace.model.meta import Meta
 from tcptrace.probes.dns.exchanges import Exchanges
-from tcptrace.probes.dns.probe import ASSUMED, DNS, FAILED, SENT, TCP, Query
+from tcptrace.probes.dns.probe import ASSUMED, CUT, DNS, FAILED, SENT, TCP, Query
 from tcptrace.sinks.choose import make_sink
 
 META = Meta("dns", "tracepoint", "host", "boot", "6.1", 0)
@@ -323,6 +323,22 @@ def test_message_of_another_operation_is_told_from_a_question() -> None:
     assert [None] == [row.opcode for row in exchanges.timed_out(2 * SECOND)]
 
 
+def test_answer_tells_what_was_asked_where_that_was_not_captured() -> None:
+    """A question that was sent from many buffers is known by its id."""
+    question, answer = pair("a.test")
+    sent = record(question[:14], flags=SENT, more=len(question) - 14)
+    found = rows(Exchanges(SECOND), sent, record(answer, ts_ns=1_000_000))
+    assert [("a.test", "NOERROR", 1.0)] == [(r.query, r.rcode, r.latency_ms) for r in found]
+
+
+def test_datagram_that_its_receiver_cut_is_partial() -> None:
+    """What did not fit into the buffer is not the sender's fault."""
+    _, answer = pair("a.test", *(f"a.test. IN A 192.0.2.{last}" for last in range(20)))
+    for flags, rcode in ((0, "malformed"), (CUT, "NOERROR")):
+        (found,) = rows(Exchanges(SECOND), record(answer[:200], flags=flags))
+        assert (rcode, bool(flags) or None) == (found.rcode, found.partial)
+
+
 def failure(error: int, *, flags: int = 0, ts_ns: int = 0, sent: int = 0) -> bytes:
     """Return the failure of a call to send, or of what a socket has sent."""
     return record(b"", flags=FAILED | flags, ts_ns=ts_ns, error=error, sent=sent)
@@ -356,6 +372,19 @@ def test_error_of_a_socket_ends_its_questions() -> None:
         (row.query, row.rcode, row.ts_ns) for row in found
     ]
     assert ["c.t"] == [row.query for row in exchanges.timed_out(2 * SECOND)]
+
+
+def test_error_amid_a_call_does_not_end_what_is_not_sent_yet() -> None:
+    """The first of two messages is refused at once: the other one will be sent again."""
+    exchanges = Exchanges(SECOND)
+    before, first, second = (
+        record(pair(name)[0], flags=SENT, ts_ns=at) for name, at in (("o", 1), ("a", 5), ("b", 6))
+    )
+    refused = failure(errno.ECONNREFUSED, ts_ns=4, sent=1)
+    not_sent = failure(errno.ECONNREFUSED, flags=SENT, ts_ns=4, sent=1)
+    found = rows(exchanges, before, first, second, refused, not_sent)
+    assert [("o", "ECONNREFUSED"), ("a", "ECONNREFUSED")] == [(r.query, r.rcode) for r in found]
+    assert [] == list(exchanges.timed_out(2 * SECOND))
 
 
 def test_datagrams_that_are_not_dns_are_one_row() -> None:

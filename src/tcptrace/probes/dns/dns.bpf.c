@@ -15,6 +15,11 @@
  *                   read(2) and write(2) pay for it while the trace runs: some 0.4 and 0.2 us.
  * So an answer is in the ring buffer before its receiver can connect to what it names.
  *
+ * Whether a message could be sent is known when the call returns: from the raw tracepoint
+ * sock_send_length (Linux 6.4), in the sender's context, or else from the return of udp_sendmsg or
+ * the system call. What a sender is told later, as by ICMP, comes from inet_sk_error_report (5.14),
+ * in any context: that event names a process only where it is amid the call.
+ *
  * Only sockets that may be a DNS client's get past the first look. What a peer sends is never more
  * than bytes here: Python takes TCP's stream apart and reads the messages.
  *
@@ -28,9 +33,9 @@ struct dns_event {
 	struct event head;	/* the remote end is the server */
 	u64 socket;	/* which one, as long as it is open */
 	u32 length;	/* of the message, or of the piece of TCP's stream */
-	u32 flags;	/* DNS_SENT, DNS_TCP, DNS_FAILED, DNS_ASSUMED: see probes/dns/probe.py */
-	u32 error;	/* of DNS_FAILED */
-	u32 sent;	/* of DNS_FAILED and DNS_SENT: messages of the call that were sent */
+	u32 flags;	/* DNS_SENT and the like: see probes/dns/probe.py */
+	u32 error;	/* of DNS_FAILED: errno */
+	u32 sent;	/* of DNS_FAILED: messages of the call under way that were sent */
 };
 _Static_assert(sizeof(struct dns_event) == SIZE_MESSAGE, "probes/dns/probe.py: Message differs");
 
@@ -62,6 +67,7 @@ struct dns_mmsghdr {
 };
 
 #define DNS_MSG_PEEK 2
+#define DNS_MSG_TRUNC 0x20
 #define DNS_MSG_ERRQUEUE 0x2000
 
 /* Where a call to receive will put what it receives. */
@@ -77,6 +83,16 @@ struct dns_call {
 	u64 done;	/* how much of what was received has been reported */
 };
 BPF_TABLE("lru_hash", u32, struct dns_call, dns_calls, 16384);
+
+/* A call to send that is under way, and that has been reported. Deleted when its outcome is known;
+ * what never gets that far, as where a policy forbids it, is replaced by the thread's next. */
+struct dns_send {
+	struct sock *sk;
+	u64 since;
+	u32 sent;	/* how many of its messages were sent */
+	u32 count;	/* how many it has */
+};
+BPF_TABLE("lru_hash", u32, struct dns_send, dns_sends, 4096);
 
 /* A socket address as IPv4 and IPv6 have it. */
 struct dns_address {
@@ -172,6 +188,21 @@ static __always_inline int read_caller(void *to, u32 size, u64 from)
 #endif
 }
 
+/* Remember that the current thread sends the event's message. */
+static __always_inline void begin_send(struct dns_event *event)
+{
+#ifndef DNS_ANSWERS_ONLY
+	u32 tid = event->head.tid;
+	struct dns_send send = {
+		.sk = (struct sock *)event->socket,
+		.since = event->head.ts_ns,
+		.count = 1,
+	};
+
+	dns_sends.update(&tid, &send);
+#endif
+}
+
 /* Begin an event; `name` is the caller's address of the other end, or 0. */
 static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *sk, u64 name,
 				      u32 flags)
@@ -201,7 +232,11 @@ static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *
 			event->flags |= DNS_ASSUMED;
 		}
 	}
-	return keep_dns(&event->head);
+	if (!keep_dns(&event->head))
+		return false;
+	if (flags & DNS_SENT)
+		begin_send(event);
+	return true;
 }
 
 /* Copy one more segment behind the `at` bytes that are there, `left` at most; return how many bytes
@@ -275,6 +310,90 @@ static __always_inline void report_dns(struct dns_scratch *scratch, u64 size, u3
 	size &= 2 * CAPTURED - 1;
 	emit(scratch, sizeof(scratch->event) + size);
 }
+
+#ifndef DNS_ANSWERS_ONLY
+static __always_inline void report_failure(struct dns_send *send, u32 error, u32 sent)
+{
+	struct dns_event event = {
+		.head.kind = KIND_MESSAGE,
+		.socket = (u64)send->sk,
+		.flags = DNS_FAILED | DNS_SENT,
+		.error = error,
+		.sent = sent,
+	};
+
+	fill_sock(&event.head, send->sk);
+	describe_task(&event.head);
+	event.head.ts_ns = send->since;
+	emit(&event, sizeof(event));
+}
+
+/* sock_send_length(struct sock *sk, int ret, int flags): the outcome of one message. */
+int on_dns_sent(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_send *send = dns_sends.lookup(&tid);
+	int ret = ctx->args[1];
+
+	if (!send || send->sk != sk)
+		return 0;
+	if (ret >= 0 && ++send->sent < send->count)
+		return 0;
+	if (ret < 0)
+		report_failure(send, -ret, send->sent);
+	dns_sends.delete(&tid);
+	return 0;
+}
+
+/* The outcome of a call: an error, or how many messages of several were sent. */
+static __always_inline int end_send(long ret)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_send *send = dns_sends.lookup(&tid);
+
+	if (!send)
+		return 0;
+	if (ret < 0)
+		report_failure(send, -ret, 0);
+	else if (send->count > 1 && ret < send->count)
+		report_failure(send, 0, ret);
+	dns_sends.delete(&tid);
+	return 0;
+}
+
+/* inet_sk_error_report(struct sock *sk): what the socket has sent has failed, as ICMP says. */
+int on_dns_error(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	struct dns_event event = {
+		.head.kind = KIND_MESSAGE,
+		.head.ts_ns = bpf_ktime_get_ns(),
+		.socket = (u64)sk,
+		.flags = DNS_FAILED,
+	};
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u32 tid = pid_tgid;
+	struct dns_send *send = dns_sends.lookup(&tid);
+	int error = 0;
+
+	if (!remote_port(sk) || !may_ask(sk))
+		return 0;
+	read(error, &sk->sk_err);
+	fill_sock(&event.head, sk);
+	if (error <= 0 || !keep_sock(&event.head))
+		return 0;
+	event.error = error;
+	if (send && send->sk == sk) {	/* within its call: loopback answers at once */
+		event.head.pid = pid_tgid >> 32;
+		event.head.tid = tid;
+		event.head.ts_ns = send->since;
+		event.sent = send->sent + 1;
+	}
+	emit(&event, sizeof(event));
+	return 0;
+}
+#endif
 
 #define ANY_LENGTH 0x7fffffff
 
@@ -378,6 +497,25 @@ int enter_dns_tcp_sendmsg(hook_ctx *ctx)
 {
 	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
 }
+
+#ifndef DNS_ANSWERS_ONLY
+#ifdef HOOK_FENTRY
+#define SENDMSG_RESULT(ctx) ((int)(ctx)[3])	/* behind three arguments */
+#else
+#define SENDMSG_RESULT(ctx) ((int)PT_REGS_RC(ctx))
+#endif
+
+/* Within udpv6_sendmsg, udp_sendmsg has the same outcome, and tells it first. */
+int exit_dns_udp_sendmsg(hook_ctx *ctx)
+{
+	return end_send(SENDMSG_RESULT(ctx));
+}
+
+int exit_dns_udpv6_sendmsg(hook_ctx *ctx)
+{
+	return end_send(SENDMSG_RESULT(ctx));
+}
+#endif
 
 /* udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...), udpv6_recvmsg, tcp_recvmsg */
 static __always_inline int begin_receive(struct sock *sk, struct msghdr *message)
@@ -528,8 +666,28 @@ static __always_inline void report_buffer(struct sock *sk, u64 base, u64 size, u
 	u32 which = flags & DNS_SENT;
 	struct dns_scratch *scratch = dns_scratches.lookup(&which);
 
+	if (length >= size && !(flags & DNS_SENT))
+		flags |= DNS_CUT;
 	if (scratch && begin_dns(scratch, sk, name, flags))
 		report_dns(scratch, append(scratch, 0, base, size, length), length);
+}
+
+#define MOST_LENGTHS 16
+
+/* The bytes of a message in segments; more than there are in `MOST_LENGTHS` of them if it has more. */
+static __always_inline u32 total_length(u64 segments, u64 count)
+{
+	struct dns_segment segment;
+	u64 length = count > MOST_LENGTHS;
+
+	for (int i = 0; i < MOST_LENGTHS; i++) {
+		if (i >= count)
+			break;
+		if (read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
+			break;
+		length += segment.length;
+	}
+	return length;
 }
 
 /* A message of `length` bytes in segments; the length of one that is sent is theirs. */
@@ -543,7 +701,15 @@ static __always_inline void report_segments(struct sock *sk, u64 segments, u64 c
 	if (!scratch || !begin_dns(scratch, sk, name, flags))
 		return;
 	size = gather(scratch, segments, count, 0, length);
-	report_dns(scratch, size, length == ANY_LENGTH ? size : length);
+	if (length == ANY_LENGTH)
+		length = total_length(segments, count);
+	report_dns(scratch, size, length);
+}
+
+/* What the kernel says of a message that was received. */
+static __always_inline u32 cut_flag(struct dns_msghdr *header, u32 flags)
+{
+	return !(flags & DNS_SENT) && header->flags & DNS_MSG_TRUNC ? flags | DNS_CUT : flags;
 }
 
 static __always_inline void report_message(struct sock *sk, u64 where, u32 length, u32 flags)
@@ -552,7 +718,8 @@ static __always_inline void report_message(struct sock *sk, u64 where, u32 lengt
 
 	if (!read_caller(&header, sizeof(header), where))
 		report_segments(sk, header.segments, header.segment_count,
-				header.name_length ? header.name : 0, length, flags);
+				header.name_length ? header.name : 0, length,
+				cut_flag(&header, flags));
 }
 
 static __always_inline void report_messages(struct sock *sk, u64 where, u64 number, u32 flags)
@@ -566,7 +733,8 @@ static __always_inline void report_messages(struct sock *sk, u64 where, u64 numb
 			return;
 		report_segments(sk, message.header.segments, message.header.segment_count,
 				message.header.name_length ? message.header.name : 0,
-				flags & DNS_SENT ? ANY_LENGTH : message.length, flags);
+				flags & DNS_SENT ? ANY_LENGTH : message.length,
+				cut_flag(&message.header, flags));
 	}
 	if (number > MOST_MESSAGES)
 		count(COUNT_UNTRACKED);
@@ -594,13 +762,30 @@ int enter_dns_sendmsg(syscall_enter *ctx)
 	return 0;
 }
 
+/* What the current thread has begun to send are `number` messages, of one call. */
+static __always_inline void begin_sends(u64 since, u32 number)
+{
+#ifndef DNS_ANSWERS_ONLY
+	u32 tid = bpf_get_current_pid_tgid();
+	struct dns_send *send = dns_sends.lookup(&tid);
+
+	if (!send || send->since < since)
+		return;
+	send->since = since;
+	send->count = number;
+#endif
+}
+
 /* sendmmsg(fd, messages, count, flags) */
 int enter_dns_sendmmsg(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
+	u64 since = bpf_ktime_get_ns();
 
-	if (sk)
-		report_messages(sk, ctx->args[1], (u32)ctx->args[2], DNS_SENT);
+	if (!sk)
+		return 0;
+	report_messages(sk, ctx->args[1], (u32)ctx->args[2], DNS_SENT);
+	begin_sends(since, (u32)ctx->args[2]);
 	return 0;
 }
 
@@ -623,6 +808,12 @@ int enter_dns_writev(syscall_enter *ctx)
 	if (sk)
 		report_segments(sk, ctx->args[1], ctx->args[2], 0, ANY_LENGTH, DNS_SENT);
 	return 0;
+}
+
+/* All calls to send, where the kernel has no sock_send_length. */
+int exit_dns_send(syscall_exit *ctx)
+{
+	return end_send(ctx->ret);
 }
 #endif
 

@@ -282,25 +282,31 @@ class Exchanges:
         return is_known
 
     def _failed(self, message: Message) -> Iterator[Query]:
-        """Yield the questions that the kernel could not send, or to which it was told of an error.
+        """Yield the questions that the kernel could not send, or that it was told have failed."""
+        unsent = self._unsent(message)
+        if message.flags & SENT:
+            yield from self._end_all(unsent, message, again=_is_sent_again(message))
+            return
+        by_id = self._asked.get(message.socket, {}).get(_server(message), {})
+        sent = {one: None for alike in by_id.values() for one in alike}
+        for asked in unsent:
+            sent.pop(asked, None)
+        yield from self._end_all(sent, message, again=False)
 
-        Where nothing has been sent yet, or the rest of several not, the sender tries again.
-        """
-        if not message.flags & SENT:
-            by_id = self._asked.get(message.socket, {}).get(_server(message), {})
-            failed = [asked for alike in by_id.values() for asked in alike]
-        else:
-            failed = self._unsent(message)
-        error = message.error
-        again = message.sent or error in NOT_YET or error > _KERNELS_OWN
-        for asked in failed:
+    def _end_all(
+        self, several: Iterable[_Asked], message: Message, *, again: bool
+    ) -> Iterator[Query]:
+        """Let questions end with an error, or forget them where they are to be asked again."""
+        name = errno.errorcode.get(message.error, str(message.error))
+        for asked in several:
             self._forget(asked)
             if not again:
-                name = errno.errorcode.get(error, str(error))
                 yield self._unanswered(asked, name, max(message.ts_ns, asked.asker.ts_ns))
 
     def _unsent(self, message: Message) -> list[_Asked]:
-        """Return the questions of the call that has failed, which began at `message.ts_ns`."""
+        """Return the questions of a call, which began at `message.ts_ns`, that were not sent."""
+        if message.tid is None:
+            return []
         of_call: dict[int, list[_Asked]] = {}
         for asked in self._latest.get(message.tid, ()):
             if asked.asker.socket == message.socket and asked.asker.ts_ns >= message.ts_ns:
@@ -344,7 +350,10 @@ class Exchanges:
 
 
 def _by_questions(alike: list[_Asked], packet: Packet) -> Iterator[_Found]:
-    """Yield the questions that an answer repeats, with those of `alike` that they are."""
+    """Yield the questions that an answer repeats, with those of `alike` that they are.
+
+    One of those may not be known, for the message that asked it was not captured whole.
+    """
     waiting: dict[object, _Asked] = {}
     for asked in reversed(alike):  # the newest is what is answered; an older one was lost
         waiting[_key(asked.question), asked.opcode] = asked
@@ -352,7 +361,9 @@ def _by_questions(alike: list[_Asked], packet: Packet) -> Iterator[_Found]:
         own = packet.records
         if len(packet.questions) > 1:
             own = tuple(record for record in own if record.answers(question))
-        yield _Found(waiting.pop((_key(question), packet.opcode), None), question, own)
+        keys = ((_key(question), packet.opcode), (None, packet.opcode))
+        found = next((waiting.pop(key) for key in keys if key in waiting), None)
+        yield _Found(found, question, own)
 
 
 def _key(question: Question | None) -> object:
@@ -371,6 +382,11 @@ def _retried(asker: Message, question: Question | None) -> object:
 def _transfer(message: Message, packet: Packet) -> object:
     """Return what the messages of a zone transfer have in common (RFC 5936, 2.2)."""
     return message.flags & TCP, message.socket, message.lport, packet.id
+
+
+def _is_sent_again(failure: Message) -> bool:
+    """Tell whether a call that has failed will be made again, as where it has sent a part."""
+    return bool(failure.sent) or failure.error in NOT_YET or failure.error > _KERNELS_OWN
 
 
 def _unusual(opcode: str) -> str | None:

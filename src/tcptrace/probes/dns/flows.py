@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tcptrace.probes.dns.messages import Packet, is_header, read_packet
-from tcptrace.probes.dns.probe import SENT, TCP, Message
+from tcptrace.probes.dns.probe import CUT, SENT, TCP, Message
 from tcptrace.probes.dns.reader import HEADER_SIZE
 
 PREFIX = 2
 """Bytes of length before each message over TCP (RFC 7766, 8)."""
+LONGEST = 65_535
+"""Bytes of any message."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,7 +71,10 @@ class Flows:
             stream = _Stream(message.socket, message.lport, message.flags & SENT)
             yield from self._from_stream(stream, data, length, message.ts_ns)
         else:
-            yield read_packet(data, length)
+            packet = read_packet(data, length)
+            if packet.is_malformed and message.flags & CUT:
+                packet = read_packet(data, LONGEST)
+            yield packet
 
     def _from_stream(self, key: _Stream, data: bytes, length: int, ts_ns: int) -> Iterator[Packet]:
         before = self._strangers.get(key)

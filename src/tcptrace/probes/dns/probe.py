@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,9 +25,9 @@ from tcptrace.model.columns import (
 from tcptrace.model.events import U32, U64, Event, InCgroup, Tail
 from tcptrace.model.filters import Filters
 from tcptrace.model.ranges import Ranges
-from tcptrace.probes.probe import ALL_FILTERS, Probe, Variant
+from tcptrace.probes.probe import ALL_FILTERS, Backend, Probe, Variant
 
-SENT, TCP, FAILED, ASSUMED = 1, 2, 4, 8
+SENT, TCP, FAILED, ASSUMED, CUT = 1, 2, 4, 8, 16
 MULTICAST_PORT = 5353
 FUNCTION_HOOKS: tuple[Literal["fentry", "kprobe"], ...] = ("fentry", "kprobe")
 CALLS_TO_RECEIVE = {
@@ -54,13 +55,14 @@ class Message(Event):
     length: U32
     """Bytes; there may be more of them than `payload` has."""
     flags: U32
-    """`SENT` and `TCP`; `ASSUMED` where the remote end is who was asked last, for nothing tells it;
-    `FAILED` for no message but the failure of one: with `SENT`, of a call to send that began at
-    `ts_ns`, else of those that this socket has sent to the remote end."""
+    """`SENT` and `TCP`; `CUT` for a datagram that filled its receiver's buffer; `ASSUMED` where the
+    remote end is who was asked last, for nothing tells it; `FAILED` for no message but a failure:
+    with `SENT`, of a call to send that began at `ts_ns`, else of what this socket has sent, within
+    such a call where a thread is named."""
     error: U32
     """Of a failure: errno."""
     sent: U32
-    """Of a failure to send: how many messages the call had sent before."""
+    """Of a failure: how many messages the call had sent before."""
     payload: Tail
     """At most 4,096 bytes."""
 
@@ -168,14 +170,14 @@ def _ask_once() -> None:
 
 def _syscalls(calls_to_send: tuple[str, ...]) -> tuple[Hook, ...]:
     """Return the hooks on the system calls."""
-
-    def hook(way: str, call: str, program: str) -> Hook:
-        return Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"{way}_dns_{program}")
-
     return (
-        *(hook("enter", call, call) for call in (*calls_to_send, *CALLS_TO_RECEIVE)),
-        *(hook("exit", call, program) for call, program in CALLS_TO_RECEIVE.items()),
+        *(_syscall("enter", call, call) for call in (*calls_to_send, *CALLS_TO_RECEIVE)),
+        *(_syscall("exit", call, program) for call, program in CALLS_TO_RECEIVE.items()),
     )
+
+
+def _syscall(way: str, call: str, program: str) -> Hook:
+    return Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"{way}_dns_{program}")
 
 
 _CALLED = (
@@ -193,11 +195,39 @@ _FUNCTIONS = tuple(
     for how in FUNCTION_HOOKS
 )
 
+
+def _at_return(how: Literal["fexit", "kretprobe"]) -> tuple[Hook, ...]:
+    names = ("udp_sendmsg", "udpv6_sendmsg")
+    return tuple(Hook(how, name, f"exit_dns_{name}", optional="v6" in name) for name in names)
+
+
+_RETURNS: Mapping[Backend, tuple[Hook, ...]] = {
+    "fentry": _at_return("fexit"),
+    "kprobe": _at_return("kretprobe"),
+    "tracepoint": tuple(_syscall("exit", call, "send") for call in CALLS_TO_SEND),
+}
+"""Where a call to send returns."""
+_SENT = (Hook("raw_tracepoint", "sock_send_length", "on_dns_sent"),)
+"""The same where sockets alone pass it (net/socket.c, sock_sendmsg_nosec), from Linux 6.4 on."""
+_ERROR = Hook("raw_tracepoint", "inet_sk_error_report", "on_dns_error", optional=True)
+"""From Linux 5.14 on (net/core/sock.c, sk_error_report)."""
+
+
+def _with_outcomes(variant: Variant) -> Iterator[Variant]:
+    """Yield the ways to know as well whether messages could be sent, the best first."""
+    for hooks in (_SENT, _RETURNS[variant.backend]):
+        yield dataclasses.replace(variant, hooks=(*variant.hooks, *hooks, _ERROR))
+
+
 DNS = Probe(
     name="dns",
     source=Path(__file__).with_name("dns.bpf.c"),
     records=(Message,),
-    variants=(*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND))),
+    variants=tuple(
+        with_outcomes
+        for variant in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND)))
+        for with_outcomes in _with_outcomes(variant)
+    ),
     filters=ALL_FILTERS,
     columns=(
         TIME_S,
@@ -243,7 +273,13 @@ DNS = Probe(
     ports="Servers' ports",
     port_fields=("rport",),
     types=("sk_buff", "msghdr", "iovec", "iter_type"),
-    numbers={"DNS_SENT": SENT, "DNS_TCP": TCP, "DNS_FAILED": FAILED, "DNS_ASSUMED": ASSUMED},
+    numbers={
+        "DNS_SENT": SENT,
+        "DNS_TCP": TCP,
+        "DNS_FAILED": FAILED,
+        "DNS_ASSUMED": ASSUMED,
+        "DNS_CUT": CUT,
+    },
     self_test=_ask_once,
 )
 
