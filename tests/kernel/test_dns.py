@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import signal
 import socket
 import subprocess
 import time
@@ -31,6 +32,8 @@ from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import Backend
 
 pytestmark = pytest.mark.command("dns")
+HERE = ("-N", "/proc/self/ns/net")
+"""What happens elsewhere on the machine is nothing to tests that count."""
 MULTICAST = 5353
 UNREACHABLE = "192.0.2.53"
 ERROR_REPORT = Hook("raw_tracepoint", "inet_sk_error_report", "on_dns_error")
@@ -503,7 +506,7 @@ def test_multicast_dns(backend: Backend) -> None:
             one.recvfrom(512)
 
     options = ("--json", "-P", f"{PORT},{MULTICAST}", "--timeout", "0.3s", "--backend", backend)
-    with Tracer(*options, command="dns") as tracer:
+    with Tracer(*options, *HERE, command="dns") as tracer:
         worker = Worker(work)
         worker.run()
         rows = tracer.wait_for(3, pid=worker.pid)
@@ -547,6 +550,80 @@ def test_question_that_is_refused_has_the_error(exchanges: Tracer) -> None:
     assert [("A", "ECONNREFUSED"), ("AAAA", "ECONNREFUSED")] == [
         (row["qtype"], row["rcode"]) for row in rows
     ]
+
+
+def ask_often(name: str) -> None:
+    """Ask twenty times, each from a socket of its own."""
+    for number in range(20):
+        resolvers.ask_recv(f"{number}.{name}.web.test")
+
+
+def zeros_over_tcp(size: int) -> None:
+    """Send zeros over TCP to a DNS port of our own."""
+    with socket.create_server((FAKE, PORT)) as server, socket.socket() as client:
+        client.connect((FAKE, PORT))
+        served, _ = server.accept()
+        with served:
+            for _ in range(size // 4096):
+                client.sendall(bytes(4096))
+                served.recv(4096, socket.MSG_WAITALL)
+
+
+def test_stream_that_is_not_dns_hides_nobody(backend: Backend) -> None:
+    """Megabytes of zeros are one row, and what others ask is shown."""
+    with Tracer("--json", *HERE, "--backend", backend, command="dns") as tracer:
+        flood = Worker(lambda: zeros_over_tcp(2 << 20))
+        flood.run()
+        asker = Worker(lambda: ask_often("flood"))
+        asker.run()
+        rows = tracer.wait_for(20, pid=asker.pid)
+        assert ["NOERROR"] * 20 == [row["rcode"] for row in rows]
+        assert ["malformed"] == [row["rcode"] for row in tracer.where(pid=flood.pid)]
+        stop_without_loss(tracer)
+
+
+@pytest.mark.anywhere
+def test_socket_that_floods_leaves_room_for_others(backend: Backend) -> None:
+    """One socket fills half of the buffer at most, and what others ask is shown."""
+
+    def flood() -> None:
+        with resolvers.bound(V4, 0) as client:
+            for _ in range(400):
+                client.sendto(bytes(4000), (SILENT, PORT))
+
+    options = ("--json", *HERE, "--buffer-mb", "1", "--backend", backend)
+    with Tracer(*options, command="dns") as tracer:
+        tracer.process.send_signal(signal.SIGSTOP)
+        Worker(flood).run()
+        asker = Worker(lambda: ask_often("room"))
+        asker.run()
+        tracer.process.send_signal(signal.SIGCONT)
+        assert 20 == len(tracer.wait_for(20, pid=asker.pid))
+        assert tracer.stop().summary[1] > 0
+
+
+@names
+@pytest.mark.anywhere
+def test_stream_that_is_not_dns_counts_once(backend: Backend) -> None:
+    """What a server answers instead of DNS costs no attempt its row."""
+
+    def be_answered_with_zeros() -> None:
+        with socket.create_server((FAKE, PORT)) as server, socket.socket() as client:
+            client.connect((FAKE, PORT))
+            served, _ = server.accept()
+            with served:
+                for _ in range(512):
+                    served.sendall(bytes(4096))
+                    client.recv(4096, socket.MSG_WAITALL)
+
+    options = ("--json", "-d", *HERE, "--backend", backend)
+    with Tracer(*options, command="connect") as tracer:
+        Worker(be_answered_with_zeros).run()
+        _, port = ask_then_connect(resolvers.ask_recv, "after.web.test")
+        assert "after.web.test" == query_of(tracer, port)
+        ended = tracer.stop()
+    assert ["tcptrace: malformed DNS messages: 1"] == ended.complaints
+    assert 0 == ended.summary[1]
 
 
 def test_answer_that_is_cut_by_its_receiver_is_not_malformed(

@@ -120,7 +120,7 @@ def _joined(variants: Sequence[Variant]) -> Variant:
 
 
 # Numbers of the values that the loader knows; those of the plan follow.
-SELF_TEST_NETNS, STANDS_IN, FIRST_OF_PLAN = 0, 1, 16
+SELF_TEST_NETNS, STANDS_IN, BUFFER_BYTES, FIRST_OF_PLAN = 0, 1, 2, 16
 VALUE_MARK = 0x7C97_4ACE << 32
 """With a value's number, the constant that is compiled in its place."""
 PORT_BITS = {"lport": 1, "rport": 2}
@@ -157,6 +157,7 @@ def shape_of(plan: Plan, variant: Variant) -> Shape:
         "VALUE_MARK": f"{VALUE_MARK:#x}ULL",
         "SELF_TEST_NETNS": f"VALUE({SELF_TEST_NETNS})",
         "STANDS_IN": f"VALUE({STANDS_IN})",
+        "BUFFER_BYTES": f"VALUE({BUFFER_BYTES})",
         f"HOOK_{variant.backend.upper()}": "1",
         **dict.fromkeys(variant.defines, "1"),
         **plan.shape_switches(values.take),
@@ -263,5 +264,6 @@ def listing(plan: Plan, variant: Variant) -> str:
         " * and what exists in a run alone: HAVE_BTF, KERNEL_TYPES. Not compiled, but put into\n"
         f" * the instructions when they are loaded:\n{values}"
         f" *   VALUE({SELF_TEST_NETNS}): the loader's own network namespace\n"
-        f" *   VALUE({STANDS_IN}): 1 in a stand-in, else 0\n */\n"
+        f" *   VALUE({STANDS_IN}): 1 in a stand-in, else 0\n"
+        f" *   VALUE({BUFFER_BYTES}): {shape.entries['events']}\n */\n"
     ) + shape.source

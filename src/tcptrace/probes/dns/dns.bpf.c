@@ -284,6 +284,7 @@ static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64
 }
 
 #define DNS_HEADER 12
+#define DNS_PREFIX 2	/* bytes of length before each message over TCP */
 
 /* Whether it can name an address: a response with answers. TCP's pieces may begin anywhere. */
 static __always_inline bool may_answer(struct dns_scratch *scratch, u64 size)
@@ -299,10 +300,109 @@ static __always_inline bool may_answer(struct dns_scratch *scratch, u64 size)
 	return true;
 }
 
+static __always_inline u32 big_endian(const u8 *bytes)
+{
+	return bytes[0] << 8 | bytes[1];
+}
+
+/* is_header of probes/dns/messages.py, for the twelve bytes at `header`. */
+static __always_inline bool is_dns_header(const u8 *header, u32 length)
+{
+	u32 opcode = header[2] >> 3 & 15, questions = big_endian(header + 4);
+	u32 records = big_endian(header + 6) + big_endian(header + 8) + big_endian(header + 10);
+	bool is_response = header[2] & 0x80, is_truncated = header[2] & 2;
+
+	if (length < DNS_HEADER || opcode > 6 || opcode == 3)
+		return false;
+	if (length == DNS_HEADER)
+		return is_response || opcode == 6;
+	if (!questions && !records && opcode != 6)
+		return false;
+	return DNS_HEADER + 5 * questions + 11 * records <= length || (is_response && is_truncated);
+}
+
+/* Whether a piece of a stream of which `size` bytes are there can begin with a message; what is too
+ * short to tell can. */
+static __always_inline bool may_begin(struct dns_scratch *scratch, u64 size)
+{
+	u32 length = big_endian(scratch->payload);
+
+	if (size < DNS_PREFIX)
+		return true;
+	if (size < DNS_PREFIX + DNS_HEADER)
+		return length >= DNS_HEADER;
+	return is_dns_header(scratch->payload + DNS_PREFIX, length);
+}
+
+/* What is known of a socket. One with another local port is another one at the same address. */
+enum dns_way { WAY_UNKNOWN, WAY_DNS, WAY_STRANGER };
+struct dns_socket {
+	u64 window;
+	u32 bytes;	/* that were reported in this window */
+	u16 lport;
+	u8 ways[2];	/* what is received, and what is sent: enum dns_way */
+};
+BPF_TABLE("lru_hash", u64, struct dns_socket, dns_sockets, 16384);
+
+/* Whether a piece of a stream is worth reading. A stream that does not begin as DNS does is not
+ * DNS: its first piece tells so, and then there are only those where Python could take it up again,
+ * for the trace may have begun amid a message. */
+static __always_inline bool keep_stream(struct dns_scratch *scratch, struct dns_socket *socket,
+					u64 size)
+{
+	bool may = may_begin(scratch, size);
+	u32 sent = scratch->event.flags & DNS_SENT;
+	u8 way;
+
+	way = socket->ways[sent & 1];
+	if (way == WAY_UNKNOWN)
+		socket->ways[sent & 1] = may ? WAY_DNS : WAY_STRANGER;
+	return way != WAY_STRANGER || (may && size >= DNS_PREFIX + DNS_HEADER) ||
+	       scratch->event.length == DNS_PREFIX;
+}
+
+/* A socket may fill half of the ring buffer within this time; what is more is lost, so that others'
+ * messages have room. */
+#define WINDOW_SHIFT 27	/* 134 ms */
+#define SHARE (BUFFER_BYTES / 2)
+
+static __always_inline bool keep_share(struct dns_event *event, struct dns_socket *socket, u64 size)
+{
+	u64 window = event->head.ts_ns >> WINDOW_SHIFT;
+
+	if (socket->window != window) {
+		socket->window = window;
+		socket->bytes = 0;
+	}
+	if (socket->bytes > SHARE) {
+		count(COUNT_LOST);
+		return false;
+	}
+	socket->bytes += sizeof(*event) + size;
+	return true;
+}
+
+static __always_inline bool keep_flow(struct dns_scratch *scratch, u64 size)
+{
+	u64 key = scratch->event.socket;
+	struct dns_socket *socket = dns_sockets.lookup(&key);
+	struct dns_socket unknown = { .lport = scratch->event.head.lport };
+
+	if (!socket || socket->lport != unknown.lport) {
+		dns_sockets.update(&key, &unknown);
+		socket = dns_sockets.lookup(&key);
+	}
+	if (!socket)
+		return true;
+	if (scratch->event.flags & DNS_TCP && !keep_stream(scratch, socket, size))
+		return false;
+	return keep_share(&scratch->event, socket, size);
+}
+
 static __always_inline void report_dns(struct dns_scratch *scratch, u64 size, u32 length)
 {
 	scratch->event.length = length;
-	if (!may_answer(scratch, size))
+	if (!may_answer(scratch, size) || !keep_flow(scratch, size))
 		return;
 	if (size > CAPTURED)
 		size = CAPTURED;

@@ -15,7 +15,7 @@ from tcptrace.kernel.hooks import Hook, attach
 from tcptrace.probes.probe import Variant
 from tcptrace.sources.bpf.programs import Programs
 from tcptrace.sources.counters import Counter
-from tcptrace.sources.plan import SELF_TEST_NETNS, STANDS_IN, Plan, Shape
+from tcptrace.sources.plan import BUFFER_BYTES, SELF_TEST_NETNS, STANDS_IN, Plan, Shape
 
 # The type of a hook's program, and what it is loaded to be attached to.
 PROGRAM_TYPES = {
@@ -127,7 +127,11 @@ def attach_variant(
     maps = create_maps(programs, shape.entries, around.pinned)
     for name, entries in shape.contents.items():
         bpf.fill(maps[name], entries)
-    values = {**shape.values, SELF_TEST_NETNS: around.self_test_netns}
+    values = {
+        **shape.values,
+        SELF_TEST_NETNS: around.self_test_netns,
+        BUFFER_BYTES: shape.entries["events"],
+    }
     loaded = {
         hook: _load(
             hook,
