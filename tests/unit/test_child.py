@@ -88,13 +88,13 @@ def test_time_in_which_nobody_waits_does_not_count(
     one.check()
 
 
-def test_a_child_is_not_ended_by_the_terminal(start: Start) -> None:
-    """Ctrl-C and a hang-up go to all processes of a terminal; the parent decides."""
+def test_a_child_is_not_ended_by_what_is_sent_to_all(start: Start) -> None:
+    """Ctrl-C and a hang-up go to a whole terminal, SIGTERM to a whole unit; the parent decides."""
     reading, writing = os.pipe()
 
     def main() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGHUP)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
         os.write(writing, b"alive")
 
     one = start(main)

@@ -103,9 +103,8 @@ def _be_child(parent: int, main: Callable[[], None]) -> NoReturn:
     status = 1
     try:
         die_with_parent(parent)
-        for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to both
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # sent to all of a group: the parent decides
         main()
         status = 0
     finally:
