@@ -10,6 +10,7 @@ import functools
 import mmap
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -72,6 +73,7 @@ UNREACHABLE6 = "fd00:8::1"
 MAPPED = "::ffff:"
 # include/uapi/linux/bpf.h
 PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
+MOST_WAITING = 4096  # ATTEMPTS in connect.bpf.c
 MOST_COUNTS = 65536  # the size of the map `counts` in connect.bpf.c
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 SYN_RETRIES = Path("/proc/sys/net/ipv4/tcp_syn_retries")
@@ -386,6 +388,29 @@ def test_what_was_put_off_is_shown_though_nobody_answers(tracer: Tracer, backend
         assert local_end(sock) == (event["laddr"], event["lport"])
         assert before - COARSE_NS <= event["ts_ns"]
     assert 1 == len(observed(tracer, backend, port))
+
+
+def put_off_many(port: int, refused: int) -> None:
+    """Put off more attempts than wait in the kernel otherwise, and connect where none listens."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_WAITING + 1000,) * 2)
+    with contextlib.ExitStack() as stack, fast_open_at_once():
+        for _ in range(MOST_WAITING + 100):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+            sock.connect((V4, port))
+        attempt(V4, refused)
+
+
+@pytest.mark.anywhere
+def test_what_is_put_off_takes_no_place_from_others(backend: Backend, netns: str) -> None:
+    """However many SYNs a process puts off, others' attempts are shown."""
+    port, refused = take_port(), take_port()
+    arguments = ("--json", "-N", netns, "--backend", backend)
+    with Tracer(*arguments, command="connect") as tracer:
+        Worker(lambda: put_off_many(port, refused)).run()
+        tracer.wait_for(rport=refused)
+        ended_well(tracer)
+    assert [refused] == [event["rport"] for event in tracer.events]
 
 
 def test_denied_by_a_cgroup_program(tracer: Tracer, backend: Backend, cgroup: Path) -> None:

@@ -46,6 +46,31 @@ struct connect_attempt {
 #endif
 BPF_HASH(attempts, struct sock *, struct connect_attempt, ATTEMPTS);
 
+#ifndef CONNECT_OUTCOME
+/* Attempts whose call has returned before the SYN left. A process can leave any number of sockets so:
+ * they take no place from others, and the one that was used least recently is forgotten. */
+BPF_TABLE("lru_hash", struct sock *, struct connect_attempt, put_off, 16384);
+#endif
+
+static __always_inline struct connect_attempt *connect_find(struct sock *sk)
+{
+	struct connect_attempt *found = attempts.lookup(&sk);
+
+#ifndef CONNECT_OUTCOME
+	if (!found)
+		found = put_off.lookup(&sk);
+#endif
+	return found;
+}
+
+static __always_inline void connect_forget(struct sock *sk)
+{
+	attempts.delete(&sk);
+#ifndef CONNECT_OUTCOME
+	put_off.delete(&sk);
+#endif
+}
+
 /* A call to connect that has not returned, by thread. */
 struct connect_call {
 	struct sock *sk;
@@ -152,13 +177,18 @@ static __always_inline bool connect_is_of_call(struct connect_call *call, struct
 static __always_inline void connect_launched(struct sock *sk)
 {
 #ifndef CONNECT_OUTCOME
-	struct connect_attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = connect_find(sk);
 	struct connect_event event;
 
-	if (!waiting || segments_sent(sk) == waiting->sent_before)
+	if (!waiting)
 		return;
+	if (segments_sent(sk) == waiting->sent_before) {
+		put_off.update(&sk, waiting);
+		attempts.delete(&sk);
+		return;
+	}
 	event = waiting->event;
-	attempts.delete(&sk);
+	connect_forget(sk);
 	connect_fill_port(&event.head, sk);
 	connect_report(&event);
 #endif
@@ -168,13 +198,13 @@ static __always_inline void connect_launched(struct sock *sk)
 static __always_inline void connect_failed(struct connect_call *call, s32 error)
 {
 	struct sock *sk = call->tcp ? call->tcp : call->sk;
-	struct connect_attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = connect_find(sk);
 	struct connect_event event = {};
 
 	if (waiting) {
 		event = waiting->event;
 		event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
-		attempts.delete(&sk);
+		connect_forget(sk);
 	} else if (is_added_subflow(sk)) {
 		return;
 	} else {
@@ -264,7 +294,7 @@ static __always_inline void connect_fill_end(struct connect_event *event, struct
 /* Out of SYN_SENT: established, or closed with sk_err. Process or softirq context. */
 static __always_inline void connect_end(struct sock *sk, int from, int to)
 {
-	struct connect_attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = connect_find(sk);
 	u32 tid = bpf_get_current_pid_tgid();
 	struct connect_event event;
 	bool was_sent;
@@ -278,7 +308,7 @@ static __always_inline void connect_end(struct sock *sk, int from, int to)
 		return;
 	was_sent = segments_sent(sk) != waiting->sent_before;
 	event = waiting->event;
-	attempts.delete(&sk);
+	connect_forget(sk);
 	if (to == TCP_CLOSE && !was_sent)
 		return;
 	connect_fill_end(&event, sk, from, to);
@@ -318,7 +348,7 @@ int connect_on_state(struct bpf_raw_tracepoint_args *ctx)
 int connect_on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
-	struct connect_attempt *waiting = attempts.lookup(&sk);
+	struct connect_attempt *waiting = connect_find(sk);
 
 	if (waiting) {
 		waiting->event.head.ts_ns = syn_left(sk, waiting->event.head.ts_ns,
@@ -512,7 +542,7 @@ int connect_exit_syscall(syscall_exit *ctx)
 		return 0;
 	call = *found;
 	/* What was launched and is not waiting any more has been reported. */
-	if (connect_is_failure(ret) && (!call.launched || attempts.lookup(&call.tcp)))
+	if (connect_is_failure(ret) && (!call.launched || connect_find(call.tcp)))
 		connect_failed(&call, ret);
 	else
 		connect_launched(call.tcp);
