@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
+import resource
 import socket
 import struct
 from collections.abc import Iterable
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcptrace.errors import ShortageError
 from tcptrace.kernel import netns, processes
 from tcptrace.model.filters import BY_NAME, MOST_COMPARED, U16_MAX, Filters
 from tcptrace.model.ranges import U32_MAX, Ranges
@@ -192,6 +195,21 @@ def test_what_filters_name_is_held_open(tmp_path: Path) -> None:
     assert [inode, inode, inode, tmp_path.stat().st_ino] == held
     host.close()
     assert [] == host._held
+
+
+@pytest.mark.parametrize("name", ["netns", "cgroup"])
+def test_more_than_can_be_held_is_said(name: str, tmp_path: Path) -> None:
+    """Where no more files may be opened, that is the error, not that there is no such thing."""
+    (tmp_path / "cgroup.controllers").touch()
+    texts = 64 * [str({"netns": MY_NETNS, "cgroup": tmp_path}[name])]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.closing(Host()) as host:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+        try:
+            with pytest.raises(ShortageError, match="ulimit -n"):
+                BY_NAME[name].parse(texts, host)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_another_kind_of_namespace_is_refused() -> None:

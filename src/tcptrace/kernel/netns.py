@@ -7,6 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 
 NAMED = Path("/run/netns")
@@ -17,16 +18,21 @@ _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 def open_netns(path: Path) -> int | None:
     """Return a descriptor that keeps a network namespace; None for a file that is none.
 
-    A name can be an empty file: one that was made where its mount is not seen from here.
+    A name can be an empty file: one that was made where its mount is not seen from here. Raises
+    ShortageError.
     """
-    with contextlib.suppress(OSError, ValueError):  # a ValueError for a NUL in the path
+    try:
         if path.stat().st_dev != Path("/proc/self/ns/net").stat().st_dev:
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):
-            if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == CLONE_NEWNET:
-                return descriptor
-        os.close(descriptor)
+    except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
+        if isinstance(error, OSError):
+            check_shortage(error, f"cannot open {path}")
+        return None
+    with contextlib.suppress(OSError):
+        if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == CLONE_NEWNET:
+            return descriptor
+    os.close(descriptor)
     return None
 
 

@@ -6,9 +6,11 @@ import functools
 import os
 import pwd
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from tcptrace.kernel import bpf, cgroups, netns, processes
+from tcptrace.kernel.shortage import check_shortage
 from tcptrace.model.systems import Cgroup, PinnedMap, inode_of
 
 
@@ -67,13 +69,18 @@ class Host:
 
     def _numbered(self, inode: int) -> int:
         """Return a namespace's number, and hold it if it can be found."""
-        from tcptrace.kernel import sockets  # noqa: PLC0415 - seldom needed
-
-        path = sockets.namespaces().get(inode)
+        path = self._namespaces.get(inode)
         descriptor = netns.open_netns(path) if path else None
         if descriptor is not None:
             self._hold(descriptor)
         return inode
+
+    @functools.cached_property
+    def _namespaces(self) -> Mapping[int, Path]:
+        """The network namespaces that there are."""
+        from tcptrace.kernel import sockets  # noqa: PLC0415 - seldom needed
+
+        return sockets.namespaces()
 
     def cgroup(self, text: str) -> Cgroup:
         """Return the cgroup v2 directory of this path."""
@@ -81,7 +88,9 @@ class Host:
             directory = os.open(text, cgroups.DIRECTORY)
             number = self._hold(directory)
             os.stat("cgroup.controllers", dir_fd=directory)
-        except (OSError, ValueError):  # a ValueError for a NUL in the path
+        except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
+            if isinstance(error, OSError):
+                check_shortage(error, f"cannot open {text}")
             msg = f"{text!r} is not a cgroup v2 directory"
             raise ValueError(msg) from None
         return Cgroup(number, cgroups.path_of(number))
