@@ -36,7 +36,7 @@ HERE = ("-N", "/proc/self/ns/net")
 """What happens elsewhere on the machine is nothing to tests that count."""
 MULTICAST = 5353
 UNREACHABLE = "192.0.2.53"
-ERROR_REPORT = Hook("raw_tracepoint", "inet_sk_error_report", "on_dns_error")
+ERROR_REPORT = Hook("raw_tracepoint", "inet_sk_error_report", "dns_on_error")
 names = pytest.mark.command("connect -d")
 
 

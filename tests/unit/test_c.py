@@ -47,7 +47,7 @@ def test_no_two_files_define_the_same() -> None:
     assert [] == [one for one, count in names.items() if count > 1 and one[1] not in EITHER]
 
 
-@pytest.mark.parametrize("probe", [ACCEPT, CONNECT, TRACER], ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
 def test_functions_have_their_probes_name(probe: Probe) -> None:
     """A function of a probe's says whose it is."""
     functions = {name for kind, name in defined(probe.source) if kind == "function"}

@@ -20,7 +20,7 @@ struct accept_event {
 	s32 error;	/* negative errno; 0 for a connection */
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 };
-_Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "probes/accept/probe.py: Accept differs");
+_Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "accept/probe.py: Accept differs");
 
 /* Length and limit of the listener's accept queue. */
 static __always_inline void accept_fill_backlog(struct accept_event *event, struct sock *listener)

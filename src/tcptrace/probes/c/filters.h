@@ -75,8 +75,8 @@ static __always_inline bool keep_port(u16 port)
 	return port_verdict(port) == KEPT;
 }
 
-/* Of the ports that the probe is about, one is to be kept, and none to be dropped. PORT_FIELDS has 1 for
- * the local port and 2 for the remote one. */
+/* Of the ports that the probe is about, one is to be kept, and none to be dropped. PORT_FIELDS has
+ * 1 for the local port and 2 for the remote one. */
 static __always_inline bool keep_ports(u16 lport, u16 rport)
 {
 	u32 local = PORT_FIELDS & 1 ? port_verdict(lport) : 0;

@@ -49,8 +49,8 @@ BPF_TABLE("hash", u64, u32, mntnsmap, 1);
 #endif
 
 /* Each probe has filters of its own: filters.h is there once for each, with the probe's name before
- * these, which its own source calls. The tables are found through functions, since bcc does not let a
- * map's name come from a macro. */
+ * these, which its own source calls. The tables are found through functions, since bcc does not let
+ * a map's name come from a macro. */
 #define OWN__(probe, name) probe##_##name
 #define OWN_(probe, name) OWN__(probe, name)
 #define OWN(name) OWN_(PROBE, name)

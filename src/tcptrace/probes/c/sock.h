@@ -66,7 +66,8 @@ static __always_inline struct sock *tcp_of(struct sock *sk)
 	return first;
 }
 
-/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow. */
+/* Whether the kernel has added sk to an MPTCP connection, which is followed by its first subflow.
+ * */
 static __always_inline bool is_added_subflow(struct sock *sk)
 {
 #ifdef HAVE_MPTCP_SOCK

@@ -2,9 +2,9 @@
 /* Programs that do what the kernel has skipped of others. */
 
 /* The kernel skips a program where the same one is under way on the same CPU, as in a softirq that
- * has interrupted it. So a function that runs in softirq context, too, is loaded twice: as a program
- * and as its stand-in, which the kernel calls behind it, and which does the work that was skipped.
- * STANDS_IN tells the function as which it runs. */
+ * has interrupted it. So a function that runs in softirq context, too, is loaded twice: as a
+ * program and as its stand-in, which the kernel calls behind it, and which does the work that was
+ * skipped. STANDS_IN tells the function as which it runs. */
 enum under_way { CONNECT_STATE, TRACER_STATE, TRACER_DESTROYED, PROGRAMS };
 BPF_PERCPU_ARRAY(under_way, u32, PROGRAMS);
 

@@ -12,9 +12,9 @@ static __always_inline u32 segments_sent(struct sock *sk)
 }
 
 /* When the SYN left, of an attempt that reached SYN_SENT at `begun`, and where its state changed at
- * `now`. The socket has the time of its last segment. If that is not the first one, the stamp of the
- * first tells, which counts milliseconds (or microseconds: tcp_usec_ts): exact enough where the SYN
- * was put off, and where it was not, `begun` is better. */
+ * `now`. The socket has the time of its last segment. If that is not the first one, the stamp of
+ * the first tells, which counts milliseconds (or microseconds: tcp_usec_ts): exact enough where the
+ * SYN was put off, and where it was not, `begun` is better. */
 static __always_inline u64 syn_left(struct sock *sk, u64 begun, u64 now, bool is_answered)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;

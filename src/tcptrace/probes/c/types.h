@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * The kernel's types, and the values of a run. Nothing in tcptrace's C dereferences a kernel pointer:
- * all goes through bpf_probe_read_kernel.
+ * The kernel's types, and the values of a run. Nothing in tcptrace's C dereferences a kernel
+ * pointer: all goes through bpf_probe_read_kernel.
  */
 
 #include <linux/cgroup.h>

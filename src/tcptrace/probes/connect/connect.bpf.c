@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * Attempts to connect (active opens), in the connecting process; with CONNECT_OUTCOME, how they ended.
+ * Attempts to connect (active opens), in the connecting process; with CONNECT_OUTCOME, how they
+ * ended.
  *
  * An attempt begins with the transition CLOSE -> SYN_SENT, in process context, when the socket may
  * have no port yet. Filters are applied there, and the event waits in `attempts`. It is reported
- *   - when the port is known and the SYN has left (`connect_launched`): at the return of tcp_v4_connect or
- *     tcp_v6_connect with fentry and kprobe; with tracepoint at the return of connect(2), or when
- *     the process sleeps in it; or at the transition out of SYN_SENT, which can come first, in
- *     softirq context; or when the SYN is sent again, where the first write sent it
+ *   - when the port is known and the SYN has left (`connect_launched`): at the return of
+ *     tcp_v4_connect or tcp_v6_connect with fentry and kprobe; with tracepoint at the return of
+ *     connect(2), or when the process sleeps in it; or at the transition out of SYN_SENT, which can
+ *     come first, in softirq context; or when the SYN is sent again, where the first write sent it
  *     (TCP_FASTOPEN_CONNECT) and nobody answers;
  *   - with CONNECT_OUTCOME, at that transition only; with CONNECT_FAILED_ONLY, too, only where it
  *     came to nothing.
  * If no SYN has left by then, there was no attempt.
- * What fails inside the host is reported with its error at the same returns (`connect_failed`); it may
- * never have reached SYN_SENT. Of MPTCP, the first subflow makes the attempt; the call is for the
- * whole connection.
+ *
+ * What fails inside the host is reported with its error at the same returns (`connect_failed`); it
+ * may never have reached SYN_SENT. Of MPTCP, the first subflow makes the attempt; the call is for
+ * the whole connection.
  */
 struct connect_event {
 	struct event head;
@@ -24,7 +26,7 @@ struct connect_event {
 	u32 retransmits;	/* of the SYN */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "probes/connect/probe.py: Connect differs");
+_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "connect/probe.py: Connect differs");
 
 /* A socket address; sockaddr_in and sockaddr_in6 share the first two fields. */
 struct connect_address {
@@ -47,8 +49,8 @@ struct connect_attempt {
 BPF_HASH(attempts, struct sock *, struct connect_attempt, ATTEMPTS);
 
 #ifndef CONNECT_OUTCOME
-/* Attempts whose call has returned before the SYN left. A process can leave any number of sockets so:
- * they take no place from others, and the one that was used least recently is forgotten. */
+/* Attempts whose call has returned before the SYN left. A process can leave any number of sockets
+ * so: they take no place from others, and the one that was used least recently is forgotten. */
 BPF_TABLE("lru_hash", struct sock *, struct connect_attempt, put_off, 16384);
 #endif
 
@@ -247,7 +249,8 @@ static __always_inline void connect_watch_switch(struct sock *sk, u32 tid)
 }
 #endif
 
-/* Whether the ports can pass the filters: before a connect has found one, there is no local port. */
+/* Whether the ports can pass the filters: before a connect has found one, there is no local port.
+ * */
 static __always_inline bool connect_keep_remote(struct event *head)
 {
 	return keep_ports(head->lport ? head->lport : head->rport, head->rport);
@@ -276,7 +279,8 @@ static __always_inline void connect_begin(struct sock *sk)
 }
 
 /* Fill how an attempt ended, and when it began: when its SYN left. */
-static __always_inline void connect_fill_end(struct connect_event *event, struct sock *sk, int from, int to)
+static __always_inline void connect_fill_end(struct connect_event *event, struct sock *sk, int from,
+					     int to)
 {
 	u64 now = bpf_ktime_get_ns();
 	int error = 0;
@@ -343,8 +347,8 @@ int connect_on_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* tcp_retransmit_skb(const struct sock *sk, ...): with TCP_FASTOPEN_CONNECT no call returns when the
- * SYN has left. */
+/* tcp_retransmit_skb(const struct sock *sk, ...): with TCP_FASTOPEN_CONNECT no call returns when
+ * the SYN has left. */
 int connect_on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
@@ -360,7 +364,7 @@ int connect_on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 
 #if defined(HOOK_FENTRY) || defined(HOOK_KPROBE)
 /* tcp_v4_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len), and tcp_v6_connect, which
- * connect_calls it for an IPv4-mapped address: that is one call, the outer one. What is denied before
+ * calls it for an IPv4-mapped address: that is one call, the outer one. What is denied before
  * comes from tcp_v4_pre_connect and tcp_v6_pre_connect (BPF of a cgroup), which take the same
  * arguments, and from security_socket_connect(struct socket *sock, ...). */
 #ifdef HOOK_FENTRY

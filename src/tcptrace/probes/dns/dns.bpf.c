@@ -25,9 +25,9 @@
  *
  * With DNS_ANSWERS_ONLY, answers alone are reported.
  */
-#define CAPTURED 4096	/* bytes of a message; a power of two */
-#define MOST_SEGMENTS 4
-#define MOST_MESSAGES 8
+#define DNS_CAPTURED 4096	/* bytes of a message; a power of two */
+#define DNS_MOST_SEGMENTS 4
+#define DNS_MOST_MESSAGES 8
 
 struct dns_event {
 	struct event head;	/* the remote end is the server */
@@ -39,10 +39,10 @@ struct dns_event {
 };
 _Static_assert(sizeof(struct dns_event) == SIZE_MESSAGE, "probes/dns/probe.py: Message differs");
 
-/* The most that append can write: CAPTURED - 1 behind the beginning, and a mask's worth. */
+/* The most that append can write: DNS_CAPTURED - 1 behind the beginning, and a mask's worth. */
 struct dns_scratch {
 	struct dns_event event;
-	u8 payload[3 * CAPTURED];
+	u8 payload[3 * DNS_CAPTURED];
 };
 BPF_PERCPU_ARRAY(dns_scratches, struct dns_scratch, 2);
 
@@ -108,18 +108,18 @@ struct dns_asked {
 };
 BPF_TABLE("lru_hash", struct sock *, struct dns_asked, dns_servers, 4096);
 
-static __always_inline bool is_server_port(u16 port)
+static __always_inline bool dns_is_server_port(u16 port)
 {
 	return keep_port(port);
 }
 
 /* Fill what concerns the current task and judge all but the message. */
-static __always_inline bool keep_dns(struct event *event)
+static __always_inline bool dns_keep(struct event *event)
 {
-	return keep_sock(event) && is_server_port(event->rport) && fill_task(event);
+	return keep_sock(event) && dns_is_server_port(event->rport) && fill_task(event);
 }
 
-static __always_inline u16 remote_port(struct sock *sk)
+static __always_inline u16 dns_remote_port(struct sock *sk)
 {
 	u16 port = 0;
 
@@ -129,17 +129,17 @@ static __always_inline u16 remote_port(struct sock *sk)
 
 /* Whether a socket can be a DNS client's. Without a port it is an unconnected one, or TCP that may
  * be about to connect by sending (MSG_FASTOPEN). */
-static __always_inline bool may_ask(struct sock *sk)
+static __always_inline bool dns_may_ask(struct sock *sk)
 {
-	u16 family = 0, port = remote_port(sk);
+	u16 family = 0, port = dns_remote_port(sk);
 
-	if (port && !is_server_port(port))
+	if (port && !dns_is_server_port(port))
 		return false;
 	read(family, &sk->__sk_common.skc_family);
 	return family == AF_INET || family == AF_INET6;
 }
 
-static __always_inline bool is_dns_tcp(struct sock *sk)
+static __always_inline bool dns_is_tcp(struct sock *sk)
 {
 	u16 protocol = 0;
 
@@ -148,7 +148,7 @@ static __always_inline bool is_dns_tcp(struct sock *sk)
 }
 
 /* Make an address the event's remote end. */
-static __always_inline void fill_server(struct event *event, struct dns_address *server)
+static __always_inline void dns_fill_server(struct event *event, struct dns_address *server)
 {
 	event->rport = bpf_ntohs(server->port);
 	__builtin_memset(event->raddr, 0, sizeof(event->raddr));
@@ -167,19 +167,19 @@ static __always_inline void fill_server(struct event *event, struct dns_address 
 		unmap(event->laddr);
 }
 
-static __always_inline void start_dns(struct dns_scratch *scratch, struct sock *sk, u32 flags)
+static __always_inline void dns_start(struct dns_scratch *scratch, struct sock *sk, u32 flags)
 {
 	struct dns_event *event = &scratch->event;
 
 	__builtin_memset(event, 0, sizeof(*event));
 	event->head.kind = KIND_MESSAGE;
 	event->socket = (u64)sk;
-	event->flags = flags | (is_dns_tcp(sk) ? DNS_TCP : 0);
+	event->flags = flags | (dns_is_tcp(sk) ? DNS_TCP : 0);
 	fill_sock(&event->head, sk);
 }
 
 /* Read what a caller's message is described by: with functions as hooks, the kernel's copy. */
-static __always_inline int read_caller(void *to, u32 size, u64 from)
+static __always_inline int dns_read_caller(void *to, u32 size, u64 from)
 {
 #ifdef HOOK_TRACEPOINT
 	return bpf_probe_read_user(to, size, (void *)from);
@@ -189,7 +189,7 @@ static __always_inline int read_caller(void *to, u32 size, u64 from)
 }
 
 /* Remember that the current thread sends the event's message. */
-static __always_inline void begin_send(struct dns_event *event)
+static __always_inline void dns_begin_send(struct dns_event *event)
 {
 #ifndef DNS_ANSWERS_ONLY
 	u32 tid = event->head.tid;
@@ -204,80 +204,81 @@ static __always_inline void begin_send(struct dns_event *event)
 }
 
 /* Begin an event; `name` is the caller's address of the other end, or 0. */
-static __always_inline bool begin_dns(struct dns_scratch *scratch, struct sock *sk, u64 name,
+static __always_inline bool dns_begin(struct dns_scratch *scratch, struct sock *sk, u64 name,
 				      u32 flags)
 {
 	struct dns_event *event = &scratch->event;
 	struct dns_asked asked = {}, *found;
 
-	start_dns(scratch, sk, flags);
+	dns_start(scratch, sk, flags);
 	if (name)
-		read_caller(&asked.server.family, 2, name);
+		dns_read_caller(&asked.server.family, 2, name);
 	if (asked.server.family == AF_INET)
-		read_caller(&asked.server, 8, name);
+		dns_read_caller(&asked.server, 8, name);
 	else if (asked.server.family == AF_INET6)
-		read_caller(&asked.server, sizeof(asked.server), name);
+		dns_read_caller(&asked.server, sizeof(asked.server), name);
 	else
 		name = 0;
 	if (name && (!event->head.rport || flags & DNS_SENT)) {
-		fill_server(&event->head, &asked.server);
-		if (flags & DNS_SENT && is_server_port(event->head.rport)) {
+		dns_fill_server(&event->head, &asked.server);
+		if (flags & DNS_SENT && dns_is_server_port(event->head.rport)) {
 			asked.lport = event->head.lport;
 			dns_servers.update(&sk, &asked);
 		}
 	} else if (!event->head.rport) {
 		found = dns_servers.lookup(&sk);
 		if (found && (!found->lport || found->lport == event->head.lport)) {
-			fill_server(&event->head, &found->server);
+			dns_fill_server(&event->head, &found->server);
 			event->flags |= DNS_ASSUMED;
 		}
 	}
-	if (!keep_dns(&event->head))
+	if (!dns_keep(&event->head))
 		return false;
 	if (flags & DNS_SENT)
-		begin_send(event);
+		dns_begin_send(event);
 	return true;
 }
 
 /* Copy one more segment behind the `at` bytes that are there, `left` at most; return how many bytes
  * are there now. More than the user's segment is never read: that might be another page. */
-static __always_inline u64 append(struct dns_scratch *scratch, u64 at, u64 base, u64 length,
+static __always_inline u64 dns_append(struct dns_scratch *scratch, u64 at, u64 base, u64 length,
 				  u64 left)
 {
 	u64 size = length, place = at;
 
-	if (at >= CAPTURED)
+	if (at >= DNS_CAPTURED)
 		return at;
 	if (size > left)
 		size = left;
-	if (size > CAPTURED)
-		size = CAPTURED;
+	if (size > DNS_CAPTURED)
+		size = DNS_CAPTURED;
 	/* clang would drop masks that it knows to do nothing; the verifier knows less. */
 	asm volatile("" : "+r"(size), "+r"(place));
-	size &= 2 * CAPTURED - 1;
-	place &= CAPTURED - 1;
+	size &= 2 * DNS_CAPTURED - 1;
+	place &= DNS_CAPTURED - 1;
 	if (!size || bpf_probe_read_user(scratch->payload + place, size, (void *)base))
 		return at;
 	return at + size;
 }
 
 /* Copy `length` bytes of the segments, from the `skip`th on. */
-static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64 count, u64 skip,
-				  u64 length)
+static __always_inline u64 dns_gather(struct dns_scratch *scratch, u64 segments, u64 count,
+				      u64 skip, u64 length)
 {
 	struct dns_segment segment;
 	u64 at = 0;
 
-	for (int i = 0; i < MOST_SEGMENTS; i++) {
+	for (int i = 0; i < DNS_MOST_SEGMENTS; i++) {
 		if (i >= count || at >= length)
 			break;
-		if (read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
+		if (dns_read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
 			break;
 		if (skip >= segment.length) {
 			skip -= segment.length;
 			continue;
 		}
-		at = append(scratch, at, segment.base + skip, segment.length - skip, length - at);
+		at = dns_append(scratch, at, segment.base + skip, segment.length - skip,
+				length - at);
 		skip = 0;
 	}
 	return at;
@@ -287,7 +288,7 @@ static __always_inline u64 gather(struct dns_scratch *scratch, u64 segments, u64
 #define DNS_PREFIX 2	/* bytes of length before each message over TCP */
 
 /* Whether it can name an address: a response with answers. TCP's pieces may begin anywhere. */
-static __always_inline bool may_answer(struct dns_scratch *scratch, u64 size)
+static __always_inline bool dns_may_answer(struct dns_scratch *scratch, u64 size)
 {
 #ifdef DNS_ANSWERS_ONLY
 	u8 *header = scratch->payload;
@@ -300,16 +301,17 @@ static __always_inline bool may_answer(struct dns_scratch *scratch, u64 size)
 	return true;
 }
 
-static __always_inline u32 big_endian(const u8 *bytes)
+static __always_inline u32 dns_big_endian(const u8 *bytes)
 {
 	return bytes[0] << 8 | bytes[1];
 }
 
 /* is_header of probes/dns/messages.py, for the twelve bytes at `header`. */
-static __always_inline bool is_dns_header(const u8 *header, u32 length)
+static __always_inline bool dns_is_header(const u8 *header, u32 length)
 {
-	u32 opcode = header[2] >> 3 & 15, questions = big_endian(header + 4);
-	u32 records = big_endian(header + 6) + big_endian(header + 8) + big_endian(header + 10);
+	u32 opcode = header[2] >> 3 & 15, questions = dns_big_endian(header + 4);
+	u32 records = dns_big_endian(header + 6) + dns_big_endian(header + 8) +
+		      dns_big_endian(header + 10);
 	bool is_response = header[2] & 0x80, is_truncated = header[2] & 2;
 
 	if (length < DNS_HEADER || opcode > 6 || opcode == 3)
@@ -323,15 +325,15 @@ static __always_inline bool is_dns_header(const u8 *header, u32 length)
 
 /* Whether a piece of a stream of which `size` bytes are there can begin with a message; what is too
  * short to tell can. */
-static __always_inline bool may_begin(struct dns_scratch *scratch, u64 size)
+static __always_inline bool dns_may_begin(struct dns_scratch *scratch, u64 size)
 {
-	u32 length = big_endian(scratch->payload);
+	u32 length = dns_big_endian(scratch->payload);
 
 	if (size < DNS_PREFIX)
 		return true;
 	if (size < DNS_PREFIX + DNS_HEADER)
 		return length >= DNS_HEADER;
-	return is_dns_header(scratch->payload + DNS_PREFIX, length);
+	return dns_is_header(scratch->payload + DNS_PREFIX, length);
 }
 
 /* What is known of a socket. One with another local port is another one at the same address. */
@@ -347,10 +349,10 @@ BPF_TABLE("lru_hash", u64, struct dns_socket, dns_sockets, 16384);
 /* Whether a piece of a stream is worth reading. A stream that does not begin as DNS does is not
  * DNS: its first piece tells so, and then there are only those where Python could take it up again,
  * for the trace may have begun amid a message. */
-static __always_inline bool keep_stream(struct dns_scratch *scratch, struct dns_socket *socket,
+static __always_inline bool dns_keep_stream(struct dns_scratch *scratch, struct dns_socket *socket,
 					u64 size)
 {
-	bool may = may_begin(scratch, size);
+	bool may = dns_may_begin(scratch, size);
 	u32 sent = scratch->event.flags & DNS_SENT;
 	u8 way;
 
@@ -363,18 +365,19 @@ static __always_inline bool keep_stream(struct dns_scratch *scratch, struct dns_
 
 /* A socket may fill half of the ring buffer within this time; what is more is lost, so that others'
  * messages have room. */
-#define WINDOW_SHIFT 27	/* 134 ms */
-#define SHARE (BUFFER_BYTES / 2)
+#define DNS_WINDOW_SHIFT 27	/* 134 ms */
+#define DNS_SHARE (BUFFER_BYTES / 2)
 
-static __always_inline bool keep_share(struct dns_event *event, struct dns_socket *socket, u64 size)
+static __always_inline bool dns_keep_share(struct dns_event *event, struct dns_socket *socket,
+					   u64 size)
 {
-	u64 window = event->head.ts_ns >> WINDOW_SHIFT;
+	u64 window = event->head.ts_ns >> DNS_WINDOW_SHIFT;
 
 	if (socket->window != window) {
 		socket->window = window;
 		socket->bytes = 0;
 	}
-	if (socket->bytes > SHARE) {
+	if (socket->bytes > DNS_SHARE) {
 		count(COUNT_LOST);
 		return false;
 	}
@@ -382,7 +385,7 @@ static __always_inline bool keep_share(struct dns_event *event, struct dns_socke
 	return true;
 }
 
-static __always_inline bool keep_flow(struct dns_scratch *scratch, u64 size)
+static __always_inline bool dns_keep_flow(struct dns_scratch *scratch, u64 size)
 {
 	u64 key = scratch->event.socket;
 	struct dns_socket *socket = dns_sockets.lookup(&key);
@@ -394,25 +397,25 @@ static __always_inline bool keep_flow(struct dns_scratch *scratch, u64 size)
 	}
 	if (!socket)
 		return true;
-	if (scratch->event.flags & DNS_TCP && !keep_stream(scratch, socket, size))
+	if (scratch->event.flags & DNS_TCP && !dns_keep_stream(scratch, socket, size))
 		return false;
-	return keep_share(&scratch->event, socket, size);
+	return dns_keep_share(&scratch->event, socket, size);
 }
 
-static __always_inline void report_dns(struct dns_scratch *scratch, u64 size, u32 length)
+static __always_inline void dns_report(struct dns_scratch *scratch, u64 size, u32 length)
 {
 	scratch->event.length = length;
-	if (!may_answer(scratch, size) || !keep_flow(scratch, size))
+	if (!dns_may_answer(scratch, size) || !dns_keep_flow(scratch, size))
 		return;
-	if (size > CAPTURED)
-		size = CAPTURED;
+	if (size > DNS_CAPTURED)
+		size = DNS_CAPTURED;
 	asm volatile("" : "+r"(size));
-	size &= 2 * CAPTURED - 1;
+	size &= 2 * DNS_CAPTURED - 1;
 	emit(scratch, sizeof(scratch->event) + size);
 }
 
 #ifndef DNS_ANSWERS_ONLY
-static __always_inline void report_failure(struct dns_send *send, u32 error, u32 sent)
+static __always_inline void dns_report_failure(struct dns_send *send, u32 error, u32 sent)
 {
 	struct dns_event event = {
 		.head.kind = KIND_MESSAGE,
@@ -429,7 +432,7 @@ static __always_inline void report_failure(struct dns_send *send, u32 error, u32
 }
 
 /* sock_send_length(struct sock *sk, int ret, int flags): the outcome of one message. */
-int on_dns_sent(struct bpf_raw_tracepoint_args *ctx)
+int dns_on_sent(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	u32 tid = bpf_get_current_pid_tgid();
@@ -441,13 +444,13 @@ int on_dns_sent(struct bpf_raw_tracepoint_args *ctx)
 	if (ret >= 0 && ++send->sent < send->count)
 		return 0;
 	if (ret < 0)
-		report_failure(send, -ret, send->sent);
+		dns_report_failure(send, -ret, send->sent);
 	dns_sends.delete(&tid);
 	return 0;
 }
 
 /* The outcome of a call: an error, or how many messages of several were sent. */
-static __always_inline int end_send(long ret)
+static __always_inline int dns_end_send(long ret)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct dns_send *send = dns_sends.lookup(&tid);
@@ -455,15 +458,15 @@ static __always_inline int end_send(long ret)
 	if (!send)
 		return 0;
 	if (ret < 0)
-		report_failure(send, -ret, 0);
+		dns_report_failure(send, -ret, 0);
 	else if (send->count > 1 && ret < send->count)
-		report_failure(send, 0, ret);
+		dns_report_failure(send, 0, ret);
 	dns_sends.delete(&tid);
 	return 0;
 }
 
 /* inet_sk_error_report(struct sock *sk): what the socket has sent has failed, as ICMP says. */
-int on_dns_error(struct bpf_raw_tracepoint_args *ctx)
+int dns_on_error(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	struct dns_event event = {
@@ -477,7 +480,7 @@ int on_dns_error(struct bpf_raw_tracepoint_args *ctx)
 	struct dns_send *send = dns_sends.lookup(&tid);
 	int error = 0;
 
-	if (!remote_port(sk) || !may_ask(sk))
+	if (!dns_remote_port(sk) || !dns_may_ask(sk))
 		return 0;
 	read(error, &sk->sk_err);
 	fill_sock(&event.head, sk);
@@ -495,7 +498,7 @@ int on_dns_error(struct bpf_raw_tracepoint_args *ctx)
 }
 #endif
 
-#define ANY_LENGTH 0x7fffffff
+#define DNS_ANY_LENGTH 0x7fffffff
 
 #ifndef HOOK_TRACEPOINT
 /* include/linux/fs.h: flags of iov_iter.type where it has no iter_type */
@@ -508,7 +511,7 @@ int on_dns_error(struct bpf_raw_tracepoint_args *ctx)
 #endif
 
 /* Take the caller's buffers from a message; false where they are not a process's memory. */
-static __always_inline bool take_buffers(struct dns_call *call, struct msghdr *message)
+static __always_inline bool dns_take_buffers(struct dns_call *call, struct msghdr *message)
 {
 	struct iov_iter *iter = &message->msg_iter;
 	u32 kind;
@@ -545,35 +548,35 @@ static __always_inline bool take_buffers(struct dns_call *call, struct msghdr *m
 }
 
 /* Copy `length` bytes of the caller's buffers, from the `skip`th on. */
-static __always_inline u64 copy_buffers(struct dns_scratch *scratch, struct dns_call *call,
+static __always_inline u64 dns_copy_buffers(struct dns_scratch *scratch, struct dns_call *call,
 					u64 skip, u64 length)
 {
 	if (call->form == DNS_SEGMENTS)
-		return gather(scratch, call->where, call->size, skip, length);
+		return dns_gather(scratch, call->where, call->size, skip, length);
 	if (skip >= call->size)
 		return 0;
-	return append(scratch, 0, call->where + skip, call->size - skip, length);
+	return dns_append(scratch, 0, call->where + skip, call->size - skip, length);
 }
 
 /* udp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len), and udpv6_sendmsg, which calls it
  * for an IPv4-mapped address: that is one message, the outer one's; tcp_sendmsg. */
-static __always_inline int send_message(struct sock *sk, struct msghdr *message, u32 length)
+static __always_inline int dns_send_message(struct sock *sk, struct msghdr *message, u32 length)
 {
 	struct dns_call call = {};
 	struct dns_scratch *scratch;
 	u32 which = DNS_SENT;
 	u64 name = 0;
 
-	if (!may_ask(sk) || !take_buffers(&call, message))
+	if (!dns_may_ask(sk) || !dns_take_buffers(&call, message))
 		return 0;
 	read(name, &message->msg_name);
 	scratch = dns_scratches.lookup(&which);
-	if (scratch && begin_dns(scratch, sk, name, DNS_SENT))
-		report_dns(scratch, copy_buffers(scratch, &call, 0, length), length);
+	if (scratch && dns_begin(scratch, sk, name, DNS_SENT))
+		dns_report(scratch, dns_copy_buffers(scratch, &call, 0, length), length);
 	return 0;
 }
 
-static __always_inline bool is_family(struct sock *sk, u16 wanted)
+static __always_inline bool dns_is_family(struct sock *sk, u16 wanted)
 {
 	u16 family = 0;
 
@@ -581,68 +584,68 @@ static __always_inline bool is_family(struct sock *sk, u16 wanted)
 	return family == wanted;
 }
 
-int enter_dns_udp_sendmsg(hook_ctx *ctx)
+int dns_enter_udp_sendmsg(hook_ctx *ctx)
 {
 	struct sock *sk = ARG1(ctx);
 
-	return is_family(sk, AF_INET) ? send_message(sk, ARG2(ctx), (u64)ARG3(ctx)) : 0;
+	return dns_is_family(sk, AF_INET) ? dns_send_message(sk, ARG2(ctx), (u64)ARG3(ctx)) : 0;
 }
 
-int enter_dns_udpv6_sendmsg(hook_ctx *ctx)
+int dns_enter_udpv6_sendmsg(hook_ctx *ctx)
 {
-	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
+	return dns_send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
 }
 
-int enter_dns_tcp_sendmsg(hook_ctx *ctx)
+int dns_enter_tcp_sendmsg(hook_ctx *ctx)
 {
-	return send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
+	return dns_send_message(ARG1(ctx), ARG2(ctx), (u64)ARG3(ctx));
 }
 
 #ifndef DNS_ANSWERS_ONLY
 #ifdef HOOK_FENTRY
-#define SENDMSG_RESULT(ctx) ((int)(ctx)[3])	/* behind three arguments */
+#define DNS_SENDMSG_RESULT(ctx) ((int)(ctx)[3])	/* behind three arguments */
 #else
-#define SENDMSG_RESULT(ctx) ((int)PT_REGS_RC(ctx))
+#define DNS_SENDMSG_RESULT(ctx) ((int)PT_REGS_RC(ctx))
 #endif
 
 /* Within udpv6_sendmsg, udp_sendmsg has the same outcome, and tells it first. */
-int exit_dns_udp_sendmsg(hook_ctx *ctx)
+int dns_exit_udp_sendmsg(hook_ctx *ctx)
 {
-	return end_send(SENDMSG_RESULT(ctx));
+	return dns_end_send(DNS_SENDMSG_RESULT(ctx));
 }
 
-int exit_dns_udpv6_sendmsg(hook_ctx *ctx)
+int dns_exit_udpv6_sendmsg(hook_ctx *ctx)
 {
-	return end_send(SENDMSG_RESULT(ctx));
+	return dns_end_send(DNS_SENDMSG_RESULT(ctx));
 }
 #endif
 
 /* udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...), udpv6_recvmsg, tcp_recvmsg */
-static __always_inline int begin_receive(struct sock *sk, struct msghdr *message)
+static __always_inline int dns_begin_receive(struct sock *sk, struct msghdr *message)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct dns_call call = { .sk = sk };
 
-	if (!may_ask(sk) || !take_buffers(&call, message))
+	if (!dns_may_ask(sk) || !dns_take_buffers(&call, message))
 		return 0;
 	read(call.copied_seq, &((struct tcp_sock *)sk)->copied_seq);
 	dns_calls.update(&tid, &call);
 	return 0;
 }
 
-int enter_dns_udp_recvmsg(hook_ctx *ctx)
+int dns_enter_udp_recvmsg(hook_ctx *ctx)
 {
-	return begin_receive(ARG1(ctx), ARG2(ctx));
+	return dns_begin_receive(ARG1(ctx), ARG2(ctx));
 }
 
-int enter_dns_udpv6_recvmsg(hook_ctx *ctx)
+int dns_enter_udpv6_recvmsg(hook_ctx *ctx)
 {
-	return begin_receive(ARG1(ctx), ARG2(ctx));
+	return dns_begin_receive(ARG1(ctx), ARG2(ctx));
 }
 
-int enter_dns_tcp_recvmsg(hook_ctx *ctx)
+int dns_enter_tcp_recvmsg(hook_ctx *ctx)
 {
-	return begin_receive(ARG1(ctx), ARG2(ctx));
+	return dns_begin_receive(ARG1(ctx), ARG2(ctx));
 }
 
 /* Fill both ends from a datagram's own headers. */
@@ -673,7 +676,7 @@ static __always_inline void dns_fill_ends(struct event *event, struct sk_buff *s
 	}
 }
 
-static __always_inline u64 copy_datagram(struct dns_scratch *scratch, struct sk_buff *skb,
+static __always_inline u64 dns_copy_datagram(struct dns_scratch *scratch, struct sk_buff *skb,
 					 u64 length)
 {
 	u32 tid = bpf_get_current_pid_tgid();
@@ -685,41 +688,41 @@ static __always_inline u64 copy_datagram(struct dns_scratch *scratch, struct sk_
 	if (elsewhere) {
 		call = dns_calls.lookup(&tid);
 		return call && call->sk == (struct sock *)scratch->event.socket ?
-			       copy_buffers(scratch, call, 0, length) :
+			       dns_copy_buffers(scratch, call, 0, length) :
 			       0;
 	}
 	read(data, &skb->data);
-	if (length > CAPTURED)
-		length = CAPTURED;
+	if (length > DNS_CAPTURED)
+		length = DNS_CAPTURED;
 	asm volatile("" : "+r"(length));
-	length &= 2 * CAPTURED - 1;
+	length &= 2 * DNS_CAPTURED - 1;
 	return length && !bpf_probe_read_kernel(scratch->payload, length, data) ? length : 0;
 }
 
 /* skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len); len < 0 for MSG_PEEK. */
-int enter_dns_skb_consume_udp(hook_ctx *ctx)
+int dns_enter_skb_consume_udp(hook_ctx *ctx)
 {
 	struct sock *sk = ARG1(ctx);
 	struct sk_buff *skb = ARG2(ctx);
 	struct dns_scratch *scratch;
 	u32 which = 0, length = 0;
 
-	if ((int)(u64)ARG3(ctx) <= 0 || !may_ask(sk))
+	if ((int)(u64)ARG3(ctx) <= 0 || !dns_may_ask(sk))
 		return 0;
 	scratch = dns_scratches.lookup(&which);
 	if (!scratch)
 		return 0;
-	start_dns(scratch, sk, 0);
+	dns_start(scratch, sk, 0);
 	dns_fill_ends(&scratch->event.head, skb);
 	read(length, &skb->len);
-	if (keep_dns(&scratch->event.head))
-		report_dns(scratch, copy_datagram(scratch, skb, length), length);
+	if (dns_keep(&scratch->event.head))
+		dns_report(scratch, dns_copy_datagram(scratch, skb, length), length);
 	return 0;
 }
 
 /* tcp_rcv_space_adjust(struct sock *sk): a piece has been copied to the caller, and taken away
  * unless it was MSG_PEEK. */
-int on_dns_copied(struct bpf_raw_tracepoint_args *ctx)
+int dns_on_copied(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	u32 tid = bpf_get_current_pid_tgid(), which = 0, copied_seq = 0;
@@ -732,12 +735,12 @@ int on_dns_copied(struct bpf_raw_tracepoint_args *ctx)
 	read(copied_seq, &((struct tcp_sock *)sk)->copied_seq);
 	from = call->done;
 	length = (u32)(copied_seq - call->copied_seq) - from;
-	if (!length || length > ANY_LENGTH)
+	if (!length || length > DNS_ANY_LENGTH)
 		return 0;
 	call->done = from + length;
 	scratch = dns_scratches.lookup(&which);
-	if (scratch && begin_dns(scratch, sk, 0, 0))
-		report_dns(scratch, copy_buffers(scratch, call, from, length), length);
+	if (scratch && dns_begin(scratch, sk, 0, 0))
+		dns_report(scratch, dns_copy_buffers(scratch, call, from, length), length);
 	return 0;
 }
 #endif
@@ -753,37 +756,38 @@ static __always_inline struct sock *dns_sock(s32 fd)
 	if (!sock)
 		return NULL;
 	read(sk, &sock->sk);
-	if (!sk || !may_ask(sk))
+	if (!sk || !dns_may_ask(sk))
 		return NULL;
 	read(protocol, &sk->sk_protocol);
 	return protocol == IPPROTO_UDP || protocol == IPPROTO_TCP ? sk : NULL;
 }
 
 /* A message of `length` bytes in one buffer of `size`. */
-static __always_inline void report_buffer(struct sock *sk, u64 base, u64 size, u64 name, u32 length,
-					  u32 flags)
+static __always_inline void dns_report_buffer(struct sock *sk, u64 base, u64 size, u64 name,
+					  u32 length, u32 flags)
 {
 	u32 which = flags & DNS_SENT;
 	struct dns_scratch *scratch = dns_scratches.lookup(&which);
 
 	if (length >= size && !(flags & DNS_SENT))
 		flags |= DNS_CUT;
-	if (scratch && begin_dns(scratch, sk, name, flags))
-		report_dns(scratch, append(scratch, 0, base, size, length), length);
+	if (scratch && dns_begin(scratch, sk, name, flags))
+		dns_report(scratch, dns_append(scratch, 0, base, size, length), length);
 }
 
-#define MOST_LENGTHS 16
+#define DNS_MOST_LENGTHS 16
 
-/* The bytes of a message in segments; more than there are in `MOST_LENGTHS` of them if it has more. */
-static __always_inline u32 total_length(u64 segments, u64 count)
+/* The bytes of a message in segments; more than there are in `DNS_MOST_LENGTHS` of them if it has
+ * more. */
+static __always_inline u32 dns_total_length(u64 segments, u64 count)
 {
 	struct dns_segment segment;
-	u64 length = count > MOST_LENGTHS;
+	u64 length = count > DNS_MOST_LENGTHS;
 
-	for (int i = 0; i < MOST_LENGTHS; i++) {
+	for (int i = 0; i < DNS_MOST_LENGTHS; i++) {
 		if (i >= count)
 			break;
-		if (read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
+		if (dns_read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
 			break;
 		length += segment.length;
 	}
@@ -791,79 +795,80 @@ static __always_inline u32 total_length(u64 segments, u64 count)
 }
 
 /* A message of `length` bytes in segments; the length of one that is sent is theirs. */
-static __always_inline void report_segments(struct sock *sk, u64 segments, u64 count, u64 name,
+static __always_inline void dns_report_segments(struct sock *sk, u64 segments, u64 count, u64 name,
 					    u32 length, u32 flags)
 {
 	u32 which = flags & DNS_SENT;
 	struct dns_scratch *scratch = dns_scratches.lookup(&which);
 	u64 size;
 
-	if (!scratch || !begin_dns(scratch, sk, name, flags))
+	if (!scratch || !dns_begin(scratch, sk, name, flags))
 		return;
-	size = gather(scratch, segments, count, 0, length);
-	if (length == ANY_LENGTH)
-		length = total_length(segments, count);
-	report_dns(scratch, size, length);
+	size = dns_gather(scratch, segments, count, 0, length);
+	if (length == DNS_ANY_LENGTH)
+		length = dns_total_length(segments, count);
+	dns_report(scratch, size, length);
 }
 
 /* What the kernel says of a message that was received. */
-static __always_inline u32 cut_flag(struct dns_msghdr *header, u32 flags)
+static __always_inline u32 dns_cut_flag(struct dns_msghdr *header, u32 flags)
 {
 	return !(flags & DNS_SENT) && header->flags & DNS_MSG_TRUNC ? flags | DNS_CUT : flags;
 }
 
-static __always_inline void report_message(struct sock *sk, u64 where, u32 length, u32 flags)
+static __always_inline void dns_report_message(struct sock *sk, u64 where, u32 length, u32 flags)
 {
 	struct dns_msghdr header = {};
 
-	if (!read_caller(&header, sizeof(header), where))
-		report_segments(sk, header.segments, header.segment_count,
+	if (!dns_read_caller(&header, sizeof(header), where))
+		dns_report_segments(sk, header.segments, header.segment_count,
 				header.name_length ? header.name : 0, length,
-				cut_flag(&header, flags));
+				dns_cut_flag(&header, flags));
 }
 
-static __always_inline void report_messages(struct sock *sk, u64 where, u64 number, u32 flags)
+static __always_inline void dns_report_messages(struct sock *sk, u64 where, u64 number, u32 flags)
 {
 	struct dns_mmsghdr message;
 
-	for (int i = 0; i < MOST_MESSAGES; i++) {
+	for (int i = 0; i < DNS_MOST_MESSAGES; i++) {
 		if (i >= number)
 			return;
-		if (read_caller(&message, sizeof(message), where + i * sizeof(message)))
+		if (dns_read_caller(&message, sizeof(message), where + i * sizeof(message)))
 			return;
-		report_segments(sk, message.header.segments, message.header.segment_count,
+		dns_report_segments(sk, message.header.segments, message.header.segment_count,
 				message.header.name_length ? message.header.name : 0,
-				flags & DNS_SENT ? ANY_LENGTH : message.length,
-				cut_flag(&message.header, flags));
+				flags & DNS_SENT ? DNS_ANY_LENGTH : message.length,
+				dns_cut_flag(&message.header, flags));
 	}
-	if (number > MOST_MESSAGES)
+	if (number > DNS_MOST_MESSAGES)
 		count(COUNT_UNTRACKED);
 }
 
 /* What is sent is there when the call begins. */
 
 /* sendto(fd, buffer, size, flags, name, name_length) */
-int enter_dns_sendto(syscall_enter *ctx)
+int dns_enter_sendto(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
 	if (sk)
-		report_buffer(sk, ctx->args[1], ctx->args[2], ctx->args[4], ctx->args[2], DNS_SENT);
+		dns_report_buffer(sk, ctx->args[1], ctx->args[2], ctx->args[4], ctx->args[2],
+				  DNS_SENT);
 	return 0;
 }
 
 /* sendmsg(fd, message, flags) */
-int enter_dns_sendmsg(syscall_enter *ctx)
+int dns_enter_sendmsg(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
 	if (sk)
-		report_message(sk, ctx->args[1], ANY_LENGTH, DNS_SENT);
+		dns_report_message(sk, ctx->args[1], DNS_ANY_LENGTH, DNS_SENT);
 	return 0;
 }
 
 /* What the current thread has begun to send are `number` messages, of one call. */
-static __always_inline void begin_sends(u64 since, u32 number)
+static __always_inline void dns_begin_sends(u64 since, u32 number)
 {
 #ifndef DNS_ANSWERS_ONLY
 	u32 tid = bpf_get_current_pid_tgid();
@@ -877,48 +882,48 @@ static __always_inline void begin_sends(u64 since, u32 number)
 }
 
 /* sendmmsg(fd, messages, count, flags) */
-int enter_dns_sendmmsg(syscall_enter *ctx)
+int dns_enter_sendmmsg(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 	u64 since = bpf_ktime_get_ns();
 
 	if (!sk)
 		return 0;
-	report_messages(sk, ctx->args[1], (u32)ctx->args[2], DNS_SENT);
-	begin_sends(since, (u32)ctx->args[2]);
+	dns_report_messages(sk, ctx->args[1], (u32)ctx->args[2], DNS_SENT);
+	dns_begin_sends(since, (u32)ctx->args[2]);
 	return 0;
 }
 
 #ifndef DNS_ANSWERS_ONLY
 /* write(fd, buffer, size) */
-int enter_dns_write(syscall_enter *ctx)
+int dns_enter_write(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
 	if (sk)
-		report_buffer(sk, ctx->args[1], ctx->args[2], 0, ctx->args[2], DNS_SENT);
+		dns_report_buffer(sk, ctx->args[1], ctx->args[2], 0, ctx->args[2], DNS_SENT);
 	return 0;
 }
 
 /* writev(fd, segments, count) */
-int enter_dns_writev(syscall_enter *ctx)
+int dns_enter_writev(syscall_enter *ctx)
 {
 	struct sock *sk = dns_sock(ctx->args[0]);
 
 	if (sk)
-		report_segments(sk, ctx->args[1], ctx->args[2], 0, ANY_LENGTH, DNS_SENT);
+		dns_report_segments(sk, ctx->args[1], ctx->args[2], 0, DNS_ANY_LENGTH, DNS_SENT);
 	return 0;
 }
 
 /* All calls to send, where the kernel has no sock_send_length. */
-int exit_dns_send(syscall_exit *ctx)
+int dns_exit_send(syscall_exit *ctx)
 {
-	return end_send(ctx->ret);
+	return dns_end_send(ctx->ret);
 }
 #endif
 
 /* What is received is there when the call ends; its arguments are only here. */
-static __always_inline int enter_receive(syscall_enter *ctx, u64 form, u64 name,
+static __always_inline int dns_enter_receive(syscall_enter *ctx, u64 form, u64 name,
 					 u32 flags)
 {
 	u32 tid = bpf_get_current_pid_tgid();
@@ -936,36 +941,36 @@ static __always_inline int enter_receive(syscall_enter *ctx, u64 form, u64 name,
 }
 
 /* recvfrom(fd, buffer, size, flags, name, name_length) */
-int enter_dns_recvfrom(syscall_enter *ctx)
+int dns_enter_recvfrom(syscall_enter *ctx)
 {
-	return enter_receive(ctx, DNS_BUFFER, ctx->args[4], ctx->args[3]);
+	return dns_enter_receive(ctx, DNS_BUFFER, ctx->args[4], ctx->args[3]);
 }
 
 /* recvmsg(fd, message, flags) */
-int enter_dns_recvmsg(syscall_enter *ctx)
+int dns_enter_recvmsg(syscall_enter *ctx)
 {
-	return enter_receive(ctx, DNS_MESSAGE, 0, ctx->args[2]);
+	return dns_enter_receive(ctx, DNS_MESSAGE, 0, ctx->args[2]);
 }
 
 /* recvmmsg(fd, messages, count, flags, timeout) */
-int enter_dns_recvmmsg(syscall_enter *ctx)
+int dns_enter_recvmmsg(syscall_enter *ctx)
 {
-	return enter_receive(ctx, DNS_MESSAGES, 0, ctx->args[3]);
+	return dns_enter_receive(ctx, DNS_MESSAGES, 0, ctx->args[3]);
 }
 
 /* read(fd, buffer, size) */
-int enter_dns_read(syscall_enter *ctx)
+int dns_enter_read(syscall_enter *ctx)
 {
-	return enter_receive(ctx, DNS_BUFFER, 0, 0);
+	return dns_enter_receive(ctx, DNS_BUFFER, 0, 0);
 }
 
 /* readv(fd, segments, count) */
-int enter_dns_readv(syscall_enter *ctx)
+int dns_enter_readv(syscall_enter *ctx)
 {
-	return enter_receive(ctx, DNS_SEGMENTS, 0, 0);
+	return dns_enter_receive(ctx, DNS_SEGMENTS, 0, 0);
 }
 
-static __always_inline bool take_call(struct dns_call *call)
+static __always_inline bool dns_take_call(struct dns_call *call)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct dns_call *found = dns_calls.lookup(&tid);
@@ -978,37 +983,37 @@ static __always_inline bool take_call(struct dns_call *call)
 }
 
 /* read and recvfrom, readv */
-int exit_dns_receive(syscall_exit *ctx)
+int dns_exit_receive(syscall_exit *ctx)
 {
 	struct dns_call call;
 	long ret = ctx->ret;
 
-	if (!take_call(&call) || ret <= 0)
+	if (!dns_take_call(&call) || ret <= 0)
 		return 0;
 	if (call.form == DNS_SEGMENTS)
-		report_segments(call.sk, call.where, call.size, 0, ret, 0);
+		dns_report_segments(call.sk, call.where, call.size, 0, ret, 0);
 	else
-		report_buffer(call.sk, call.where, call.size, call.name, ret, 0);
+		dns_report_buffer(call.sk, call.where, call.size, call.name, ret, 0);
 	return 0;
 }
 
-int exit_dns_recvmsg(syscall_exit *ctx)
+int dns_exit_recvmsg(syscall_exit *ctx)
 {
 	struct dns_call call;
 	long ret = ctx->ret;
 
-	if (take_call(&call) && ret > 0)
-		report_message(call.sk, call.where, ret, 0);
+	if (dns_take_call(&call) && ret > 0)
+		dns_report_message(call.sk, call.where, ret, 0);
 	return 0;
 }
 
-int exit_dns_recvmmsg(syscall_exit *ctx)
+int dns_exit_recvmmsg(syscall_exit *ctx)
 {
 	struct dns_call call;
 	long ret = ctx->ret;
 
-	if (take_call(&call) && ret > 0)
-		report_messages(call.sk, call.where, ret, 0);
+	if (dns_take_call(&call) && ret > 0)
+		dns_report_messages(call.sk, call.where, ret, 0);
 	return 0;
 }
 #endif

@@ -177,7 +177,7 @@ def _syscalls(calls_to_send: tuple[str, ...]) -> tuple[Hook, ...]:
 
 
 def _syscall(way: str, call: str, program: str) -> Hook:
-    return Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"{way}_dns_{program}")
+    return Hook("tracepoint", f"syscalls:sys_{way}_{call}", f"dns_{way}_{program}")
 
 
 _CALLED = (
@@ -188,8 +188,8 @@ _FUNCTIONS = tuple(
     Variant(
         how,
         (
-            *(Hook(how, name, f"enter_dns_{name}", optional="v6" in name) for name in _CALLED),
-            Hook("raw_tracepoint", "tcp_rcv_space_adjust", "on_dns_copied"),
+            *(Hook(how, name, f"dns_enter_{name}", optional="v6" in name) for name in _CALLED),
+            Hook("raw_tracepoint", "tcp_rcv_space_adjust", "dns_on_copied"),
         ),
     )
     for how in FUNCTION_HOOKS
@@ -198,7 +198,7 @@ _FUNCTIONS = tuple(
 
 def _at_return(how: Literal["fexit", "kretprobe"]) -> tuple[Hook, ...]:
     names = ("udp_sendmsg", "udpv6_sendmsg")
-    return tuple(Hook(how, name, f"exit_dns_{name}", optional="v6" in name) for name in names)
+    return tuple(Hook(how, name, f"dns_exit_{name}", optional="v6" in name) for name in names)
 
 
 _RETURNS: Mapping[Backend, tuple[Hook, ...]] = {
@@ -207,9 +207,9 @@ _RETURNS: Mapping[Backend, tuple[Hook, ...]] = {
     "tracepoint": tuple(_syscall("exit", call, "send") for call in CALLS_TO_SEND),
 }
 """Where a call to send returns."""
-_SENT = (Hook("raw_tracepoint", "sock_send_length", "on_dns_sent"),)
+_SENT = (Hook("raw_tracepoint", "sock_send_length", "dns_on_sent"),)
 """The same where sockets alone pass it (net/socket.c, sock_sendmsg_nosec), from Linux 6.4 on."""
-_ERROR = Hook("raw_tracepoint", "inet_sk_error_report", "on_dns_error", optional=True)
+_ERROR = Hook("raw_tracepoint", "inet_sk_error_report", "dns_on_error", optional=True)
 """From Linux 5.14 on (net/core/sock.c, sk_error_report)."""
 
 

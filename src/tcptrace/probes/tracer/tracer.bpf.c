@@ -18,7 +18,7 @@ struct tracer_connect {
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct tracer_connect) == SIZE_CONNECTED, "probes/tracer/probe.py: Connected differs");
+_Static_assert(sizeof(struct tracer_connect) == SIZE_CONNECTED, "tracer/records.py differs");
 
 /* Flags, and who ended a connection: TRACER_*, from probes/tracer/probe.py.
  *   TRACER_BY_OWNER	the closer is not known: the task is the owner
@@ -37,7 +37,7 @@ struct tracer_close {
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct tracer_close) == SIZE_CLOSED, "probes/tracer/probe.py: Closed differs");
+_Static_assert(sizeof(struct tracer_close) == SIZE_CLOSED, "tracer/records.py differs");
 
 enum stage { CONNECTING, QUEUED, OPEN };
 
@@ -114,7 +114,8 @@ static __always_inline void tracer_remember(struct sock *sk, struct tracer_conne
 	undecided.update(&sk, connection);
 }
 
-/* Whether the end of a connection is to be shown, or with TRACER_EXISTING the command is to decide. */
+/* Whether the end of a connection is to be shown, or with TRACER_EXISTING the command is to decide.
+ * */
 static __always_inline bool tracer_is_kept(struct tracer_connection *connection)
 {
 #ifdef TRACER_EXISTING	/* the command knows who had the older ones */
@@ -166,7 +167,8 @@ static __always_inline void tracer_report_connect(struct event *head, struct soc
 }
 
 /* SYN_SENT, or SYN_RECV where both ends connected to each other, -> ESTABLISHED. */
-static __always_inline void tracer_connected(struct sock *sk, struct tracer_connection *found, u16 lport, int from)
+static __always_inline void tracer_connected(struct sock *sk, struct tracer_connection *found,
+					     u16 lport, int from)
 {
 	u64 now = bpf_ktime_get_ns();
 	u64 latency_ns = now - syn_left(sk, found->since_ns, now, from == TCP_SYN_SENT);
@@ -255,7 +257,8 @@ static __always_inline void tracer_follow_older(struct sock *sk, int from)
 /* The current task closes its end, if it is a task: one that holds the socket's lock. What came
  * from the peer can also be worked off while a task holds it; that leaves an error behind, or it
  * comes after our own FIN. */
-static __always_inline void tracer_closing(struct tracer_connection *connection, struct sock *sk, int from, int to)
+static __always_inline void tracer_closing(struct tracer_connection *connection, struct sock *sk,
+					   int from, int to)
 {
 	u32 uid = connection->head.uid, mntns = connection->head.mntns;
 	int owned = 0, error = 0;
@@ -314,7 +317,8 @@ static __always_inline bool tracer_is_first_to_forget(struct sock *sk, bool foll
 	return connections.delete(&sk) != -ENOENT;
 }
 
-static __always_inline void tracer_closed(struct sock *sk, struct tracer_connection *connection, int from)
+static __always_inline void tracer_closed(struct sock *sk, struct tracer_connection *connection,
+					  int from)
 {
 	struct tracer_close event = { .head = connection->head, .link = link_of(sk) };
 	bool keep = tracer_is_kept(connection), open = connection->stage == OPEN;
@@ -339,8 +343,8 @@ static __always_inline void tracer_closed(struct sock *sk, struct tracer_connect
 	emit(&event, sizeof(event));
 }
 
-/* accept.bpf.c: the accept has been reported, if it was to be. A connection that was reset while
- * it waited has ended already, or is about to on another CPU: that one counts the end and then looks
+/* accept.bpf.c: the accept has been reported, if it was to be. A connection that was reset while it
+ * waited has ended already, or is about to on another CPU: that one counts the end and then looks
  * whether it was accepted, here it is the other way round, and an atomic addition is a barrier. So
  * one of the two reports the end; if both try, the first to delete the entry. */
 static __always_inline void tracer_accepted(struct sock *sk)
@@ -413,8 +417,8 @@ static __always_inline void tracer_state(struct bpf_raw_tracepoint_args *ctx)
 			tracer_closing(found, sk, from, to);
 			if (sk == tcp && to == TCP_CLOSE)
 				tracer_ended(sk, found, from);
-			else if (!found->followed && found->stage == OPEN && tracer_is_kept(found) &&
-				 tracer_follow(tcp, found))
+			else if (!found->followed && found->stage == OPEN &&
+				 tracer_is_kept(found) && tracer_follow(tcp, found))
 				undecided.delete(&tcp);
 		}
 	} else if (protocol == IPPROTO_TCP && to == TCP_SYN_SENT) {
