@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from tcptrace.kernel import bpf, btf
@@ -26,6 +27,10 @@ PROGRAM_TYPES = {
     "tracepoint": (bpf.PROG_TYPE_TRACEPOINT, 0),
     "raw_tracepoint": (bpf.PROG_TYPE_RAW_TRACEPOINT, 0),
 }
+ON_PERF_EVENTS = frozenset({"kprobe", "kretprobe", "tracepoint"})
+SMALL_BYTES = 16_000
+"""Programs that are not larger together are loaded one after the other."""
+MOST_AT_A_TIME = 4
 # Sizes of key and value in bytes, as bcc's tools declare these maps.
 PINNED_MAPS = {"cgroupmap": (8, 8), "mntnsmap": (8, 4)}
 
@@ -110,6 +115,49 @@ def _load(hook: Hook, code: bytes) -> int:
         raise OSError(error.errno, words) from error
 
 
+def _identity(hook: Hook) -> tuple[str, ...]:
+    """Return what two hooks must have in common to share a program.
+
+    Of the programs on perf events, the kernel runs one at a time on a processor, whichever they
+    are. Others it skips where the very same one is under way: these are not shared.
+    """
+    own = () if hook.how in ON_PERF_EVENTS else (hook.target, str(hook.stands_in))
+    return hook.how, hook.program, *own
+
+
+def _load_all(jobs: Sequence[tuple[Hook, bytes]]) -> list[int]:
+    """Load programs; return their descriptors, in order. Raises OSError, with nothing loaded.
+
+    The kernel verifies each on the processor that asks, so that several are loaded at a time where
+    there is enough to do.
+    """
+    loaded: dict[int, int] = {}
+    failures: list[OSError] = []
+    waiting = iter(range(len(jobs)))
+
+    def work() -> None:
+        for number in waiting:
+            try:
+                loaded[number] = _load(*jobs[number])
+            except OSError as error:
+                failures.append(error)
+                return
+
+    is_worth_it = sum(len(code) for _, code in jobs) > SMALL_BYTES
+    helpers = min(os.cpu_count() or 1, MOST_AT_A_TIME) - 1 if is_worth_it else 0
+    threads = [threading.Thread(target=work) for _ in range(helpers)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    if failures:
+        for descriptor in loaded.values():
+            os.close(descriptor)
+        raise failures[0]
+    return [loaded[number] for number in range(len(jobs))]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Surroundings:
     """What programs find in this process beside what their plan says."""
@@ -132,20 +180,20 @@ def attach_variant(
         SELF_TEST_NETNS: around.self_test_netns,
         BUFFER_BYTES: shape.entries["events"],
     }
-    loaded = {
-        hook: _load(
+    descriptors = [*maps.values()]
+    jobs = {
+        _identity(hook): (
             hook,
-            programs.linked(
-                hook.program, [*maps.values()], {**values, STANDS_IN: int(hook.stands_in)}
-            ),
+            programs.linked(hook.program, descriptors, {**values, STANDS_IN: int(hook.stands_in)}),
         )
         for hook in variant.hooks
     }
-    counted = [program for hook, program in loaded.items() if not hook.stands_in]
-    attached = Attached(variant.backend, maps, counted, links=[])
+    loaded = dict(zip(jobs, _load_all([*jobs.values()]), strict=True))
+    counted = {loaded[_identity(hook)] for hook in variant.hooks if not hook.stands_in}
+    attached = Attached(variant.backend, maps, sorted(counted), links=[])
     try:
-        for hook, program in loaded.items():
-            attached.links.append(attach(hook, program))
+        for hook in variant.hooks:
+            attached.links.append(attach(hook, loaded[_identity(hook)]))
     except OSError:
         attached.detach()
         raise
