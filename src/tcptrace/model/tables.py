@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from tcptrace.model.ranges import KEEP, Ranges
+from tcptrace.model.ranges import DROP, KEEP, Ranges
 
 NUMBER_BITS = 32
 OTHER_SHIFT, BEGAN_SHIFT = 2, 8
@@ -21,6 +21,13 @@ OTHER_SHIFT, BEGAN_SHIFT = 2, 8
 began."""
 _BITS = struct.Struct("=I")
 _VERDICT = struct.Struct("=Q")
+NUMBERS = {
+    "KEPT": KEEP,
+    "DROPPED": DROP,
+    "OTHER_SHIFT": OTHER_SHIFT,
+    "BEGAN_SHIFT": BEGAN_SHIFT,
+}
+"""What the C knows of them, by the names of its defines."""
 
 
 class Entry(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tcptrace.kernel.headers import CFLAGS
+from tcptrace.model import tables
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.filters import Filters
 from tcptrace.model.tables import Entry
@@ -123,8 +124,8 @@ def _joined(variants: Sequence[Variant]) -> Variant:
 SELF_TEST_NETNS, STANDS_IN, BUFFER_BYTES, FIRST_OF_PLAN = 0, 1, 2, 16
 VALUE_MARK = 0x7C97_4ACE << 32
 """With a value's number, the constant that is compiled in its place."""
-PORT_BITS = {"lport": 1, "rport": 2}
-"""PORT_FIELDS in probes/c/filters.h."""
+PORT_BITS = {"lport": ("LOCAL_PORT", 1), "rport": ("REMOTE_PORT", 2)}
+"""The ports that a filter can be about: names and values in the C's PORT_FIELDS."""
 _LITERAL = r"(?:0x[0-9a-f]+|[0-9]+)(?=ULL|U)(?:ULL|U)"
 _VALUES = re.compile(rf"X\(({_LITERAL}),\1\)|{_LITERAL}")
 
@@ -163,7 +164,7 @@ def shape_of(plan: Plan, variant: Variant) -> Shape:
         **plan.shape_switches(values.take),
         **counters.defines(),
         **Decoder(plan.records).defines(),
-        **{name: str(number) for probe in plan.probes for name, number in probe.numbers.items()},
+        **{name: str(number) for name, number in _numbers(plan)},
         **dict.fromkeys(_pinned(plan), "1"),
     }
     flags = (*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items()))
@@ -221,6 +222,14 @@ def _pinned(plan: Plan) -> list[str]:
     return [f"PINNED_{name.upper()}" for name in ("cgroupmap", "mntnsmap") if name in asked]
 
 
+def _numbers(plan: Plan) -> Iterator[tuple[str, int]]:
+    """Yield what Python and C both number, by the names of defines."""
+    yield from tables.NUMBERS.items()
+    yield from PORT_BITS.values()
+    for probe in plan.probes:
+        yield from probe.numbers.items()
+
+
 def _read(path: Path) -> str:
     return f'#line 1 "{path.parent.name}/{path.name}"\n{path.read_text(encoding="utf-8")}'
 
@@ -236,10 +245,11 @@ def c_source(plan: Plan, values: _Values) -> str:
 def _filter_defines(plan: Plan, probe: Probe, values: _Values) -> Iterator[str]:
     """Yield the C that makes `FILTERS` those of one probe."""
     filters, own = plan.filters_of(probe), _own(probe)
-    fields = sum(bit for field, bit in PORT_BITS.items() if field in filters.port_fields)
+    known = (PORT_BITS[field][0] for field in filters.port_fields if field in PORT_BITS)
+    fields = " | ".join(known) or "0"
     yield f'#line 1 "filters of {probe.name}"\n#undef PROBE'
     yield f"#define PROBE {own}"
-    yield f"#define PORT_FIELDS {fields}"
+    yield f"#define PORT_FIELDS ({fields})"
     if probe.self_test is plan.probe.self_test:
         yield "#define COUNTS_SELF_TEST"
     for name, text in filters.defines().items():

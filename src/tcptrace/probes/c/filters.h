@@ -75,12 +75,12 @@ static __always_inline bool keep_port(u16 port)
 	return port_verdict(port) == KEPT;
 }
 
-/* Of the ports that the probe is about, one is to be kept, and none to be dropped. PORT_FIELDS has
- * 1 for the local port and 2 for the remote one. */
+/* Of the ports that the probe is about, which PORT_FIELDS has, one is to be kept, and none to be
+ * dropped. */
 static __always_inline bool keep_ports(u16 lport, u16 rport)
 {
-	u32 local = PORT_FIELDS & 1 ? port_verdict(lport) : 0;
-	u32 remote = PORT_FIELDS & 2 ? port_verdict(rport) : 0;
+	u32 local = PORT_FIELDS & LOCAL_PORT ? port_verdict(lport) : 0;
+	u32 remote = PORT_FIELDS & REMOTE_PORT ? port_verdict(rport) : 0;
 
 	return (local | remote) == KEPT;
 }

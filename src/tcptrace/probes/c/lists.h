@@ -33,12 +33,9 @@ struct name_key {
 };
 
 /* A verdict: bits, both of which can be set, and then the value is dropped. That on a process has
- * behind it the verdict on others that have its id, and when the process began. */
-#define KEPT 1
-#define DROPPED 2
-#define VERDICT 3
-#define OTHER_SHIFT 2
-#define BEGAN_SHIFT 8
+ * behind it the verdict on others that have its id, and when the process began. Their places are
+ * model/tables.py's. */
+#define VERDICT (KEPT | DROPPED)
 
 /* The loader takes pinned maps in place of these; sources/bpf/load.py checks their sizes. */
 #ifdef PINNED_CGROUPMAP
