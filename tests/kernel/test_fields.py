@@ -8,7 +8,7 @@ import pytest
 from tests.kernel.harness import FROM_BTF, SEEN, not_offered
 
 from tcptrace.model.events import json_keys
-from tcptrace.model.identity import Identity
+from tcptrace.model.identity import Identity, Program
 from tcptrace.probes.probe import ALWAYS, Backend
 from tcptrace.shell.command import TraceCommand
 
@@ -20,6 +20,8 @@ COMMANDS = {
 OF_ALL = {"type", "time", "ts_ns", "backend"}
 MADE_OF_CGROUP = {*Identity._fields} - {"cgroup"}
 """They depend on the cgroup's path alone, which is tested with one command."""
+ASKED_FOR = {*Program._fields}
+"""They come with --who alone; test_who.py holds that they do."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -36,4 +38,4 @@ def test_fields_are_as_declared(name: str, backend: Backend, whole_run: bool) ->
         assert seen <= declared
         if whole_run and FROM_BTF:
             always = {key for key in keys if absence[key] is None}
-            assert always - MADE_OF_CGROUP <= seen
+            assert always - MADE_OF_CGROUP - ASKED_FOR <= seen

@@ -10,7 +10,7 @@ from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.sources.arrivals import Arrivals
 
 ABSENT = 0xFFFFFFFF
-HEAD = "=QQIIIIII16s16sHHHH16s"
+HEAD = "=QQIIIIII16s16sHHHH16sQ"
 OFFSET_NS = 100_000_000_000
 DECODER = Decoder(ACCEPT.records)
 
@@ -38,12 +38,13 @@ def accept_bytes(
     backlog: int = 2,
     backlog_max: int = 128,
     error: int = 0,
+    who: int = 0,
 ) -> bytes:
     """Return a `struct accept_event`."""
     ids = (ts_ns, cgroup_id, kind, pid, tid, uid, netns, mntns)
     family = ip_address(laddr).version
     ends = (packed(laddr), packed(raddr), lport, rport, family, 0)
-    head = struct.pack(HEAD, *ids, *ends, comm)
+    head = struct.pack(HEAD, *ids, *ends, comm, who)
     return head + struct.pack("=IIiI", backlog, backlog_max, error, 0)
 
 

@@ -26,7 +26,7 @@ from tcptrace.probes.dns.probe import ASSUMED, CUT, DNS, FAILED, SENT, TCP, Quer
 from tcptrace.sinks.choose import make_sink
 
 META = Meta("dns", "tracepoint", "host", "boot", "6.1", 0)
-HEAD = "=QQIIIIII16s16sHHHH16sQIIII"
+HEAD = "=QQIIIIII16s16sHHHH16sQQIIII"
 DECODER = Decoder(DNS.records)
 SECOND = 1_000_000_000
 PACKETS = 100
@@ -49,7 +49,7 @@ def record(
     ends = [ip_address(one).packed.ljust(16, b"\0") for one in ("192.0.2.1", server)]
     family = ip_address(server).version
     head = (ts_ns, 1, 1, 181, 182, 1000, 1, 1, *ends, 40000, rport, family, 0, b"client")
-    return struct.pack(HEAD, *head, socket, len(data) + more, flags, error, sent) + data
+    return struct.pack(HEAD, *head, 0, socket, len(data) + more, flags, error, sent) + data
 
 
 def rows(exchanges: Exchanges, *records: bytes) -> list[Query]:

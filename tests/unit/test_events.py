@@ -25,8 +25,8 @@ from tcptrace.model.identity import Identity
 from tcptrace.model.text import printable
 from tcptrace.probes.accept.probe import Accept
 
-HEAD_BYTES = 96
-ACCEPT_BYTES = 112
+HEAD_BYTES = 104
+ACCEPT_BYTES = 120
 
 
 def test_layout_is_that_of_the_c_structs() -> None:

@@ -127,6 +127,11 @@ VALID = {
     "pod_namespace": "shop",
     "pod_container": "nginx",
     "pod_uid": "5b3f5a4e-2c1d-4f6a-9b8e-0a1b2c3d4e5f",
+    "ppid": 1,
+    "parent_comm": "systemd",
+    "exe": "/usr/bin/curl (deleted)",
+    "args": ["curl", "", "\x1b"],
+    "args_cut": True,
     "backend": "fentry",
 }
 OTHERS: dict[str, dict[str, Any]] = {
@@ -179,6 +184,9 @@ def test_other_types_are_described(kind: str) -> None:
         {"cgroup": "system.slice"},
         {"container": "a/b"},
         {"runtime": "chroot"},
+        {"exe": "curl"},
+        {"args": "curl"},
+        {"args_cut": False},
         {"pod_uid": "web"},
         {"time": "2026-11-20 14:13:00"},
         {"backend": "guess"},

@@ -35,7 +35,7 @@ def head(kind: int, *, pid: int = 181, lport: int = 40000, ts_ns: int = 1_500_00
     """Return a `struct event` of a client's connection."""
     ids = (ts_ns, 4242, kind, pid, pid, 1000, NETNS, 4026531841)
     ends = (packed(CLIENT), packed(SERVER), lport, 443, 4, 0)
-    return struct.pack(HEAD, *ids, *ends, b"curl")
+    return struct.pack(HEAD, *ids, *ends, b"curl", 0)
 
 
 def connected(*, link: int = 0, **changes: int) -> Event:

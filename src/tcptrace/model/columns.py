@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -114,6 +115,8 @@ def _time(row: Any, _first_ns: int) -> str:
     return clock_time(row.wall_ns)
 
 
+CUT = " …"
+"""Stands behind arguments that go on."""
 CONTAINER_DIGITS = 12
 """Of a container's id, as the runtimes themselves list them."""
 
@@ -121,6 +124,13 @@ CONTAINER_DIGITS = 12
 def _container(row: Any, _first_ns: int) -> str | None:
     container: str | None = row.container
     return container and container[:CONTAINER_DIGITS]
+
+
+def _args(row: Any, _first_ns: int) -> str | None:
+    """Return the arguments as a shell would take them."""
+    if row.args is None:
+        return None
+    return shlex.join(row.args) + (CUT if row.args_cut else "")
 
 
 def _pod(row: Any, _first_ns: int) -> str | None:
@@ -210,10 +220,21 @@ ERR = field(
     "err", "ERR", 12, name="error", concern=failed, meaning="why it failed: the name of an errno"
 )
 
+PPID = field("ppid", "PPID", 7, meaning="process id of the process's parent")
+PCOMM = field(
+    "pcomm", "PCOMM", 12, name="parent_comm", sizes=(12, 15), meaning="name of the parent"
+)
+EXE = field("exe", "EXE", 24, sizes=(24, 48), meaning="path of the process's program")
+ARGS = Column(
+    "args", "ARGS", 32, _args, meaning="the program's arguments, as a shell would take them"
+)
+
 OF_TASK = (TIME, TIME_S, PID, TID, UID, COMM)
 OF_SOCKET = (IP, RADDR, RPORT, LADDR, LPORT)
 OF_CONTAINER = (NETNS, MNTNS, CGROUP_ID, CGROUP, UNIT, CONTAINER, CNAME, POD)
-COMMON = (*OF_TASK, *OF_SOCKET, *OF_CONTAINER)
+OF_PROGRAM = (PPID, PCOMM, EXE, ARGS)
+"""They are asked for when one of them is shown."""
+COMMON = (*OF_TASK, *OF_SOCKET, *OF_CONTAINER, *OF_PROGRAM)
 
 
 class Table(NamedTuple):

@@ -22,7 +22,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Annotated, Any, ClassVar, Protocol, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
-from tcptrace.model.identity import UNKNOWN, Identity
+from tcptrace.model.identity import NO_PROGRAM, UNKNOWN, Identity, Program
 
 SCHEMA_VERSION = 1
 """Of schema.json, which says what `to_json` returns."""
@@ -122,9 +122,9 @@ class _KnowsCgroup(Protocol):
     def cgroup_id(self) -> int | None: ...
 
 
-def _of(key: str) -> Any:
-    """Return a property that reads one of what is known of who is in the cgroup."""
-    return property(attrgetter(f"identity.{key}"))
+def _of(part: str, key: str) -> Any:
+    """Return a property that reads one of what is known of who it was."""
+    return property(attrgetter(f"{part}.{key}"))
 
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
@@ -133,16 +133,23 @@ class InCgroup(Row):
 
     identity: Identity = UNKNOWN
     """Who is in the cgroup."""
+    program: Program = NO_PROGRAM
+    """What the process runs, where that was asked for."""
 
-    cgroup = _of("cgroup")
-    unit = _of("unit")
-    container = _of("container")
-    container_name = _of("container_name")
-    runtime = _of("runtime")
-    pod = _of("pod")
-    pod_namespace = _of("pod_namespace")
-    pod_container = _of("pod_container")
-    pod_uid = _of("pod_uid")
+    cgroup = _of("identity", "cgroup")
+    unit = _of("identity", "unit")
+    container = _of("identity", "container")
+    container_name = _of("identity", "container_name")
+    runtime = _of("identity", "runtime")
+    pod = _of("identity", "pod")
+    pod_namespace = _of("identity", "pod_namespace")
+    pod_container = _of("identity", "pod_container")
+    pod_uid = _of("identity", "pod_uid")
+    ppid = _of("program", "ppid")
+    parent_comm = _of("program", "parent_comm")
+    exe = _of("program", "exe")
+    args = _of("program", "args")
+    args_cut = _of("program", "args_cut")
 
     @property
     def cgroups(self: _KnowsCgroup) -> tuple[int | str | None, ...]:
@@ -186,14 +193,17 @@ class Event(InCgroup):
     family: U16
     """4 or 6; IPv4-mapped IPv6 is 4."""
     comm: BehindFamily | None
+    who: U64
+    """Stands for the process until its next execve; see `tcptrace.probes.programs`."""
 
 
-_NO_KEYS = ("ts_ns", "wall_ns", "identity")
+_NO_KEYS = ("ts_ns", "wall_ns", "identity", "program", "who")
 """Fields whose content has keys of its own."""
 _LEADING_KEYS = (
     *("pid", "tid", "uid", "comm", "family", "laddr", "lport", "raddr", "rport"),
     *("netns", "mntns", "cgroup_id"),
     *Identity._fields,
+    *Program._fields,
 )
 
 

@@ -1,4 +1,4 @@
-"""Who is in a cgroup: `Identity`."""
+"""Who took part in what an event tells of: `Identity`, of the cgroup, and `Program`."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ class Identity(NamedTuple):
 
 
 UNKNOWN = Identity()
+
+
+class Program(NamedTuple):
+    """What a process runs; None where it is not known."""
+
+    ppid: int | None = None
+    """The parent's process id, as of the process's first event, in the initial PID namespace."""
+    parent_comm: str | None = None
+    exe: str | None = None
+    """Path in the process's own mount namespace, with " (deleted)" where it was unlinked."""
+    args: tuple[str, ...] | None = None
+    args_cut: bool | None = None
+    """True where there was more than `args` has; else absent."""
+
+
+NO_PROGRAM = Program()

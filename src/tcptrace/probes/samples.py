@@ -9,13 +9,13 @@ from typing import Any
 
 from tcptrace.kernel.fetch import COMM
 from tcptrace.model.events import Event, address_text
-from tcptrace.model.identity import Identity
+from tcptrace.model.identity import Identity, Program
 
 AF_INET, AF_INET6 = 2, 10
 IPPROTO_TCP, IPPROTO_MPTCP = 6, 262
 IS_TCP = f"(protocol == {IPPROTO_TCP} || protocol == {IPPROTO_MPTCP})"
 IPV6_FIELDS: Mapping[str, int] = {"laddr6": 4, "raddr6": 4}
-WITHOUT_TASK = ("mntns", "cgroup_id", *Identity._fields)
+WITHOUT_TASK = ("mntns", "cgroup_id", *Identity._fields, *Program._fields)
 """What needs the task's own structs, which tracefs does not reach."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -164,5 +164,6 @@ def head(sample: Sample) -> dict[str, Any]:
         "netns": sample.fields["netns"],
         "mntns": None,
         "comm": sample.fields["comm"],
+        "who": 0,
         **_ends(sample.fields),
     }

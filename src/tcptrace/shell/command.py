@@ -23,7 +23,7 @@ from tcptrace.shell.options import (
     check_combination,
     shared_options,
 )
-from tcptrace.shell.plan import make_output, make_plan, offered_columns
+from tcptrace.shell.plan import make_output, make_plan, offered_columns, with_programs
 from tcptrace.shell.run import run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
@@ -122,8 +122,8 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
             if given["columns"].strip().lower() == "help":
                 click.echo(_columns_help(*offered_columns(probe, options, given)), nl=False)
                 return
-            plan = make_plan(probe, options, given)
             output = make_output(probe, options, given)
+            plan = with_programs(make_plan(probe, options, given), output.columns)
             if given["dump_c"]:
                 _dump(plan)
                 return

@@ -10,8 +10,10 @@ import click
 
 from tcptrace.kernel.headers import CHOICES
 from tcptrace.model import columns
+from tcptrace.model.columns import ARGS
 from tcptrace.model.filters import FILTERS, Filter
 from tcptrace.probes.probe import Probe
+from tcptrace.probes.programs import WHO
 from tcptrace.shell.host import Host
 from tcptrace.shell.times import parse_seconds
 from tcptrace.sinks.choose import FORMATS
@@ -115,6 +117,17 @@ def _family_options() -> list[TraceOption]:
     ]
 
 
+def _who_option() -> TraceOption:
+    return TraceOption(
+        ["--who"],
+        is_flag=True,
+        section=OUTPUT,
+        adds=("ppid", "exe", "args"),
+        probes=(WHO,),
+        help="Add PPID, EXE and ARGS: the parent, the program and its arguments.",
+    )
+
+
 def shared_options(probe: Probe) -> list[click.Parameter]:
     """Return the filters that `probe` can honour, and the output and tracing options."""
     flag: dict[str, Any] = {"is_flag": True}
@@ -144,6 +157,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             default="",
             help="Pick columns (pid,comm), add (+netns) or drop (-ip); `help` lists them.",
         ),
+        *([_who_option()] if ARGS in probe.more_columns else ()),
         TraceOption(
             ["--color"],
             **out,

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from tcptrace.model import columns
-from tcptrace.model.columns import Column, Table
+from tcptrace.model.columns import OF_PROGRAM, Column, Table
 from tcptrace.model.filters import BY_NAME, FILTERS, Filters
 from tcptrace.probes.probe import Probe
+from tcptrace.probes.programs import WHO
 from tcptrace.shell.options import TraceOption, turned_on
 from tcptrace.sources.plan import Plan
 
@@ -92,6 +93,18 @@ def offered_columns(
         for group in ((table.shown, table.more) if table else (probe.columns, probe.more_columns))
     )
     return shown, more
+
+
+def with_programs(plan: Plan, chosen: Iterable[Column]) -> Plan:
+    """Return a plan that asks for the programs of processes where a column shows them."""
+    shown = [column.key for column in chosen if column in OF_PROGRAM]
+    if not shown or WHO in plan.companions:
+        return plan
+    return dataclasses.replace(
+        plan,
+        companions=(*plan.companions, WHO),
+        not_in_ftrace=(*plan.not_in_ftrace, f"--columns {','.join(shown)}"),
+    )
 
 
 def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from tcptrace.kernel import clock
 from tcptrace.model.events import Event
 from tcptrace.probes.identities import identity_of
+from tcptrace.probes.programs import Programs, Who
 
 RENEWED_NS = 1_000_000_000
 
@@ -19,6 +20,7 @@ class Arrivals:
         """Begin; nothing has come in."""
         self._offset_ns = 0
         self._until_ns = 0
+        self._programs = Programs()
 
     def offset_ns(self) -> int:
         """Return what the wall clock is ahead of the probes' clock, as it was within a second."""
@@ -29,8 +31,13 @@ class Arrivals:
         return self._offset_ns
 
     def fill(self, events: Iterable[Event], offset_ns: int) -> Iterator[Event]:
-        """Yield events with their time by the wall clock, and who is in their cgroup."""
+        """Yield events with their time by the wall clock, and who it was."""
         for event in events:
+            if event.who:
+                if isinstance(event, Who):
+                    self._programs.learn(event)
+                    continue
+                event.program = self._programs.find(event)
             event.wall_ns = event.ts_ns + offset_ns
             if event.cgroup_id is not None:
                 event.identity = identity_of(event.cgroup_id)

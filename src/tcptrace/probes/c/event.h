@@ -23,6 +23,7 @@ struct event {
 	u16 family;	/* 4 or 6 */
 	u16 reserved;
 	char comm[16];
+	u64 who;	/* stands for the process until its next execve: who.bpf.c */
 };
 
 BPF_RINGBUF_OUTPUT(events, 1);	/* as large as the run wants it */

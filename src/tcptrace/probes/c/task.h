@@ -32,6 +32,10 @@ static __always_inline u32 current_mntns(void)
 	return inum;
 }
 
+#ifdef WHO
+static __always_inline u64 who_is(struct event *head);	/* who.bpf.c */
+#endif
+
 /* Fill what concerns the current task. Process context. */
 static __always_inline void describe_task(struct event *event)
 {
@@ -44,4 +48,7 @@ static __always_inline void describe_task(struct event *event)
 	event->cgroup_id = bpf_get_current_cgroup_id();
 	event->mntns = current_mntns();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
+#ifdef WHO
+	event->who = who_is(event);
+#endif
 }

@@ -129,7 +129,7 @@ def row(asker: Message, message: Message, *, ts_ns: int, **values: Any) -> Query
     )
 
 
-_OF_TASK = ("pid", "tid", "uid", "comm", "netns", "mntns", "cgroup_id", "identity")
+_OF_TASK = ("pid", "tid", "uid", "comm", "netns", "mntns", "cgroup_id", "identity", "program")
 _OF_ENDS = ("family", "laddr", "lport", "raddr", "rport")
 
 

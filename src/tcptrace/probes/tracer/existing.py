@@ -45,6 +45,7 @@ def _row(
         rport=ends.rport,
         family=_family(ends),
         comm=decode_text(process.comm) if known else None,
+        who=0,
         holders=holders or None,
     )
 

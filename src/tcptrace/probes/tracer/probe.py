@@ -29,6 +29,7 @@ from tcptrace.model.columns import (
 from tcptrace.model.events import (
     json_keys,
 )
+from tcptrace.model.identity import Program
 from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.probes.connect.probe import LATENCY, QUERY, RESULT, SADDR, Connect
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Switch, Variant
@@ -268,6 +269,7 @@ TRACER = Probe(
             **ACCEPT.absent.get(backend, {}),
             "accept.error": ALWAYS,
             "open.tid": ALWAYS,
+            **{f"open.{key}": ALWAYS for key in Program._fields},
             **dict.fromkeys(("open.query", "open.query_age_ms"), "answered before the trace"),
         }
         for backend in BPF_BACKENDS

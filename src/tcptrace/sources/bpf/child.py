@@ -17,6 +17,7 @@ from tcptrace.kernel import btf, headers
 from tcptrace.kernel.confined import enter_test_network
 from tcptrace.kernel.shortage import LOADING, check_shortage
 from tcptrace.probes.probe import Variant
+from tcptrace.probes.programs import WHO
 from tcptrace.sources.bpf.choose import no_backend, usable_variants
 from tcptrace.sources.bpf.compiler import NoCompilerError
 from tcptrace.sources.bpf.kept import Kept
@@ -162,6 +163,23 @@ class Choice:
         return attached
 
 
+def _refuse_without_btf(plan: Plan) -> None:
+    """Raise RefusedError for what the plan wants of types that kernel headers do not describe."""
+    if headers.from_btf(plan.headers):
+        return
+    boot = "boot a kernel with CONFIG_DEBUG_INFO_BTF=y"
+    if "mntnsmap" in plan.filters.values:
+        raise RefusedError(
+            "--mntnsmap needs the kernel's BTF: kernel headers do not describe mount namespaces.\n"
+            f"Filter by --cgroup or --netns, or {boot}"
+        )
+    if WHO in plan.companions:
+        raise RefusedError(
+            "--who needs the kernel's BTF: kernel headers do not describe mounts.\n"
+            f"Trace without it, or {boot}"
+        )
+
+
 def attach_best(plan: Plan) -> Attached:
     """Attach the best variant of the plan's probe that this kernel permits and that fires.
 
@@ -169,9 +187,5 @@ def attach_best(plan: Plan) -> Attached:
         TcptraceError: there is none, or the plan cannot be honoured.
 
     """
-    if "mntnsmap" in plan.filters.values and not headers.from_btf(plan.headers):
-        raise RefusedError(
-            "--mntnsmap needs the kernel's BTF: kernel headers do not describe mount namespaces.\n"
-            "Filter by --cgroup or --netns, or boot a kernel with CONFIG_DEBUG_INFO_BTF=y"
-        )
+    _refuse_without_btf(plan)
     return Choice(plan).attached()
