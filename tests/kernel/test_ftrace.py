@@ -296,6 +296,7 @@ REFUSED = {
     "connect -c": "-c",
     "connect -d": "-d",
     "tracer --existing": "--existing",
+    "tracer --failed -d": "--failed, -d",
     "tracer --max-connections 5": "--max-connections",
 }
 

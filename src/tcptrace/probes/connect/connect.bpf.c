@@ -263,12 +263,12 @@ static __always_inline void connect_begin(struct sock *sk)
 	u32 tid = bpf_get_current_pid_tgid();
 	struct connect_call *call = connect_calls.lookup(&tid);
 
+	if (is_added_subflow(sk))
+		return;
 	if (call && !call->tcp)
 		call->tcp = sk;
 	if (connect_is_of_call(call, sk))
 		call->launched = true;
-	else if (is_added_subflow(sk))
-		return;
 	fill_sock(head, sk);
 	if (!keep_sock(head) || !connect_keep_remote(head) || !fill_task(head))
 		return;
