@@ -17,6 +17,7 @@ import click
 
 import tcptrace
 from tcptrace.cli import BUILT_IN, GROUP, cli
+from tcptrace.shell.help import show_all
 
 SECTION = 8
 
@@ -72,6 +73,7 @@ def page(command: click.Command, context: click.Context, others: Sequence[str]) 
     roff = Roff()
     roff.write(f'.TH {name.upper()} {SECTION} "" "tcptrace {tcptrace.__version__}"\n')
     roff.write(f".SH NAME\n{escaped(name)} \\- {escaped(summary)}\n")
+    show_all(context)
     command.format_help(context, roff)
     see = ",\n".join(f".BR {escaped(other)} ({SECTION})" for other in others if other != name)
     roff.write(f".SH SEE ALSO\n{see}\n".replace(",\n", " ,\n"))

@@ -180,15 +180,27 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            names = ", ".join(self.list_commands(ctx))
-            raise click.UsageError(f"{error.message} There are: {names}.", ctx) from None
+            from difflib import get_close_matches  # noqa: PLC0415 - for few runs
+
+            names = self.list_commands(ctx)
+            near = " or ".join(get_close_matches(args[0], names))
+            hint = f" Did you mean {near}?" if near else ""
+            message = f"{error.message}{hint} There are: {', '.join(names)}."
+            raise click.UsageError(message, ctx) from None
 
 
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="`tcptrace COMMAND --help` has a command's options; `tcptrace doctor` checks this host.",
 )
-@click.version_option(VERSION, message="%(prog)s %(version)s")
+@click.version_option(VERSION, "-V", "--version", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Who connects to whom on this host, right now: trace TCP with process, user and container."""
+    """Tell who connects to whom on this host, right now.
+
+    \b
+    sudo tcptrace accept -t            connections that servers here accept
+    sudo tcptrace connect --outcome    attempts to connect, and how they ended
+
+    Each with its process, user and container.
+    """  # noqa: D301 - click's own mark for lines that stay as they are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 import click
@@ -10,6 +11,7 @@ import click
 from tcptrace.cli import cli
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel.shortage import check_shortage, short_of
+from tcptrace.shell.complete import INSTRUCTION
 from tcptrace.shell.say import say, tell
 from tcptrace.sinks.output import buffered, discard
 
@@ -51,12 +53,21 @@ def _status() -> int:
 
 def _invoke() -> int:
     """Run the command line without click's `main`, which ends with 1 at a closed pipe."""
+    if INSTRUCTION in os.environ:
+        return _complete(os.environ[INSTRUCTION])
     try:
         with cli.make_context("tcptrace", sys.argv[1:]) as context:
             cli.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     return 0
+
+
+def _complete(instruction: str) -> int:
+    """Answer a shell that asks what a word may become."""
+    from click.shell_completion import shell_complete  # noqa: PLC0415 - for few runs
+
+    return shell_complete(cli, {}, "tcptrace", INSTRUCTION, instruction)
 
 
 def _refuse(error: click.ClickException) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from tcptrace.shell import command as base
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(cli.list_commands(click.Context(cli)))
-TRACING = [name for name in COMMANDS if name not in {"doctor", "prepare"}]
+TRACING = [name for name in COMMANDS if name not in {"completion", "doctor", "help", "prepare"}]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -63,13 +64,13 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_of_everything(run: Run, name: str, flag: str) -> None:
-    """Help works without root, fits 100 columns and shows no mark of click's."""
+    """Help works without root, fits 80 columns and shows no mark of click's."""
     result = run(*filter(None, [name, flag]))
     assert (0, "") == (result.returncode, result.stderr)
     assert f"Usage: tcptrace {name}".strip() in result.stdout
     assert "\\b" not in result.stdout
     assert "\b" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", TRACING)
@@ -77,6 +78,48 @@ def test_help_keeps_the_examples_lines(run: Run, name: str) -> None:
     """Examples in help stand one to a line."""
     examples = run(name, "--help").stdout.partition("Examples:")[2]
     assert re.match(rf"\n +tcptrace {name}.*\n +tcptrace {name}", examples)
+
+
+@pytest.mark.parametrize("name", TRACING)
+def test_help_begins_with_two_examples(run: Run, name: str) -> None:
+    """What a command does, two examples, then the rest: rare options are not in the way."""
+    text, everything = run(name, "--help").stdout, run(name, "--help-all").stdout
+    lines = text.splitlines()
+    assert ["  Examples:"] == lines[4:5]
+    assert [True, True, False] == [line.startswith(f"    tcptrace {name}") for line in lines[5:8]]
+    assert "--mntnsmap" not in text
+    assert "--mntnsmap" in everything
+    assert max(map(len, everything.splitlines())) <= 80
+    assert everything.count(f"tcptrace {name} ") > text.count(f"tcptrace {name} ")
+
+
+def test_the_examples_of_the_help_are_command_lines(run: Run) -> None:
+    """Each of them is accepted as it stands."""
+    for name in TRACING:
+        examples = run(name, "--help-all").stdout.partition("Examples:\n")[2].partition("\n\n")[0]
+        command = cli.get_command(click.Context(cli), name)
+        assert isinstance(command, base.TraceCommand)
+        for line in examples.splitlines():
+            words = re.split(r"  +", line.strip())[0]
+            for here in ("postgres", "www"):
+                words = words.replace(here, "root")
+            arguments = shlex.split(words.replace("181", str(os.getpid())))
+            assert ["tcptrace", name] == arguments[:2]
+            command.plan(arguments[2:])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_by_name(run: Run, name: str) -> None:
+    """`tcptrace help accept` is `tcptrace accept --help`."""
+    assert run(name, "--help").stdout == run("help", name).stdout
+    if name in TRACING:
+        assert run(name, "--help-all").stdout == run("help", "--help-all", name).stdout
+
+
+def test_help_alone_is_that_of_the_program(run: Run) -> None:
+    """And help for what does not exist is a usage error that suggests."""
+    assert run("--help").stdout == run("help").stdout
+    assert_refused(run("help", "acept"), "acept", "Did you mean accept")
 
 
 def test_help_names_the_commands(run: Run) -> None:
@@ -89,12 +132,13 @@ def test_help_names_the_commands(run: Run) -> None:
 
 def test_version(run: Run) -> None:
     """The version is that of the package."""
-    assert f"tcptrace {tcptrace.__version__}\n" == run("--version").stdout
+    assert f"tcptrace {tcptrace.__version__}\n" == run("--version").stdout == run("-V").stdout
 
 
 def test_an_unknown_command_names_those_there_are(run: Run) -> None:
-    """A mistyped command is a usage error that lists the right ones."""
-    assert_refused(run("acept"), "acept", *COMMANDS)
+    """A mistyped command is a usage error that suggests the right one, and lists all."""
+    assert_refused(run("acept"), "acept", "Did you mean accept?", *COMMANDS)
+    assert "Did you mean" not in run("xyzzy").stderr
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_ctrl_c_while_python_starts_is_a_quiet_end(run: Run, tmp_path: Path) -> 
 def test_ctrl_c_while_modules_are_imported_is_a_quiet_end(
     run: Run, tmp_path: Path, module: str
 ) -> None:
-    """The first import, those behind it, and plugins: a traceback is nobody's answer."""
+    """What tcptrace needs, and plugins: a traceback is nobody's answer."""
     add_plugin(tmp_path, "")
     (tmp_path / f"{module}.py").write_text(INTERRUPT)
     ended = run("--help")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 SHORT_HELP = {
     "accept": "Trace connections that local servers accept (passive opens).",
+    "completion": "Print what has a shell complete tcptrace's command lines.",
     "connect": "Trace attempts to connect (active opens), failed ones as well.",
     "dns": "Trace DNS questions and answers of this host's processes.",
     "doctor": "Tell how this host can be traced, and how not.",
+    "help": "Show the help of tcptrace, or of one of its commands.",
     "prepare": "Compile ahead what commands need, so that they start at once.",
     "tracer": "Trace connections from connect (C) or accept (A) to close (X).",
 }

@@ -125,7 +125,7 @@ def connect(
       tcptrace connect --outcome           how they ended, and after how long
       tcptrace connect --slower 100        those that took 100 ms or more
       tcptrace connect -c --interval 5     counts by destination
-      tcptrace connect -d --uid 1000       with the names that a user's processes asked for
+      tcptrace connect -d --uid 1000       with the names that a user asked for
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if count:
         return _tables(trace, interval)

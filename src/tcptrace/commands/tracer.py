@@ -75,6 +75,7 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
 )
 @option(
     "--max-connections",
+    is_rare=True,
     metavar="N",
     type=click.IntRange(1, 1 << 24),
     switches=("MOST_CONNECTIONS",),
@@ -105,9 +106,9 @@ def tracer(
     Examples:
       tcptrace tracer                      all
       tcptrace tracer -t --stats           with time stamps, durations and bytes
-      tcptrace tracer -P 5432 -u postgres  of one user, with this port at either end
+      tcptrace tracer -P 5432 -u postgres  one user's, this port at either end
       tcptrace tracer --existing -p 181    of one process, those it has first (O)
-      tcptrace tracer -d --failed          with names, and attempts that failed (F)
+      tcptrace tracer -d --failed          with names, and failed attempts (F)
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if dns:
         return _named(trace, existing=existing, own_ttl=dns_ttl)

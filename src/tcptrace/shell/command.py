@@ -14,6 +14,7 @@ from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.model.columns import Column
 from tcptrace.probes.probe import FTRACE, Probe
+from tcptrace.shell.help import WIDTH, help_all_option, shown_options, write_text
 from tcptrace.shell.options import (
     FILTER,
     OUTPUT,
@@ -48,10 +49,14 @@ class TraceCommand(click.Command):
             check_combination(self.params, context.params)
             return make_plan(self.probe, self.params, context.params)
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the command does, and examples."""
+        write_text(ctx, formatter, self.help or "")
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""
         sections: dict[str, list[tuple[str, str]]] = {OWN: [], FILTER: [], OUTPUT: [], TRACING: []}
-        for parameter in self.get_params(ctx):
+        for parameter in shown_options(ctx, self.get_params(ctx)):
             record = parameter.get_help_record(ctx)
             if record:
                 sections[getattr(parameter, "section", TRACING)].append(record)
@@ -83,7 +88,7 @@ def _columns_help(shown: Sequence[Column], more: Sequence[Column]) -> str:
     keys = {column.key for column in shown}
     rest = {column.key: column for column in more if column.key not in keys}
     width = max(map(len, (*keys, *rest)))
-    formatter = click.HelpFormatter(max_width=100)
+    formatter = click.HelpFormatter(max_width=WIDTH)
     for title, group in (("Shown", shown), ("More, with +KEY", [*rest.values()])):
         if group:
             with formatter.section(title):
@@ -133,10 +138,10 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
         return TraceCommand(
             probe,
             name=function.__name__,
-            params=options,
+            params=[*options, help_all_option()],
             callback=callback,
             help=inspect.getdoc(function),
-            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
         )
 
     return decorate

@@ -14,6 +14,7 @@ from tcptrace.model.columns import ARGS
 from tcptrace.model.filters import FILTERS, Filter
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
+from tcptrace.shell import complete
 from tcptrace.shell.host import Host
 from tcptrace.shell.times import parse_seconds
 from tcptrace.sinks.choose import FORMATS
@@ -21,6 +22,7 @@ from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
 RowFunction = Callable[..., Iterable[Any]]
 HOST = "tcptrace.host"
+RARE_FILTERS = frozenset({"cgroupmap", "mntnsmap"})
 OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
 
 
@@ -40,6 +42,7 @@ class TraceOption(click.Option):
         excludes: Sequence[str] = (),
         idle_with: Sequence[str] = (),
         probes: Sequence[Probe] = (),
+        is_rare: bool = False,
         **kwargs: Any,
     ) -> None:
         """Say what the option does when it is given; see `option`."""
@@ -53,6 +56,7 @@ class TraceOption(click.Option):
         self.excludes = excludes
         self.idle_with = idle_with
         self.probes = probes
+        self.is_rare = is_rare
         super().__init__(*args, **kwargs)
 
 
@@ -69,8 +73,9 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
             ``replaces``, columns that it shows in place of those with the same keys,
             and ``table``, columns in place of the probe's, for rows that come in tables, each
             behind a `NewTable`; ``probes``, whose events come among the others in the order in
-            which they happened, see `tcptrace.sources.plan.Plan`. The function receives the
-            option's value if it has a parameter of its name.
+            which they happened, see `tcptrace.sources.plan.Plan`; ``is_rare``, whether the help
+            shows it with ``--help-all`` alone. The function receives the option's value if it has
+            a parameter of its name.
 
     """
     return click.option(*flags, cls=TraceOption, **attributes)
@@ -105,6 +110,8 @@ def _filter_option(one: Filter, probe: Probe) -> TraceOption:
         callback=parse,
         help=help_,
         section=FILTER,
+        is_rare=one.name in RARE_FILTERS,
+        shell_complete=complete.OF_FILTERS.get(one.name),
         default=[default] if default and one.multiple else default,
     )
 
@@ -133,6 +140,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
     flag: dict[str, Any] = {"is_flag": True}
     out: dict[str, Any] = {"section": OUTPUT}
     trace: dict[str, Any] = {"section": TRACING}
+    rare: dict[str, Any] = {"is_rare": True}
     return [
         *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
         *(_family_options() if "family" in probe.filters else ()),
@@ -153,6 +161,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--columns"],
             **out,
+            shell_complete=complete.columns,
             metavar="LIST",
             default="",
             help="Pick columns (pid,comm), add (+netns) or drop (-ip); `help` lists them.",
@@ -161,16 +170,22 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--color"],
             **out,
+            **rare,
             type=click.Choice(CHOICES_OF_COLOR),
             default="auto",
             help="Default: on a terminal that has colours, unless NO_COLOR is set.",
         ),
         TraceOption(
-            ["--wide"], **flag, **out, help="One line for each row, however narrow the terminal."
+            ["--wide"],
+            **flag,
+            **out,
+            **rare,
+            help="One line for each row, however narrow the terminal.",
         ),
         TraceOption(
             ["--backend"],
             **trace,
+            **rare,
             type=click.Choice(("auto", *probe.backends)),
             default="auto",
             help="How the kernel is asked; see `tcptrace doctor`.",
@@ -178,12 +193,17 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--headers"],
             **trace,
+            **rare,
             type=click.Choice(CHOICES),
             default="auto",
             help="Where kernel types come from: its BTF, or installed kernel headers.",
         ),
         TraceOption(
-            ["--no-cache"], **flag, **trace, help="Compile, and neither use nor keep programs."
+            ["--no-cache"],
+            **flag,
+            **trace,
+            **rare,
+            help="Compile, and neither use nor keep programs.",
         ),
         TraceOption(
             ["--duration"],
@@ -202,17 +222,24 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--buffer-mb"],
             **trace,
+            **rare,
             type=click.Choice([str(1 << power) for power in range(11)]),
             default="4",
             metavar="MB",
             help="The event buffer: a power of 2 up to 1024. Default: 4.",
         ),
-        TraceOption(["--fail-on-loss"], **flag, **trace, help="Exit with 1 if events were lost."),
+        TraceOption(
+            ["--fail-on-loss"], **flag, **trace, **rare, help="Exit with 1 if events were lost."
+        ),
         TraceOption(
             ["-v", "--verbose"], **flag, **trace, help="Say which backend was taken, and why."
         ),
         TraceOption(
-            ["--dump-c"], **flag, **trace, help="Print the C that would be compiled, and end."
+            ["--dump-c"],
+            **flag,
+            **trace,
+            **rare,
+            help="Print the C that would be compiled, and end.",
         ),
     ]
 

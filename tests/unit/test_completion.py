@@ -1,0 +1,82 @@
+"""Completion: what a shell is told that a word may become."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tcptrace.shell import complete
+
+PROGRAM = (sys.executable, "-m", "tcptrace")
+
+
+def completed(line: str, asked_by: str = "bash") -> list[str]:
+    """Return what the last word of a command line may become, as the shell is told."""
+    words = f"tcptrace {line}"
+    environment = {
+        **os.environ,
+        "_TCPTRACE_COMPLETE": f"{asked_by}_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    ended = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True, check=True)
+    assert "" == ended.stderr
+    return ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ac", ["plain,accept"]),
+        ("help tr", ["plain,tracer"]),
+        ("accept --backl", ["plain,--backlog"]),
+        ("accept --backend f", ["plain,fentry", "plain,ftrace"]),
+        ("accept -o j", ["plain,json"]),
+        ("accept --columns lad", ["plain,laddr"]),
+        ("accept --columns pid,-lad", ["plain,pid,-laddr"]),
+        ("accept --columns +lad", ["plain,+laddr"]),
+        ("accept --cgroup /sy", ["dir,/sy"]),
+        ("accept --cgroupmap /sy", ["file,/sy"]),
+        ("completion z", ["plain,zsh"]),
+        ("accept --help-all -o j", ["plain,json"]),
+    ],
+)
+def test_words_are_completed(line: str, expected: list[str]) -> None:
+    """Commands, options, and the values that are known."""
+    assert expected == completed(line)
+
+
+def test_what_is_on_this_host_is_completed() -> None:
+    """Processes by id, and their names besides; users; lists and exclusions."""
+    pid, user = os.getpid(), pwd.getpwuid(0).pw_name
+    assert f"plain,{pid}" in completed(f"accept -p {pid}")
+    assert f"plain,1,!{pid}" in completed(f"accept -p 1,!{pid}")
+    assert f"plain,{user}" in completed(f"accept -u {user}")
+    told = completed(f"accept -p {pid}", asked_by="zsh")
+    name = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
+    assert name == told[told.index(str(pid)) + 1]
+
+
+def test_network_namespaces_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the names that ip-netns(8) gives them; where there are none, nothing is offered."""
+    (tmp_path / "blue").touch()
+    for place, expected in ((tmp_path, [("blue", "")]), (tmp_path / "none", [])):
+        monkeypatch.setattr(complete, "NAMED", place)
+        assert expected == [*complete._netns()]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_scripts_are_the_shells(shell: str) -> None:
+    """Each asks the program in its own way; the shell itself, where it is here, can read it."""
+    command = [*PROGRAM, "completion", shell]
+    script = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"_TCPTRACE_COMPLETE={shell}_complete" in script
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=script, text=True, check=False)
+        assert 0 == checked.returncode
