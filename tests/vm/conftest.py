@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.kernel.conftest import cgroup, netns  # noqa: F401 - fixtures
+from tests.kernel.conftest import _kept_programs, cgroup, netns  # noqa: F401 - fixtures
 from tests.kernel.harness import TIME_SCALE
 
 TIMEOUT_S = 120

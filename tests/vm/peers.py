@@ -155,6 +155,9 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
+COMPILED, KEPT = "tcptrace", "tcptrace with kept programs"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Company:
     """Our command and the tools beside it, armed, and the seconds that each took."""
@@ -200,11 +203,17 @@ def company(
     """
     for warm_up in (("-c", "import bcc"), ("-m", "tcptrace", command, "--help")):
         subprocess.run([sys.executable, *warm_up], check=True, capture_output=True)
-    started = time.monotonic()
+    seconds, peers = {}, {}
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Tracer("--json", *options, command=command))
-        seconds = {"tcptrace": time.monotonic() - started}
-        peers = {}
+        for name, more in ((COMPILED, ("--no-cache",)), ("", ()), (KEPT, ())):
+            started = time.monotonic()
+            ours = Tracer("--json", *options, *more, command=command)
+            if name:
+                seconds[name] = time.monotonic() - started
+            if name == KEPT:
+                stack.enter_context(ours)
+            else:
+                ours.stop()
         for tool in tools:
             started = time.monotonic()
             peers[tool.name] = peer = stack.enter_context(Peer(tool))

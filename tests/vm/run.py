@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ ENVIRONMENT = {
 # Emulation is so much slower than a real machine.
 TIME_SCALE = "15"
 JUNIT = "junit.xml"
+PROGRAMS = ROOT / ".cache" / "programs"
 TIMEOUT_S = 2700
 
 
@@ -59,6 +61,8 @@ class Job:
     tests: tuple[str, ...] = ("tests/kernel",)
     """What pytest is told to run."""
     environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: FORK)
+    starts_from_kept: bool = True
+    """Whether tracers may start from programs that an earlier boot has kept."""
     suite: str = ""
     """The Debian release whose user space it has, if not this host's."""
 
@@ -72,7 +76,7 @@ JOBS = {
         # With newer versions of bcc, libbpf, LLVM and Python.
         Job("trixie", "6.12", EVENTS, suite="trixie"),
         # Without forks: arming times are those of whole processes.
-        Job("parity", "6.1", ("tests/vm",), environment={}),
+        Job("parity", "6.1", ("tests/vm",), environment={}, starts_from_kept=False),
     )
 }
 
@@ -99,7 +103,10 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
         if not kernel.release.startswith(f"{job.series}."):
             say(f"   instead of {job.series}, which the archive no longer has")
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="tcptrace-vm-") as name:
+        with (
+            tempfile.TemporaryDirectory(prefix="tcptrace-vm-") as name,
+            kept_programs(job, Path(name)) as programs,
+        ):
             status = machine.run(
                 kernel,
                 pytest_command(job, arguments),
@@ -109,6 +116,7 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
                 environment={
                     **ENVIRONMENT,
                     **job.environment,
+                    **programs,
                     "TCPTRACE_TIME_SCALE": time_scale(),
                 },
                 timeout_s=timeout_s,
@@ -123,6 +131,27 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
     except kernels.VmError as error:
         result.problems.append(str(error))
     return result
+
+
+@contextlib.contextmanager
+def kept_programs(job: Job, shared: Path) -> Iterator[dict[str, str]]:
+    """Share the programs that the last boot of this job has kept; yield variables for the guest.
+
+    Files of a user other than root are not root's there, and programs would not be taken from them.
+    """
+    if os.geteuid() != 0 or not job.starts_from_kept:
+        yield {}
+        return
+    kept, guests = PROGRAMS / job.name, shared / "programs"
+    if kept.is_dir():
+        shutil.copytree(kept, guests)
+    else:
+        guests.mkdir(mode=0o700)
+    try:
+        yield {"CACHE_DIRECTORY": str(machine.SHARED / guests.name)}
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(guests, kept)
 
 
 def time_scale() -> str:
