@@ -42,7 +42,7 @@ def defined(path: Path) -> set[tuple[str, str]]:
 
 def test_no_two_files_define_the_same() -> None:
     """All fit in one compilation: each name is defined in one file."""
-    files = (*COMPONENTS, FILTERS, *(probe.source for probe in PROBES))
+    files = (*COMPONENTS, FILTERS, *(path for probe in PROBES for path in probe.sources))
     names = Counter(chain.from_iterable(map(defined, files)))
     assert [] == [one for one, count in names.items() if count > 1 and one[1] not in EITHER]
 
@@ -50,7 +50,8 @@ def test_no_two_files_define_the_same() -> None:
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
 def test_functions_have_their_probes_name(probe: Probe) -> None:
     """A function of a probe's says whose it is."""
-    functions = {name for kind, name in defined(probe.source) if kind == "function"}
+    names = chain.from_iterable(map(defined, probe.sources))
+    functions = {name for kind, name in names if kind == "function"}
     assert functions
     assert [] == [name for name in functions - EITHER if not name.startswith(probe.name)]
 

@@ -95,6 +95,8 @@ class Probe:
     """What the source and Python both number; defines of these names."""
     own_filters: Filters | None = None
     """Its filters where it is a companion, if these are not the run's."""
+    more_sources: tuple[Path, ...] = ()
+    """C files that are compiled behind `source`."""
     self_test: Callable[[], None] | None = None
     """Makes the event once; the loader calls it in a network namespace of its own and takes another
     variant when the kernel's hook stays silent."""
@@ -103,6 +105,11 @@ class Probe:
         """Return when `backend` does not give a field of rows of type `kind`; see `absent`."""
         known = self.absent.get(backend, {})
         return known.get(f"{kind}.{key}", known.get(key))
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """All its C files, in the order in which they are compiled."""
+        return (self.source, *self.more_sources)
 
     @property
     def shown(self) -> tuple[Any, ...]:

@@ -238,7 +238,7 @@ def c_source(plan: Plan, values: _Values) -> str:
     """Return the C source; the compiler's messages name the true files and lines."""
     parts = [*map(_read, COMPONENTS)]
     for probe in plan.probes:
-        parts += [*_filter_defines(plan, probe, values), _read(FILTERS), _read(probe.source)]
+        parts += [*_filter_defines(plan, probe, values), *map(_read, (FILTERS, *probe.sources))]
     return "\n".join(parts)
 
 

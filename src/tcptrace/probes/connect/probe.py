@@ -364,6 +364,9 @@ QUERY = Column(
 CONNECT = Probe(
     name="connect",
     source=Path(__file__).with_name("connect.bpf.c"),
+    more_sources=tuple(
+        Path(__file__).with_name(f"{name}.bpf.c") for name in ("functions", "syscalls")
+    ),
     records=(Connect,),
     variants=(
         Variant(

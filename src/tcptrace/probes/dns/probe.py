@@ -222,6 +222,9 @@ def _with_outcomes(variant: Variant) -> Iterator[Variant]:
 DNS = Probe(
     name="dns",
     source=Path(__file__).with_name("dns.bpf.c"),
+    more_sources=tuple(
+        Path(__file__).with_name(f"{name}.bpf.c") for name in ("functions", "syscalls")
+    ),
     records=(Message,),
     variants=tuple(
         with_outcomes
