@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import click
@@ -22,9 +21,6 @@ from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
 from tcptrace.shell.say import say
 from tcptrace.shell.trace import Trace
-
-MOST_EARLY = 50_000
-"""So many events are kept until the open connections are known; others wait in the buffer."""
 
 
 def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
@@ -116,7 +112,13 @@ def tracer(
 
 
 def _rows(trace: Trace, *, existing: bool) -> Iterator[Event]:
-    return _with_existing(trace) if existing else trace.events
+    """Return the events, behind the open connections; one is shown once, in either form."""
+    if not existing:
+        return trace.events
+    from tcptrace.probes.tracer.existing import NOT_FOUND, with_open  # noqa: PLC0415 - for few runs
+
+    batches = with_open(trace.batches, trace.filters, lambda: say(NOT_FOUND))
+    return chain.from_iterable(batch.events for batch in batches)
 
 
 def _named(trace: Trace, *, existing: bool, own_ttl: bool) -> Iterator[Event]:
@@ -137,25 +139,3 @@ def _named(trace: Trace, *, existing: bool, own_ttl: bool) -> Iterator[Event]:
         yield row
     if names.malformed:
         say(f"malformed DNS messages: {names.malformed}")
-
-
-def _with_existing(trace: Trace) -> Iterator[Event]:
-    """Yield the open connections before the events; a connection once, in either form."""
-    from tcptrace.probes.tracer.existing import Existing  # noqa: PLC0415 - for few runs
-
-    found = Existing(trace.filters)
-    early: list[Event] = []
-    latest: Iterator[Event] = iter(())
-    with closing(found):
-        for batch in trace.batches:  # the buffer would fill up if nobody read it meanwhile
-            latest = batch.events
-            if len(early) < MOST_EARLY:
-                early += latest
-            if found.is_complete():
-                break
-        else:
-            say("stopped before the connections that were open had been found")
-            found.close()
-        one_more = (batch.events for batch in islice(trace.batches, 1))
-        yield from found.rows(chain(early, latest, chain.from_iterable(one_more)))
-    yield from found.follow(trace.events)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tcptrace.kernel import clock, sockets
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
+from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
 from tcptrace.probes.connect.probe import Connect
 from tcptrace.probes.identities import identity_of
 from tcptrace.probes.tracer.records import Closed, Open
+
+MOST_EARLY = 50_000
+"""So many events are kept until the open connections are known; others wait in the buffer."""
+NOT_FOUND = "stopped before the connections that were open had been found"
 
 
 def _ends(event: Any) -> Ends:
@@ -170,3 +177,33 @@ def _name_owner(event: Closed, begin: Open) -> None:
         event.cgroup_id, event.closer = begin.cgroup_id, "owner"
         event.identity = begin.identity
     event.mntns = event.mntns or begin.mntns
+
+
+def with_open(
+    batches: Iterator[Batch], filters: Filters, give_up: Callable[[], None]
+) -> Iterator[Batch]:
+    """Yield batches, the first with the connections that are open; see `Existing`.
+
+    `give_up` is called where the trace stops before all have been found.
+
+    Raises:
+        TcptraceError: the kernel does not tell what is open.
+
+    """
+    early: list[Event] = []
+    batch: Batch | None = None
+    with closing(Existing(filters)) as found:
+        for batch in batches:  # the buffer would fill up if nobody read it meanwhile
+            if len(early) < MOST_EARLY:
+                early += batch.events
+            if found.is_complete():
+                early += batch.events
+                break
+        else:
+            give_up()
+            found.close()
+        batch = next(batches, batch)
+        if batch:
+            yield batch._replace(events=found.rows(chain(early, batch.events)))
+    for batch in batches:
+        yield batch._replace(events=found.follow(batch.events))
