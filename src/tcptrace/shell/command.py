@@ -24,7 +24,13 @@ from tcptrace.shell.options import (
     check_combination,
     shared_options,
 )
-from tcptrace.shell.plan import make_output, make_plan, offered_columns, with_programs
+from tcptrace.shell.plan import (
+    Shown,
+    make_output,
+    make_plan,
+    offered_columns,
+    with_programs,
+)
 from tcptrace.shell.run import run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
@@ -98,7 +104,12 @@ def _columns_help(shown: Sequence[Column], more: Sequence[Column]) -> str:
     return formatter.getvalue()
 
 
-def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], click.Command]:
+def command(
+    probe: Probe,
+    *,
+    api: int = API_VERSION,
+    show: Callable[[dict[str, Any]], Shown] | None = None,
+) -> Callable[[RowFunction], click.Command]:
     """Make a subcommand that traces `probe`.
 
     The decorated function gets a `Trace`, and the values of its own options by name; it returns an
@@ -107,6 +118,7 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
     Args:
         probe: what to trace; its filters become options.
         api: the `API_VERSION` that a plugin was written for.
+        show: from the options' values to what is shown, where rows are no events of the probe.
 
     Raises:
         PluginError: this tcptrace has another `API_VERSION`.
@@ -124,10 +136,11 @@ def command(probe: Probe, *, api: int = API_VERSION) -> Callable[[RowFunction], 
 
         def callback(**given: Any) -> None:
             check_combination(options, given)
+            shown = show(given) if show else None
             if given["columns"].strip().lower() == "help":
-                click.echo(_columns_help(*offered_columns(probe, options, given)), nl=False)
+                click.echo(_columns_help(*offered_columns(probe, options, given, shown)), nl=False)
                 return
-            output = make_output(probe, options, given)
+            output = make_output(probe, options, given, shown)
             plan = with_programs(make_plan(probe, options, given), output.columns)
             if given["dump_c"]:
                 _dump(plan)

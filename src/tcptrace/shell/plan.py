@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import click
 
@@ -14,7 +14,19 @@ from tcptrace.model.filters import BY_NAME, FILTERS, Filters
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
 from tcptrace.shell.options import TraceOption, turned_on
+from tcptrace.sinks.color import Palette
+from tcptrace.sinks.sink import Sink
 from tcptrace.sources.plan import Plan
+
+
+class Shown(NamedTuple):
+    """What a command shows where its rows are no events of its probe."""
+
+    table: Table
+    """Its columns; rows come in tables, each behind a `NewTable`."""
+    sink: Callable[[Palette], Sink] | None = None
+    """Makes what shows rows on standard output in place of text; it is called while the probes are
+    being attached."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +49,8 @@ class Output:
     """Whether a row is one line on any terminal."""
     fail_on_loss: bool = False
     verbose: bool = False
+    sink: Callable[[Palette], Sink] | None = None
+    """What shows the rows in place of `form`."""
 
 
 def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Plan:
@@ -76,17 +90,20 @@ def _not_in_ftrace(
     yield from (one.opts[0] for one in options if one.probes or not known.issuperset(one.switches))
 
 
-def _table(on: Iterable[TraceOption]) -> Table | None:
-    """Return the table that one of the options shows in place of the probe's columns."""
-    return next((one.table for one in on if one.table), None)
+def _table(on: Iterable[TraceOption], show: Shown | None) -> Table | None:
+    """Return the table that the command or an option shows in place of the probe's columns."""
+    return show.table if show else next((one.table for one in on if one.table), None)
 
 
 def offered_columns(
-    probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]
+    probe: Probe,
+    options: Sequence[click.Parameter],
+    given: dict[str, Any],
+    show: Shown | None = None,
 ) -> tuple[list[Column], list[Column]]:
     """Return the columns that are shown when nothing is said, and what else there is."""
     on = list(turned_on(options, given))
-    table = _table(on)
+    table = _table(on, show)
     replaced = {new.key: new for one in on for new in one.replaces}
     shown, more = (
         [replaced.get(column.key, column) for column in group]
@@ -107,19 +124,27 @@ def with_programs(plan: Plan, chosen: Iterable[Column]) -> Plan:
     )
 
 
-def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Output:
-    """Return what the command line wants to become of the rows. Raises UsageError."""
+def make_output(
+    probe: Probe,
+    options: Sequence[click.Parameter],
+    given: dict[str, Any],
+    show: Shown | None = None,
+) -> Output:
+    """Return what the command line wants to become of the rows. Raises UsageError.
+
+    What the command shows comes before what its options say of tables.
+    """
     if given["json"] and given["form"] not in (None, "json"):
         raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
     form = "json" if given["json"] else given["form"] or "text"
     if form == "json" and given["columns"]:
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
     on = list(turned_on(options, given))
-    shown, more = offered_columns(probe, options, given)
+    shown, more = offered_columns(probe, options, given, show)
     adds = [key for one in on for key in one.adds]
     if form == "csv":
         adds += [key for one in on for key in one.adds_to_csv]
-    table = _table(on)
+    table = _table(on, show)
     known = {column.key for column in (*shown, *more)}
     for one in on:
         if not known.issuperset(one.adds):
@@ -139,4 +164,5 @@ def make_output(probe: Probe, options: Sequence[click.Parameter], given: dict[st
         wide=given["wide"],
         fail_on_loss=given["fail_on_loss"],
         verbose=given["verbose"],
+        sink=show.sink if show else None,
     )

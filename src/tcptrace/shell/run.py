@@ -16,6 +16,7 @@ from tcptrace.shell.pump import Pump, RowsOf
 from tcptrace.shell.say import say, tell
 from tcptrace.shell.stop import Stop
 from tcptrace.shell.trace import Trace
+from tcptrace.sinks.color import palette
 from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.attach import Attaching
@@ -63,6 +64,8 @@ def run(plan: Plan, function: Function, output: Output) -> None:
 
 def _sink(output: Output) -> Sink:
     """Return what writes rows to standard output."""
+    if output.sink:
+        return output.sink(palette(output.color, sys.stdout))
     from tcptrace.sinks.choose import make_sink  # noqa: PLC0415 - while the loader works
 
     return make_sink(

@@ -14,7 +14,7 @@ from tcptrace.model.events import NewTable
 from tcptrace.sinks.color import HEADING, Palette, is_dumb
 from tcptrace.sinks.layout import Cell, cell_len, padded, terminal_size
 from tcptrace.sinks.stream import Piece, StreamSink, weight
-from tcptrace.sinks.text import cells
+from tcptrace.sinks.text import NOTHING, cells
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +25,9 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 def are_numbers(cells: Sequence[Cell]) -> bool:
-    """Tell whether a column is of numbers, which stand to the right."""
-    return bool(cells) and all(cell.text.replace(".", "", 1).isdecimal() for cell in cells)
+    """Tell whether a column is of numbers, of which some may lack: they stand to the right."""
+    known = [cell for cell in cells if cell.text != NOTHING]
+    return bool(known) and all(cell.text.replace(".", "", 1).isdecimal() for cell in known)
 
 
 def write_plain(
