@@ -145,7 +145,7 @@ make_venv() {
 
 install_project() {
     case $1 in
-    run) project=. ;;
+    run) project='.[top]' ;;
     test) project='.[dev,vm]' ;;
     esac
     say "installing tcptrace into $PWD/.venv"

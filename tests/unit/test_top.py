@@ -25,7 +25,7 @@ from tcptrace.top.aggregator import Aggregator, Interval, Row
 from tcptrace.top.figures import MEDIAN, P95, Distribution
 from tcptrace.top.live import Live
 from tcptrace.top.order import CalmOrder
-from tcptrace.top.traffic import WHY, Traffic, figure_columns, key_columns, tables
+from tcptrace.top.traffic import WHY, Traffic, figure_columns, is_alive, key_columns, table
 
 HOST, PEER, OTHER = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 NETNS = 4026531840
@@ -207,6 +207,8 @@ def test_what_was_open_at_the_start_counts_from_its_first_sample() -> None:
     assert (0, 0, 1) == (row.last.tx_bytes, row.last.attempts, row.open)
     row = only(fed(aggregator, closed(1_000_300, 5, flags=OLDER)))
     assert (300, 0, 0) == (row.last.tx_bytes, row.last.rx_bytes, row.open)
+    assert (1, True) == (row.last.closes, is_alive(row))
+    assert not is_alive(only(fed(aggregator)))
 
 
 def test_connections_on_two_links() -> None:
@@ -285,7 +287,7 @@ def test_dimensions() -> None:
         "namespace": [(NETNS,)],
         "listener": [(f"{HOST}:80",)],
         "port,program": [(443, "curl"), (80, "nginx")],
-        "container": [(None,)],
+        "container,unit": [(None, None, None)],
     }
     actual = {text: [row.key for row in fed(by(text), out, taken).rows] for text in expected}
     assert expected == actual
@@ -305,10 +307,13 @@ def test_names() -> None:
 def test_cells_of_keys() -> None:
     """Keys are shown as people write them; what is not known has no text."""
     dimensions = keys.parse("process,destination,user,container")
-    key = (181, "curl", keys.endpoint("fd00::1", 80), 0, "0123456789abcdef" * 4)
+    key = (181, "curl", keys.endpoint("fd00::1", 80), 0, "0123456789abcdef" * 4, None)
     assert ["curl[181]", "[fd00::1]:80", "root", "0123456789ab"] == keys.cells(dimensions, key)
-    assert [None] * 4 == keys.cells(dimensions, (None,) * 5)
-    assert ("pid", "comm", "destination", "uid", "container") == keys.json_keys(dimensions)
+    assert [None] * 4 == keys.cells(dimensions, (None,) * 6)
+    names = ("pid", "comm", "destination", "uid", "container", "container_name")
+    assert names == keys.json_keys(dimensions)
+    more = keys.parse("container,pod")
+    assert ["web", "default/web-0"] == keys.cells(more, ("0123", "web", "default", "web-0"))
     assert "4294967294" == keys.user_name(4294967294)
 
 
@@ -325,6 +330,10 @@ def test_directions() -> None:
     assert [("curl",)] == [row.key for row in fed(by(directions=["out"]), *events).rows]
     row = only(fed(by(directions=["in"]), *events))
     assert (("nginx",), 7) == (row.key, row.last.tx_bytes)
+    aggregator = by(directions=["out"])
+    fed(aggregator, accepted())
+    aggregator.listening.clear()
+    assert [] == fed(aggregator, closed(7, 0, lport=80, rport=50000)).rows
 
 
 def test_what_was_accepted_before_the_start_is_told_by_its_listener() -> None:
@@ -407,10 +416,10 @@ class Lists:
         self.is_busy = False
         self.ready: Sample | None = None
 
-    def ask(self, wanted: Collection[int], *, listeners: bool = False) -> None:
+    def ask(self, wanted: Collection[int] | None, *, listeners: bool = False) -> None:
         """Remember what is asked."""
         assert not self.is_busy
-        self.asked.append(set(wanted))
+        self.asked.append(set(wanted or ()))
         self.is_busy = True
 
     def answer(self) -> Sample | None:
@@ -420,10 +429,35 @@ class Lists:
         return ready
 
 
+def begun(lists: Lists) -> Live:
+    """Return what has its first list of sockets, an empty one."""
+    live = Live(by(), lists, SECOND, 0)
+    live.step([], 1)
+    lists.ready = sample(at_s=0)
+    live.step([], 2)
+    assert [set()] == lists.asked
+    lists.asked.clear()
+    return live
+
+
+def test_older_connections_are_listed_at_once() -> None:
+    """What they send in the first interval counts."""
+    lists = Lists()
+    live = Live(by(), lists, SECOND, 0)
+    live.step([opened(ts_ns=0)], 1)
+    lists.ready = sample(listed(1000, 0), at_s=0.1)
+    assert live.step([], SECOND // 2) is None
+    assert live.step([], SECOND) is None
+    lists.ready = sample(listed(1500, 0), at_s=1)
+    interval = live.step([], SECOND)
+    assert interval
+    assert ([{NETNS}, {NETNS}], 500) == (lists.asked, only(interval).last.tx_bytes)
+
+
 def test_an_interval_ends_when_sockets_have_been_listed() -> None:
     """All that was sent until its end is in it."""
     lists = Lists()
-    live = Live(by(), lists, SECOND, 0)
+    live = begun(lists)
     assert live.step([connected(ts_ns=1)], SECOND // 2) is None
     assert [] == lists.asked
     assert live.step([], SECOND) is None
@@ -440,7 +474,7 @@ def test_an_interval_ends_when_sockets_have_been_listed() -> None:
 def test_a_slow_list_is_not_waited_for() -> None:
     """The interval ends; what is listed late counts in the next."""
     lists = Lists()
-    live = Live(by(), lists, SECOND, 0)
+    live = begun(lists)
     live.step([connected(ts_ns=1)], SECOND)
     interval = live.step([], int(1.25 * SECOND))
     assert interval
@@ -514,7 +548,7 @@ def test_rows_of_an_interval() -> None:
         aggregator, connected(lport=2), failed("EHOSTUNREACH"), closed(3000, 500, lport=2)
     )
     interval = interval._replace(begin_ns=0)
-    one, total = tables(interval, keys.parse("program,name"), interval.rows)
+    one, total = table(interval, keys.parse("program,name"), interval.rows)
     assert ("key", "curl", PEER, 2.0) == (one.scope, one.comm, one.name, one.interval_s)
     assert (2, 1, 1, 0) == (one.attempts, one.failed, one.unreachable, one.timed_out)
     assert (2.0, 2.0, 0) == (one.latency_p50_ms, one.latency_p95_ms, one.open)
@@ -522,7 +556,7 @@ def test_rows_of_an_interval() -> None:
     assert (5, 4, 2, 1) == tuple(
         one.run[key] for key in ("attempts", "failed", "timed_out", "refused")
     )
-    assert ["curl", PEER, "1.0", "1", "unreachable", "0", "1.5", "2.0", None] == shown(
+    assert ["curl", PEER, "1.0", "1", "unreachable", "0", "1.5", "2.000", None] == shown(
         one, "program", "name", "conn", "fail", "why", "open", "tx", "lat", "rtt"
     )
     assert ["(total)", None, "5", "4", "3.0"] == shown(
@@ -533,7 +567,7 @@ def test_rows_of_an_interval() -> None:
 def test_what_fell_out_has_a_row() -> None:
     """The rows, it, and the total are all there is."""
     interval = fed(by("port", most_rows=2), *(failed(rport=port) for port in range(1, 6)))
-    rows = list(tables(interval, keys.parse("port"), interval.rows))
+    rows = list(table(interval, keys.parse("port"), interval.rows))
     assert ["key", "key", "others", "total"] == [row.scope for row in rows]
     assert 5 == sum(row.attempts for row in rows[:-1]) == rows[-1].attempts
 
@@ -542,7 +576,7 @@ def test_what_deserves_a_look() -> None:
     """Failures, what is slow, and what was sent again are marked."""
     interval = fed(by(), connected(ms=500.0, lport=2), failed(), closed(0, 0, again=2, lport=2))
     text, more = figure_columns()
-    (row,) = (one for one in tables(interval, keys.parse("program"), interval.rows[:1]) if one.comm)
+    (row,) = (one for one in table(interval, keys.parse("program"), interval.rows[:1]) if one.comm)
     marks = {one.key: one.concern(row) for one in (*text, *more)}
     assert {
         "fail": "failure",

@@ -10,6 +10,7 @@ SHORT_HELP = {
     "doctor": "Tell how this host can be traced, and how not.",
     "help": "Show the help of tcptrace, or of one of its commands.",
     "prepare": "Compile ahead what commands need, so that they start at once.",
+    "top": "Show who talks to whom now, and what goes wrong, by program and destination.",
     "tracer": "Trace connections from connect (C) or accept (A) to close (X).",
 }
 """The first sentences of the commands' own help: the list of commands imports none of them."""

@@ -63,14 +63,14 @@ class Sampler:
         self.is_busy = False
         """Whether it was asked and has not answered."""
 
-    def ask(self, wanted: Collection[int], *, listeners: bool = False) -> None:
-        """Ask for the connections of some namespaces; for their listeners instead.
+    def ask(self, wanted: Collection[int] | None, *, listeners: bool = False) -> None:
+        """Ask for the connections of some namespaces, or of all; for their listeners instead.
 
         Raises:
             TcptraceError: the child has died.
 
         """
-        question = marshal.dumps((listeners, sorted(wanted)))
+        question = marshal.dumps((listeners, None if wanted is None else sorted(wanted)))
         try:
             os.write(self._questions, len(question).to_bytes(_NUMBER, "little") + question)
         except BrokenPipeError:
@@ -121,12 +121,14 @@ def _work(asked: int, answering: int, memory: int, unused: Collection[int]) -> N
             os.write(answering, len(data).to_bytes(_NUMBER, "little"))
 
 
-def _sample(known: dict[int, Path], listeners: bool, wanted: list[int]) -> tuple[Any, ...]:  # noqa: FBT001
+def _sample(known: dict[int, Path], listeners: bool, wanted: list[int] | None) -> tuple[Any, ...]:  # noqa: FBT001
     """Return a `Sample` of plain tuples, and remember where namespaces are."""
     begin_ns = clock.now_ns()
     rows: list[tuple[int, tuple[Any, ...]]] = []
     refused = ""
-    for netns in wanted:
+    if wanted is None:
+        known.update(namespaces())
+    for netns in sorted(known) if wanted is None else wanted:
         try:
             if _visit(known, netns):
                 states = (LISTEN,) if listeners else OPEN

@@ -71,7 +71,8 @@ class Connection:
 
     event: Any
     """What it began with."""
-    row: Row
+    row: Row | None
+    """None where it is not to be added up."""
     name: str | None
     counted: tuple[int, int, int] | None
     """Bytes sent and received and segments sent again that have been counted; None for one that is
@@ -134,7 +135,7 @@ class Aggregator:
         self._dimensions = dimensions
         self._begin_ns = begin_ns
         self._directions = directions
-        self.listening: Collection[tuple[int | None, int | None]] = frozenset()
+        self.listening: set[tuple[int | None, int | None]] = set()
         """Namespaces and ports with a listener: tells which of the connections that were open at
         the start had been accepted."""
         self._most_rows = most_rows
@@ -153,6 +154,7 @@ class Aggregator:
         if kind == "close":
             self._close(event)
         elif kind == "accept":
+            self.listening.add((event.netns, event.lport))
             self._begin(Side(event, is_in=True, name=None))
         elif kind == "open":
             self._begin(Side(event, self._was_accepted(event), name), is_new=False)
@@ -198,9 +200,7 @@ class Aggregator:
     def _begin(self, side: Side, *, is_new: bool = True) -> None:
         """Begin to follow a connection; one that is older than the trace is no attempt."""
         row = self._row(side)
-        if row is None:
-            return
-        for one in (row, self._total):
+        for one in self._both(row):
             one.open += 1
             if not is_new:
                 continue
@@ -212,7 +212,11 @@ class Aggregator:
                     one.now.latency_ms.add(side.event.latency_ms)
         self._follow(side, row, is_new=is_new)
 
-    def _follow(self, side: Side, row: Row, *, is_new: bool) -> None:
+    def _both(self, row: Row | None) -> tuple[Row, ...]:
+        """Return the row that something is added up in, and the total; neither for None."""
+        return (_live(row), self._total) if row else ()
+
+    def _follow(self, side: Side, row: Row | None, *, is_new: bool) -> None:
         ends = _ends(side.event)
         before = self._connections.pop(ends, None)
         if before:  # its close was lost
@@ -228,16 +232,13 @@ class Aggregator:
         """Return how a connection is known that may have begun without a word on its link."""
         return ends if not ends.link or ends in self._connections else ends._replace(link=0)
 
-    def _forget(self, row: Row) -> None:
+    def _forget(self, row: Row | None) -> None:
         """Take one from the open connections."""
-        _live(row).open -= 1
-        self._total.open -= 1
+        for one in self._both(row):
+            one.open -= 1
 
     def _fail(self, side: Side, kind: str) -> None:
-        row = self._row(side)
-        if row is None:
-            return
-        for one in (row, self._total):
+        for one in self._both(self._row(side)):
             one.now.attempts += 1
             one.now.failures[kind] += 1
             one.failed.append(Failure(side.event, kind, side.name))
@@ -248,18 +249,20 @@ class Aggregator:
         found = self._connections.pop(self._known(_ends(event)), None)
         if found:
             self._forget(found.row)
-            self._count(found, final)
         elif not event.older:  # its beginning was lost, or was too much
             row = self._row(Side(event, self._was_accepted(event), None))
-            if row:
-                self._count(Connection(event, row, None, (0, 0, 0)), final)
+            found = Connection(event, row, None, (0, 0, 0))
+        if found:
+            self._count(found, final)
+            for one in self._both(found.row):
+                one.now.closes += 1
 
     def _count(self, connection: Connection, counters: tuple[int, int, int]) -> None:
         """Add what has come since the last time; the first tells what an older one had before."""
         before, connection.counted = connection.counted, counters
         if before is None or before == counters:
             return
-        for row in (_live(connection.row), self._total):
+        for row in self._both(connection.row):
             row.now.tx_bytes += counters[0] - before[0]
             row.now.rx_bytes += counters[1] - before[1]
             row.now.retransmits += counters[2] - before[2]
@@ -278,13 +281,13 @@ class Aggregator:
             if found and found.event.ts_ns <= sample.begin_ns:
                 self._count(found, (one.tx_bytes, one.rx_bytes, one.retransmits))
                 found.rtt_us = one.rtt_us
-                if one.rtt_us:
-                    _live(found.row).rtt_us.add(one.rtt_us)
-                    self._total.rtt_us.add(one.rtt_us)
+                for row in self._both(found.row) if one.rtt_us else ():
+                    row.rtt_us.add(one.rtt_us)
 
     def namespaces(self) -> set[int]:
-        """Return the network namespaces of the open connections."""
-        return {ends.netns for ends in self._connections if ends.netns is not None}
+        """Return the network namespaces of the open connections that are added up."""
+        known = self._connections.items()
+        return {ends.netns for ends, one in known if one.row and ends.netns is not None}
 
     def end(self, end_ns: int) -> Interval:
         """End the interval and begin the next."""
@@ -308,7 +311,8 @@ class Aggregator:
     def connections(self, rows: Iterable[Row]) -> Iterator[Connection]:
         """Yield the open connections of some rows."""
         wanted = set(map(id, rows))
-        return (one for one in self._connections.values() if id(_live(one.row)) in wanted)
+        known = self._connections.values()
+        return (one for one in known if one.row and id(_live(one.row)) in wanted)
 
 
 def _ends(event: Any) -> Ends:

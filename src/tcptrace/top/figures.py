@@ -58,6 +58,8 @@ class Figures:
     attempts: int = 0
     """Attempts to connect that have ended, established or not."""
     accepts: int = 0
+    closes: int = 0
+    """Connections that have ended."""
     failures: Counter[str] = dataclasses.field(default_factory=Counter)
     """By kind, one of `FAILURES`."""
     tx_bytes: int = 0
@@ -72,6 +74,7 @@ class Figures:
         """Add what happened in another time."""
         self.attempts += other.attempts
         self.accepts += other.accepts
+        self.closes += other.closes
         self.failures.update(other.failures)
         self.tx_bytes += other.tx_bytes
         self.rx_bytes += other.rx_bytes
@@ -86,6 +89,5 @@ class Figures:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing has happened."""
-        return not (
-            self.attempts or self.accepts or self.tx_bytes or self.rx_bytes or self.retransmits
-        )
+        events = self.attempts or self.accepts or self.closes
+        return not (events or self.tx_bytes or self.rx_bytes or self.retransmits)

@@ -18,3 +18,8 @@ class Frame(NamedTuple):
     """The open connections of some rows, as they are now."""
     note: str = ""
     """What is not as it should be."""
+
+    @property
+    def weight(self) -> int:
+        """How many attempts and accepts it counts in the summary."""
+        return self.interval.total.last.attempts + self.interval.total.last.accepts

@@ -61,15 +61,16 @@ class Dimension(NamedTuple):
     """From its values to a cell of text."""
     width: int
     """Of the cell, at the least."""
+    meaning: str
     is_for_accepts: bool = False
     """Whether it is about accepted connections alone."""
 
 
-def _of_event(name: str) -> Callable[[Side], Key]:
-    """Return a function that gets the event's field or property of this name."""
+def _of_event(*names: str) -> Callable[[Side], Key]:
+    """Return a function that gets the event's fields or properties of these names."""
 
     def values(side: Side) -> Key:
-        return (getattr(side.event, name, None),)
+        return tuple(getattr(side.event, name) for name in names)
 
     return values
 
@@ -102,8 +103,12 @@ def _peer(side: Side) -> Key:
     return (side.event.raddr,)
 
 
-def _container_cell(container: str | None) -> str | None:
-    return container and container[:CONTAINER_DIGITS]
+def _container_cell(container: str | None, name: str | None) -> str | None:
+    return name or (container and container[:CONTAINER_DIGITS])
+
+
+def _pod_cell(namespace: str | None, pod: str | None) -> str | None:
+    return f"{namespace}/{pod}" if namespace and pod else pod
 
 
 def _user_cell(uid: int | None) -> str | None:
@@ -111,17 +116,111 @@ def _user_cell(uid: int | None) -> str | None:
 
 
 DIMENSIONS = (
-    Dimension("process", ("pid", "comm"), _process, _process_cell, 20),
-    Dimension("program", ("comm",), _of_event("comm"), _as_text, 15),
-    Dimension("destination", ("destination",), _destination, _as_text, 21),
-    Dimension("name", ("name",), _name, _as_text, 24),
-    Dimension("port", ("port",), _port, _as_text, 5),
-    Dimension("peer", ("peer",), _peer, _as_text, 15),
-    Dimension("listener", ("listener",), _destination, _as_text, 21, is_for_accepts=True),
-    Dimension("user", ("uid",), _of_event("uid"), _user_cell, 8),
-    Dimension("container", ("container",), _of_event("container"), _container_cell, 12),
-    Dimension("cgroup", ("cgroup",), _of_event("cgroup"), _as_text, 24),
-    Dimension("namespace", ("netns",), _of_event("netns"), _as_text, 10),
+    Dimension(
+        "process",
+        ("pid", "comm"),
+        _process,
+        _process_cell,
+        20,
+        "the process that connected or accepted",
+    ),
+    Dimension(
+        "program",
+        ("comm",),
+        _of_event("comm"),
+        _as_text,
+        15,
+        "its name",
+    ),
+    Dimension(
+        "destination",
+        ("destination",),
+        _destination,
+        _as_text,
+        21,
+        "where the connection was made to: address and port",
+    ),
+    Dimension(
+        "name",
+        ("name",),
+        _name,
+        _as_text,
+        24,
+        "the name that the destination was asked for by, else its address",
+    ),
+    Dimension(
+        "port",
+        ("port",),
+        _port,
+        _as_text,
+        5,
+        "the destination's port",
+    ),
+    Dimension(
+        "peer",
+        ("peer",),
+        _peer,
+        _as_text,
+        15,
+        "the address of the other end",
+    ),
+    Dimension(
+        "listener",
+        ("listener",),
+        _destination,
+        _as_text,
+        21,
+        "the address and port that a connection was accepted at",
+        is_for_accepts=True,
+    ),
+    Dimension(
+        "user",
+        ("uid",),
+        _of_event("uid"),
+        _user_cell,
+        8,
+        "the user that the process ran as",
+    ),
+    Dimension(
+        "unit",
+        ("unit",),
+        _of_event("unit"),
+        _as_text,
+        20,
+        "the process's systemd unit",
+    ),
+    Dimension(
+        "container",
+        ("container", "container_name"),
+        _of_event("container", "container_name"),
+        _container_cell,
+        12,
+        "the process's container: its name, else its id",
+    ),
+    Dimension(
+        "pod",
+        ("pod_namespace", "pod"),
+        _of_event("pod_namespace", "pod"),
+        _pod_cell,
+        24,
+        "the process's Kubernetes pod, with its namespace",
+    ),
+    Dimension(
+        "cgroup",
+        ("cgroup",),
+        _of_event("cgroup"),
+        _as_text,
+        24,
+        "the process's cgroup",
+    ),
+    Dimension(
+        "namespace",
+        ("netns",),
+        _of_event("netns"),
+        _as_text,
+        10,
+        "inode number of the network namespace",
+    ),
 )
 BY_NAME = {one.name: one for one in DIMENSIONS}
 DEFAULT = ("program", "name", "port")

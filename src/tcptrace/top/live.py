@@ -17,7 +17,7 @@ class Sampling(Protocol):
 
     is_busy: bool
 
-    def ask(self, wanted: Collection[int], *, listeners: bool = False) -> None:
+    def ask(self, wanted: Collection[int] | None, *, listeners: bool = False) -> None:
         """Ask for the connections of some network namespaces, or for their listeners."""
 
     def answer(self) -> Sample | None:
@@ -56,6 +56,7 @@ class Live:
         self._name_of = name_of
         self._pending: Sample | None = None
         self._is_asked = False
+        self._has_begun = False
         self._skip = self.every = 1
         """In how many intervals sockets are listed once."""
         self.refused = ""
@@ -67,6 +68,9 @@ class Live:
         for event in events:
             take(event, name_of(event))
         self._take_sample(until_ns)
+        if self._sampler and not self._has_begun:  # what older connections have sent before
+            self._sampler.ask(self._aggregator.namespaces())
+        self._has_begun = True
         if until_ns < self._due_ns or self._waits(until_ns):
             return None
         return self.end(until_ns)
@@ -77,6 +81,20 @@ class Live:
             self._due_ns += self._interval_ns
         self._is_asked = False
         return self._aggregator.end(end_ns)
+
+    def finish(self, last: Sample | None, end_ns: int) -> Interval:
+        """Take a last list of sockets, of after all events, and end the last interval."""
+        if last:
+            self._aggregator.sample(last)
+        return self.end(end_ns)
+
+    def note(self) -> str:
+        """Return what is not as it should be."""
+        if self.refused:
+            return f"some sockets are not listed: {self.refused.splitlines()[0]}"
+        if self.every > 1:
+            return f"sockets are listed in one of {self.every} intervals, for they are many"
+        return ""
 
     def _waits(self, until_ns: int) -> bool:
         """Tell whether the list of sockets is to be waited for; ask for it first."""

@@ -10,7 +10,7 @@ from tcptrace.top.aggregator import Row
 Figure = tuple[float, ...]
 """By what a row is ordered; of those with equal numbers, the next decide."""
 
-_DECAY = 0.6
+_DECAY = 0.35
 """What a number keeps of its past in an interval when it falls; it rises at once."""
 _STEP = math.log(1.3)
 """Numbers closer than this count as equal; those that were equal stay so a little longer."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from tcptrace.model.columns import SLOW_MS, Column, Mark, no_concern, repeated
-from tcptrace.top.aggregator import Interval, Row
+from tcptrace.model.events import Row
+from tcptrace.top import aggregator
+from tcptrace.top.aggregator import Interval
 from tcptrace.top.figures import (
     ABORTED,
     ERROR,
@@ -31,15 +33,16 @@ FAILURE_KEYS = {
     "failed_otherwise": ERROR,
 }
 """JSON keys of the kinds of failures."""
+WORDS = {"timed_out": "timeout", "failed_otherwise": "other"}
+"""As people read them, where they are others."""
 KB = 1000
 
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
-class Traffic:
+class Traffic(Row):
     """What happened under one key in an interval."""
 
     type: ClassVar[str] = "top"
-    nullable: ClassVar[frozenset[str]] = frozenset()
 
     ts_ns: int
     """The interval's end, CLOCK_MONOTONIC, nanoseconds."""
@@ -51,7 +54,11 @@ class Traffic:
     comm: str | None = None
     netns: int | None = None
     cgroup: str | None = None
+    unit: str | None = None
     container: str | None = None
+    container_name: str | None = None
+    pod: str | None = None
+    pod_namespace: str | None = None
     destination: str | None = None
     name: str | None = None
     port: int | None = None
@@ -59,6 +66,7 @@ class Traffic:
     listener: str | None = None
     attempts: int
     accepts: int
+    closes: int
     failed: int
     refused: int
     timed_out: int
@@ -77,6 +85,12 @@ class Traffic:
     run: dict[str, Any] | None = None
     """The same, but for what is open, since the start."""
 
+    @property
+    def weight(self) -> int:
+        """How many attempts and accepts it counts in the summary: those of the whole run, once."""
+        run = (self.run if self.scope == "total" else None) or {"attempts": 0, "accepts": 0}
+        return int(run["attempts"] + run["accepts"])
+
 
 def _quantile(distribution: Distribution, share: float, divisor: float = 1) -> float | None:
     value = distribution.quantile(share)
@@ -87,6 +101,7 @@ def _counts(figures: Figures) -> dict[str, Any]:
     return {
         "attempts": figures.attempts,
         "accepts": figures.accepts,
+        "closes": figures.closes,
         "failed": figures.failed,
         **{key: figures.failures[kind] for key, kind in FAILURE_KEYS.items()},
         "tx_bytes": figures.tx_bytes,
@@ -102,15 +117,17 @@ def _known(counts: dict[str, Any]) -> dict[str, Any]:
 
 
 def traffic_of(
-    row: Row,
+    row: aggregator.Row,
     interval: Interval,
     dimensions: Sequence[Dimension],
     scope: Scope = "key",
     *,
+    wall_ns: int = 0,
     whole_run: bool = True,
 ) -> Traffic:
     """Return what an interval came to in one row; with that of the whole run if wanted."""
     return Traffic(
+        wall_ns=wall_ns,
         ts_ns=interval.end_ns,
         scope=scope,
         interval_s=interval.seconds,
@@ -122,20 +139,30 @@ def traffic_of(
     )
 
 
-def is_alive(row: Row) -> bool:
+def is_alive(row: aggregator.Row) -> bool:
     """Tell whether a row has something to say of the last interval."""
     return row.open > 0 or not row.last.is_quiet
 
 
-def tables(
-    interval: Interval, dimensions: Sequence[Dimension], rows: Iterable[Row]
+def table(
+    interval: Interval,
+    dimensions: Sequence[Dimension],
+    rows: Iterable[aggregator.Row],
+    wall_ns: int = 0,
 ) -> Iterator[Traffic]:
-    """Yield some rows of an interval, then that of what fell out, if any, and the total."""
+    """Yield some rows of an interval, then that of what fell out, if any, and the total.
+
+    `wall_ns` is the interval's end by the wall clock.
+    """
+
+    def of(row: aggregator.Row, scope: Scope) -> Traffic:
+        return traffic_of(row, interval, dimensions, scope, wall_ns=wall_ns)
+
     for row in rows:
-        yield traffic_of(row, interval, dimensions)
+        yield of(row, "key")
     if interval.fallen_out:
-        yield traffic_of(interval.others, interval, dimensions, "others")
-    yield traffic_of(interval.total, interval, dimensions, "total")
+        yield of(interval.others, "others")
+    yield of(interval.total, "total")
 
 
 class Measure(NamedTuple):
@@ -146,6 +173,7 @@ class Measure(NamedTuple):
     """On a screen, where units follow numbers."""
     value: Callable[[Traffic], float | None]
     unit: Literal["count", "rate", "bytes", "ms"]
+    meaning: str
     concern: Callable[[Any], Mark | None] = no_concern
 
 
@@ -188,21 +216,117 @@ def _slow(key: str) -> Callable[[Any], Mark | None]:
 
 
 MEASURES = (
-    Measure("conn", "CONN/s", _per_second("attempts"), "rate"),
-    Measure("acc", "ACC/s", _per_second("accepts"), "rate"),
-    Measure("fail", "FAIL", _count("failed"), "count", _failed),
-    Measure("open", "OPEN", _count("open"), "count"),
-    Measure("rx", "RX/s", _per_second("rx_bytes"), "bytes"),
-    Measure("tx", "TX/s", _per_second("tx_bytes"), "bytes"),
-    Measure("lat", "LAT", _count("latency_p50_ms"), "ms", _slow("latency_p50_ms")),
-    Measure("p95", "P95", _count("latency_p95_ms"), "ms", _slow("latency_p95_ms")),
-    Measure("rtt", "RTT", _count("rtt_ms"), "ms", _slow("rtt_ms")),
-    Measure("retr", "RETR", _count("retransmits"), "count", repeated),
-    Measure("conns", "CONNS", _of_run("attempts"), "count"),
-    Measure("accs", "ACCS", _of_run("accepts"), "count"),
-    Measure("fails", "FAILS", _of_run("failed"), "count", _failed_in_run),
-    Measure("rxall", "RX", _of_run("rx_bytes"), "bytes"),
-    Measure("txall", "TX", _of_run("tx_bytes"), "bytes"),
+    Measure(
+        "conn",
+        "CONN/s",
+        _per_second("attempts"),
+        "rate",
+        "attempts to connect that have ended, a second",
+    ),
+    Measure(
+        "acc",
+        "ACC/s",
+        _per_second("accepts"),
+        "rate",
+        "connections that were accepted, a second",
+    ),
+    Measure(
+        "fail",
+        "FAIL",
+        _count("failed"),
+        "count",
+        "attempts that failed, in the interval",
+        _failed,
+    ),
+    Measure(
+        "open",
+        "OPEN",
+        _count("open"),
+        "count",
+        "connections that are open",
+    ),
+    Measure(
+        "rx",
+        "RX/s",
+        _per_second("rx_bytes"),
+        "bytes",
+        "payload received, a second",
+    ),
+    Measure(
+        "tx",
+        "TX/s",
+        _per_second("tx_bytes"),
+        "bytes",
+        "payload sent, a second",
+    ),
+    Measure(
+        "lat",
+        "LAT",
+        _count("latency_p50_ms"),
+        "ms",
+        "median of the time to connect",
+        _slow("latency_p50_ms"),
+    ),
+    Measure(
+        "p95",
+        "P95",
+        _count("latency_p95_ms"),
+        "ms",
+        "95th percentile of the time to connect.",
+        _slow("latency_p95_ms"),
+    ),
+    Measure(
+        "rtt",
+        "RTT",
+        _count("rtt_ms"),
+        "ms",
+        "median round-trip time of the open connections",
+        _slow("rtt_ms"),
+    ),
+    Measure(
+        "retr",
+        "RETR",
+        _count("retransmits"),
+        "count",
+        "segments sent again",
+        repeated,
+    ),
+    Measure(
+        "conns",
+        "CONNS",
+        _of_run("attempts"),
+        "count",
+        "attempts to connect since the start",
+    ),
+    Measure(
+        "accs",
+        "ACCS",
+        _of_run("accepts"),
+        "count",
+        "connections accepted since the start",
+    ),
+    Measure(
+        "fails",
+        "FAILS",
+        _of_run("failed"),
+        "count",
+        "attempts that failed since the start",
+        _failed_in_run,
+    ),
+    Measure(
+        "rxall",
+        "RX",
+        _of_run("rx_bytes"),
+        "bytes",
+        "payload received since the start",
+    ),
+    Measure(
+        "txall",
+        "TX",
+        _of_run("tx_bytes"),
+        "bytes",
+        "payload sent since the start",
+    ),
 )
 BY_KEY = {one.key: one for one in MEASURES}
 _HEADINGS = {"bytes": "KB", "ms": "ms"}
@@ -213,10 +337,17 @@ def why(traffic: Any) -> str | None:
     """Return the most frequent reason why attempts failed."""
     counts = {key: getattr(traffic, key) for key in FAILURE_KEYS}
     most = max(counts, key=lambda key: counts[key])
-    return most.replace("_", " ") if counts[most] else None
+    return WORDS.get(most, most) if counts[most] else None
 
 
-WHY = Column("why", "WHY", 11, lambda traffic, _: why(traffic), concern=_failed)
+WHY = Column(
+    "why",
+    "WHY",
+    11,
+    lambda traffic, _: why(traffic),
+    concern=_failed,
+    meaning="why most of them failed",
+)
 
 
 def _column(measure: Measure) -> Column:
@@ -233,9 +364,13 @@ def _column(measure: Measure) -> Column:
             return None
         if measure.unit == "count":
             return str(int(number))
+        if measure.unit == "ms":
+            return f"{number:.3f}"
         return f"{number / (KB if measure.unit == 'bytes' else 1):.1f}"
 
-    return Column(measure.key, heading, len(heading), value, concern=measure.concern)
+    return Column(
+        measure.key, heading, len(heading), value, concern=measure.concern, meaning=measure.meaning
+    )
 
 
 def key_columns(dimensions: Sequence[Dimension]) -> list[Column]:
@@ -247,7 +382,8 @@ def key_columns(dimensions: Sequence[Dimension]) -> list[Column]:
                 return LABELS[traffic.scope] if at == 0 else None
             return one.cell(*(getattr(traffic, key) for key in one.keys))
 
-        return Column(one.name, one.name.upper(), one.width, value, "bold" if at == 0 else "")
+        style = "" if at else "bold"
+        return Column(one.name, one.name.upper(), one.width, value, style, meaning=one.meaning)
 
     return [column(at, one) for at, one in enumerate(dimensions)]
 
@@ -260,12 +396,20 @@ def figure_columns() -> tuple[list[Column], list[Column]]:
     return shown, list(columns.values())
 
 
-def activity(row: Row) -> tuple[float, float, float]:
+def activity(row: aggregator.Row) -> tuple[float, float, float]:
     """Return by what rows are ordered where nothing is said: the busiest first."""
     last = row.last
     return last.attempts + last.accepts, last.rx_bytes + last.tx_bytes, row.open
 
 
-def search_text(row: Row, dimensions: Sequence[Dimension]) -> str:
+def search_text(row: aggregator.Row, dimensions: Sequence[Dimension]) -> str:
     """Return what a row is found by."""
     return " ".join(filter(None, cells(dimensions, row.key or ()))).lower()
+
+
+def sort_text(dimensions: Sequence[Dimension], row: aggregator.Row, at: int) -> tuple[Any, ...]:
+    """Return what a row is ordered by under one of its dimensions; what is not known comes last."""
+    text = cells(dimensions, row.key or ())[at]
+    if text is None:
+        return (2,)
+    return (0, int(text)) if text.isdecimal() else (1, text.lower())

@@ -1,4 +1,4 @@
-"""What is behind a row: its processes, its connections and its last failures."""
+"""What is behind a row: its last failures, its processes and its connections."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tcptrace.top.keys import endpoint
 
 MOST_SHOWN = 200
 """Connections."""
+MOST_PROCESSES = 10
 
 
 def tables(row: Row, connections: Sequence[Connection], now_ns: int, width: int) -> list[Line]:
     """Return the tables of a row, as of a time by CLOCK_MONOTONIC."""
     return [
+        *(_failures(row, now_ns, width) if row.failed else ()),
         *_processes(row, connections, width),
         *_connections(connections, now_ns, width),
-        *_failures(row, now_ns, width),
     ]
 
 
@@ -54,7 +55,8 @@ def _processes(row: Row, connections: Sequence[Connection], width: int) -> list[
         [Cell(_process_text(pid, comm)), Cell(str(held.get(pid, 0)))]
         for pid, comm in reversed(row.processes.items())
     ]
-    return _table("Processes, the latest first", ("PROCESS", "OPEN"), rows, width)
+    heading = f"Processes: the latest {MOST_PROCESSES}" if rows[MOST_PROCESSES:] else "Processes"
+    return _table(heading, ("PROCESS", "OPEN"), rows[:MOST_PROCESSES], width)
 
 
 def _connections(connections: Sequence[Connection], now_ns: int, width: int) -> list[Line]:

@@ -7,7 +7,6 @@ connections and failures. It knows no terminal and no clock.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from tcptrace.model.columns import clock_time
 from tcptrace.model.text import printable
@@ -27,6 +26,7 @@ from tcptrace.top.traffic import (
     Traffic,
     activity,
     search_text,
+    sort_text,
     traffic_of,
     why,
 )
@@ -127,7 +127,7 @@ class Picture:
         names = [one.name for one in self._dimensions]
         if self.sorted_by in names:
             at = names.index(self.sorted_by)
-            rows = sorted(wanted, key=lambda row: _sort_text(self._dimensions, row, at))
+            rows = sorted(wanted, key=lambda row: sort_text(self._dimensions, row, at))
         else:
             order = self._orders.setdefault(self.sorted_by, CalmOrder())
             rows = order.arrange({row: self._figure(row) for row in wanted})
@@ -317,11 +317,3 @@ class Picture:
 def _of_graphs(row: Row, frame: Frame, dimensions: Sequence[Dimension]) -> Traffic:
     """Return what an interval came to, as far as graphs need it."""
     return traffic_of(row, frame.interval, dimensions, whole_run=False)
-
-
-def _sort_text(dimensions: Sequence[Dimension], row: Row, at: int) -> tuple[Any, ...]:
-    """Return what a row is ordered by under one of its dimensions; what is not known comes last."""
-    text = cells(dimensions, row.key or ())[at]
-    if text is None:
-        return (2,)
-    return (0, int(text)) if text.isdecimal() else (1, text.lower())

@@ -10,6 +10,7 @@ from tcptrace.sinks.color import Palette
 from tcptrace.sinks.layout import terminal_size
 from tcptrace.sinks.screen.app import TopApp
 from tcptrace.sinks.screen.picture import Picture
+from tcptrace.top.frame import Frame
 
 STEP_S = 0.005
 """How long the screen may work each time that it is its turn, at the least."""
@@ -39,23 +40,27 @@ class ScreenSink:
         self._app = TopApp(picture)
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
+        self._is_over = False
 
     def open(self, _meta: Any) -> None:
-        """Do nothing: the screen begins with the first frame, when children have been forked."""
+        """Do nothing: the screen begins with the first rows, when children have been forked."""
 
     def write(self, rows: Sequence[Any]) -> None:
         """Show the frames among `rows`."""
         if self._task is None:
             self._task = self._loop.create_task(self._app.run_async(**self._options))
         for frame in rows:
-            self._picture.update(frame)
+            if isinstance(frame, Frame):
+                self._picture.update(frame)
         if self._app.is_running:
             self._app.call_later(self._app.draw)
 
     def flush(self, _seconds: float = 0) -> bool:
         """Let the screen work: keys, and what is to be drawn."""
-        if self._task and not self._task.done():
+        if self._task and not self._is_over:
             self._loop.run_until_complete(asyncio.sleep(STEP_S))
+            if self._task.done():
+                self._leave()
         return True
 
     def drop(self) -> int:
@@ -64,19 +69,19 @@ class ScreenSink:
 
     def is_closed(self) -> bool:
         """Tell whether the user has ended it."""
-        return self._task is not None and self._task.done()
+        return self._is_over
 
     def close(self, _losses: Any) -> None:
         """Give the terminal back, and leave the last picture there."""
-        if self._task:
-            if not self._task.done():
-                self._app.exit()
+        if self._task and not self._is_over:
+            self._app.exit()
             self._loop.run_until_complete(self._task)
             self._leave()
         self._loop.close()
 
     def _leave(self) -> None:
-        """Write the picture where it stays."""
+        """Write the picture where it stays, now that the terminal is as it was."""
+        self._is_over = True
         size = terminal_size(self._stream)
         head = self._picture.head(size.width)
         room = max(size.height - len(head) - 2, 2)

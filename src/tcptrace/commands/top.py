@@ -1,0 +1,235 @@
+"""``tcptrace top``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import click
+
+from tcptrace.errors import RefusedError
+from tcptrace.kernel.processes import is_in_initial
+from tcptrace.model.columns import TIME, TIME_S, Table
+from tcptrace.model.events import NewTable
+from tcptrace.probes.connect.probe import FAILED
+from tcptrace.probes.dns.probe import ANSWERS
+from tcptrace.shell.command import command
+from tcptrace.shell.options import OUTPUT, TRACING, option
+from tcptrace.shell.plan import Shown
+from tcptrace.shell.say import say
+from tcptrace.shell.times import parse_time
+from tcptrace.shell.trace import Trace
+from tcptrace.sinks.color import Palette, is_dumb
+from tcptrace.sinks.sink import Sink
+from tcptrace.top import keys
+from tcptrace.top.aggregator import Interval, Row
+from tcptrace.top.feed import frames
+from tcptrace.top.keys import DIMENSIONS, Dimension
+from tcptrace.top.probe import TOP
+from tcptrace.top.traffic import (
+    BY_KEY,
+    MEASURES,
+    activity,
+    figure_columns,
+    is_alive,
+    key_columns,
+    sort_text,
+    table,
+    traffic_of,
+)
+
+USUAL_ROWS = 20
+"""Of a table, where it is text."""
+SORTS = (*(one.key for one in MEASURES), *(one.name for one in DIMENSIONS))
+NO_SCREEN = (
+    "the screen needs textual, which is not installed.\n"
+    "Install it (pip install 'tcptrace[top]'), or have tables with -b"
+)
+
+
+def _parse_by(
+    _context: click.Context, parameter: click.Parameter, value: str
+) -> tuple[Dimension, ...]:
+    try:
+        return keys.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
+def _parse_interval(_context: click.Context, parameter: click.Parameter, value: str) -> float:
+    try:
+        return parse_time(value, least="100ms")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
+def _parse_existing(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Refuse connections of before where process ids are others than the kernel's events have."""
+    if value and not is_in_initial("pid"):
+        raise RefusedError(
+            "the connections of before are told with the process ids of the initial PID "
+            "namespace.\nRun it on the host, or with --no-existing"
+        )
+    return value
+
+
+def _is_screen(given: dict[str, Any]) -> bool:
+    """Tell whether the options, and the terminal, are for a screen."""
+    is_text = not given["json"] and given["form"] in (None, "text")
+    is_terminal = all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
+    return is_text and is_terminal and not (given["batch"] or given["once"] or is_dumb())
+
+
+def _screen(given: dict[str, Any], palette: Palette) -> Sink:
+    """Return the screen. Raises RefusedError where there is no textual."""
+    try:
+        from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - for a screen alone
+        from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - textual is slow
+    except ModuleNotFoundError as error:
+        raise RefusedError(NO_SCREEN) from error
+    picture = Picture(
+        given["by"], "tcptrace top", most_rows=given["rows"], only_failed=given["failed"]
+    )
+    picture.sorted_by = given["sort"] or ""
+    return ScreenSink(picture, sys.stdout, palette)
+
+
+def _show(given: dict[str, Any]) -> Shown:
+    """Return the columns, and the screen where there is to be one."""
+    shown, more = figure_columns()
+    columns = Table([*key_columns(given["by"]), *shown], [TIME, TIME_S, *more], of="connection")
+    return Shown(columns, (lambda palette: _screen(given, palette)) if _is_screen(given) else None)
+
+
+@command(TOP, show=_show)
+@option(
+    "--by",
+    metavar="LIST",
+    default=",".join(keys.DEFAULT),
+    callback=_parse_by,
+    help=f"Add up by these: {', '.join(one.name for one in DIMENSIONS)}. "
+    f"Default: {','.join(keys.DEFAULT)}.",
+)
+@option("--in", "inward", is_flag=True, excludes=("outward",), help="What was accepted here only.")
+@option("--out", "outward", is_flag=True, help="What was made from here only.")
+@option("--failed", is_flag=True, help="Rows with failures only.")
+@option(
+    "--interval",
+    metavar="TIME",
+    default="1s",
+    callback=_parse_interval,
+    help="How long an interval is: 5, 0.5s or 1m. Default: 1s.",
+)
+@option("--rows", type=click.IntRange(min=1), metavar="N", help="Show at most so many rows.")
+@option(
+    "--sort",
+    type=click.Choice(SORTS),
+    metavar="COLUMN",
+    help="Sort by this column's key; by default the busiest come first.",
+)
+@option(
+    "-n", "--iterations", type=click.IntRange(min=1), metavar="N", help="End after N intervals."
+)
+@option("--once", is_flag=True, excludes=("iterations",), help="Show one interval, and end.")
+@option("-b", "--batch", is_flag=True, section=OUTPUT, help="No screen: a table each interval.")
+@option(
+    "--columns",
+    section=OUTPUT,
+    metavar="LIST",
+    default="",
+    help="Pick columns (program,rx), add (+conns) or drop (-rtt), of those of --by and: "
+    f"{', '.join(column.key for columns in figure_columns() for column in columns)}, time, time_s.",
+)
+@option(
+    "--names/--no-names",
+    default=True,
+    section=TRACING,
+    probes=(ANSWERS,),
+    help="Whether to learn names from DNS answers. Default: yes.",
+)
+@option(
+    "--failures/--no-failures",
+    default=True,
+    section=TRACING,
+    probes=(FAILED,),
+    help="Whether to trace attempts that fail. Default: yes.",
+)
+@option(
+    "--existing/--no-existing",
+    default=True,
+    section=TRACING,
+    switches=("EXISTING",),
+    callback=_parse_existing,
+    help="Whether to begin with the connections that are open. Default: yes.",
+)
+def top(
+    trace: Trace,
+    *,
+    by: Sequence[Dimension],
+    inward: bool,
+    outward: bool,
+    failed: bool,
+    interval: float,
+    rows: int | None,
+    sort: str | None,
+    iterations: int | None,
+    once: bool,
+    batch: bool,
+    names: bool,
+    existing: bool,
+    form: str | None,
+    json: bool,
+) -> Iterator[Any]:
+    """Show who talks to whom now, and what goes wrong, by program and destination.
+
+    Connections and failures are counted by their events, however short they are. Bytes,
+    retransmits and round-trip times of open connections come from the kernel's socket lists, once
+    an interval. On a terminal it is a screen: ? tells its keys, q ends it.
+
+    \b
+    Examples:
+      tcptrace top                         all, on a screen
+      tcptrace top --out --failed          attempts that fail, by program and name
+      tcptrace top --by container,port     who serves and asks what
+      tcptrace top --in --by listener      this host's servers
+      tcptrace top --once --json           one interval, for a program
+    """  # noqa: D301 - click's own mark for lines that stay as they are
+    is_screen = _is_screen({"form": form, "json": json, "batch": batch, "once": once})
+    if not is_screen and not json and form in {None, "text"}:
+        rows = rows or USUAL_ROWS
+    directions = [way for way, other in (("in", outward), ("out", inward)) if not other]
+    shown = frames(
+        trace,
+        by,
+        directions,
+        interval,
+        say,
+        names=names,
+        existing=existing,
+    )
+    shown = islice(shown, 1 if once else iterations)
+    if is_screen:
+        yield from shown
+    else:
+        for frame in shown:
+            yield NewTable(frame.wall_ns)
+            chosen = _chosen(frame.interval, by, sort, only_failed=failed)
+            yield from table(frame.interval, by, chosen[:rows], frame.wall_ns)
+
+
+def _chosen(
+    interval: Interval, by: Sequence[Dimension], sort: str | None, *, only_failed: bool
+) -> list[Row]:
+    """Return the rows to show, in their order."""
+    rows = [row for row in interval.rows if row.run.failed or not only_failed]
+    rows = [row for row in rows if is_alive(row) or only_failed]
+    names = [one.name for one in by]
+    if sort in names:
+        return sorted(rows, key=lambda row: sort_text(by, row, names.index(sort)))
+    measure = BY_KEY.get(sort or "")
+    if measure is None:
+        return sorted(rows, key=activity, reverse=True)
+    figures = {row: measure.value(traffic_of(row, interval, by)) or 0.0 for row in rows}
+    return sorted(rows, key=lambda row: figures[row], reverse=True)
