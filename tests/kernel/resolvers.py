@@ -301,6 +301,18 @@ class _Mmsghdr(ctypes.Structure):
     )
 
 
+def _mmsghdrs(buffers: list[ctypes.Array[ctypes.c_char]]) -> tuple[ctypes.Array[_Mmsghdr], object]:
+    """Return what sendmmsg and recvmmsg take, one message for each buffer, and what that needs."""
+    vectors = [
+        ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(one), len(one)))
+        for one in buffers
+    ]
+    messages = (_Mmsghdr * len(buffers))(
+        *(_Mmsghdr(segments=ctypes.addressof(vector), segment_count=1) for vector in vectors)
+    )
+    return messages, vectors
+
+
 def ask_recvmmsg(name: str) -> None:
     """Ask about three names with one sendmmsg, and receive with one recvmmsg."""
     names = [f"{place}.{name}" for place in range(2)] + [name]
@@ -309,22 +321,20 @@ def ask_recvmmsg(name: str) -> None:
     with connected() as client:
         client.settimeout(None)
         for call, buffers in ((libc.sendmmsg, sent), (libc.recvmmsg, received)):
-            vectors = [
-                ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(one), len(one)))
-                for one in buffers
-            ]
-            messages = (_Mmsghdr * len(names))(
-                *(
-                    _Mmsghdr(segments=ctypes.addressof(vector), segment_count=1)
-                    for vector in vectors
-                )
-            )
+            messages, _vectors = _mmsghdrs(buffers)
             done = 0
             while done < len(names):
                 here = ctypes.byref(messages, done * ctypes.sizeof(_Mmsghdr))
                 count = call(client.fileno(), here, len(names) - done, 0, None)
                 assert count > 0, os.strerror(ctypes.get_errno())
                 done += count
+
+
+def receive_at_once(client: socket.socket, count: int) -> None:
+    """Receive so many messages, which have come, with one recvmmsg."""
+    messages, _vectors = _mmsghdrs([ctypes.create_string_buffer(512) for _ in range(count)])
+    client.settimeout(None)
+    assert count == libc.recvmmsg(client.fileno(), messages, count, 0, None)
 
 
 def ask_peek(name: str) -> None:

@@ -552,6 +552,58 @@ def test_question_that_is_refused_has_the_error(exchanges: Tracer) -> None:
     ]
 
 
+def test_answers_that_one_call_receives_are_shown_or_counted(backend: Backend) -> None:
+    """Of ten the tracepoints read eight: the others are counted, and do not time out."""
+    names = [f"{number}.at-once.test" for number in range(10)]
+
+    def work() -> None:
+        with resolvers.bound(FAKE, MULTICAST) as server, resolvers.bound(V4, 0) as client:
+            client.connect((FAKE, MULTICAST))
+            for name in names:
+                client.send(resolvers.question(name))
+            for name in names:
+                data, address = server.recvfrom(512)
+                server.sendto(data[:2] + resolvers.answer(name), address)
+            resolvers.receive_at_once(client, len(names))
+            client.send(resolvers.question("behind.at-once.test"))
+
+    options = ("--json", *HERE, "-P", str(MULTICAST), "--timeout", "0.2s", "--backend", backend)
+    with Tracer(*options, command="dns") as tracer:
+        worker = Worker(work)
+        worker.run()
+        tracer.wait_for(rcode="timeout", pid=worker.pid)
+        shown = [row["query"] for row in tracer.where(pid=worker.pid)]
+        missed = 2 if backend == "tracepoint" else 0
+        assert [*names[: 10 - missed], "behind.at-once.test"] == shown
+        assert missed == tracer.stop().summary[1]
+
+
+@pytest.mark.parametrize("sizes", [(2, 500), (500,)])
+def test_stream_that_becomes_dns_is_read(exchanges: Tracer, sizes: tuple[int, ...]) -> None:
+    """A trace that begins amid a message reads on at the next one."""
+    name = f"{len(sizes)}.taken-up.test"
+    question = resolvers.question(name)
+
+    def work() -> None:
+        with socket.create_server((FAKE, PORT)) as server, socket.socket() as client:
+            client.connect((FAKE, PORT))
+            served, _ = server.accept()
+            with served:
+                client.sendall(bytes(20))
+                rest = len(question).to_bytes(2, "big") + question
+                for size in sizes:
+                    client.sendall(rest[:size])
+                    rest = rest[size:]
+                answer = question[:2] + resolvers.answer(name)
+                served.sendall(len(answer).to_bytes(2, "big") + answer)
+                client.recv(512)
+
+    Worker(work).run()
+    (row,) = ours(exchanges, name)
+    assert ("NOERROR", "tcp") == (row["rcode"], row["protocol"])
+    assert "latency_ms" in row
+
+
 def ask_often(name: str) -> None:
     """Ask twenty times, each from a socket of its own."""
     for number in range(20):

@@ -339,6 +339,29 @@ def test_datagram_that_its_receiver_cut_is_partial() -> None:
         assert (rcode, bool(flags) or None) == (found.rcode, found.partial)
 
 
+def test_timeout_is_not_told_where_the_answer_may_be_lost() -> None:
+    """What waited when events were lost is counted; what was asked later times out."""
+    exchanges = Exchanges(SECOND)
+    late = Exchanges.LATE_NS + 100
+    first, second = (record(pair(n)[0], flags=SENT, ts_ns=t) for n, t in (("a", 1), ("b", late)))
+    exchanges.note_lost(0, 0)
+    rows(exchanges, first)
+    exchanges.note_lost(3, 50)
+    rows(exchanges, second)
+    exchanges.note_lost(3, SECOND)
+    assert ["b"] == [row.query for row in exchanges.timed_out(3 * SECOND)]
+    assert 1 == exchanges.given_up
+
+
+def test_answers_that_were_missed_are_no_timeouts() -> None:
+    """Where a call received more messages than are read, the socket's questions are given up."""
+    exchanges = Exchanges(SECOND)
+    questions = (record(pair("a")[0], flags=SENT), record(pair("b")[0], flags=SENT, socket=2))
+    assert [] == rows(exchanges, *questions, failure(0))
+    assert ["b"] == [row.query for row in exchanges.timed_out(3 * SECOND)]
+    assert 1 == exchanges.given_up
+
+
 def failure(error: int, *, flags: int = 0, ts_ns: int = 0, sent: int = 0) -> bytes:
     """Return the failure of a call to send, or of what a socket has sent."""
     return record(b"", flags=FAILED | flags, ts_ns=ts_ns, error=error, sent=sent)

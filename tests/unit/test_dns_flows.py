@@ -87,14 +87,19 @@ def test_stream_that_is_not_dns_is_one_malformed_message(nonsense: bytes) -> Non
     assert 0 == flows.given_up
 
 
-@pytest.mark.parametrize("size", [1000, 2])
-def test_stream_is_taken_up_at_a_whole_message(size: int) -> None:
-    """A trace that began amid a message reads the next that comes whole, or behind its length."""
+@pytest.mark.parametrize("sizes", [(1000,), (2, 998), (2, 20, 978), (20, 980)])
+def test_stream_is_taken_up_at_a_message(sizes: tuple[int, ...]) -> None:
+    """A trace that began amid a message reads the next that a piece begins with.
+
+    Its length may have come alone.
+    """
     flows = Flows()
     assert [None] == names(flows, message(FIRST[20:], flags=TCP))
-    whole = framed(SECOND)
-    parts = [whole[:size], whole[size:]]
-    assert ["b.test"] == names(flows, *(message(part, flags=TCP) for part in parts if part))
+    rest, parts = framed(SECOND), []
+    for size in sizes:
+        parts.append(message(rest[:size], flags=TCP))
+        rest = rest[size:]
+    assert ["b.test"] == names(flows, *parts)
     assert ["a.test"] == names(flows, *pieces(framed(FIRST), 7))
 
 
@@ -127,3 +132,16 @@ def test_stream_that_has_ended_long_ago_is_not_given_up() -> None:
     for socket in range(Flows.MOST_STREAMS + 10):
         names(flows, message(STREAM[:20], flags=TCP, socket=socket, ts_ns=socket and later))
     assert 9 == flows.given_up
+
+
+def test_messages_of_one_stream_are_bounded() -> None:
+    """A stream of very many tiny messages takes no time from others; what is missed is counted."""
+    missed: list[int] = []
+    flows = Flows(missed.append)
+    many = framed(*[SECOND] * 100)
+    found = names(flows, *(message(many, flags=TCP) for _ in range(100)))
+    assert Flows.MOST_MESSAGES < len(found) <= Flows.MOST_MESSAGES + 100
+    assert 100 == len(found) // 100 + flows.given_up == len(found) // 100 + len(missed)
+    assert ["a.test"] == names(flows, message(framed(FIRST), flags=TCP, socket=2))
+    later = message(framed(FIRST), flags=TCP, ts_ns=Flows.WINDOW_NS)
+    assert ["a.test"] == names(flows, later)

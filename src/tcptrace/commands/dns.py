@@ -114,5 +114,6 @@ def _rows(trace: Trace, timeout_s: float) -> Iterator[Query]:
     exchanges = Exchanges(int(timeout_s * 1e9))
     for batch in trace.batches:
         yield from exchanges.rows(batch.events)
+        exchanges.note_lost(trace.lost, batch.until_ns)
         yield from exchanges.timed_out(batch.until_ns)
         trace.give_up(exchanges.given_up)

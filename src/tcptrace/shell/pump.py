@@ -16,8 +16,8 @@ from tcptrace.sources.source import Source
 
 MOST_ROWS = 1024
 """So many rows of one batch are written at once; more of them would wait in memory."""
-MOST_EVENTS = 256
-"""After so many events it is asked whether to give up."""
+MOST_EVENTS = 16
+"""After so many events it is asked whether to give up: one can be 240 DNS messages."""
 LOSS_REPORT_S = 1.0
 WAIT_S = 0.03
 """So long a reader is waited for before it is asked again whether to stop."""

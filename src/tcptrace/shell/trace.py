@@ -33,6 +33,11 @@ class Trace:
         """The events of all batches, oldest first."""
         return chain.from_iterable(batch.events for batch in self.batches)
 
+    @property
+    def lost(self) -> int:
+        """How many events have found no room so far."""
+        return self._source.losses().no_room
+
     def give_up(self, count: int) -> None:
         """Say what was not followed to its end so far, for more was under way than is kept."""
         self._source.given_up = count

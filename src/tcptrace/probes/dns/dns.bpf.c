@@ -98,7 +98,7 @@ struct dns_asked {
 	struct dns_address server;
 	u16 lport;
 };
-BPF_TABLE("lru_hash", struct sock *, struct dns_asked, dns_servers, 4096);
+BPF_TABLE("lru_hash", struct sock *, struct dns_asked, dns_servers, 32768);
 
 static __always_inline bool dns_is_server_port(u16 port)
 {
@@ -304,15 +304,17 @@ static __always_inline bool dns_is_header(const u8 *header, u32 length)
 	u32 opcode = header[2] >> 3 & 15, questions = dns_big_endian(header + 4);
 	u32 records = dns_big_endian(header + 6) + dns_big_endian(header + 8) +
 		      dns_big_endian(header + 10);
-	bool is_response = header[2] & 0x80, is_truncated = header[2] & 2;
+	u32 least = DNS_HEADER + 5 * questions + 11 * records;
 
 	if (length < DNS_HEADER || opcode > 6 || opcode == 3)
 		return false;
 	if (length == DNS_HEADER)
-		return is_response || opcode == 6;
+		return header[2] & 0x80 || opcode == 6;
 	if (!questions && !records && opcode != 6)
 		return false;
-	return DNS_HEADER + 5 * questions + 11 * records <= length || (is_response && is_truncated);
+	if (header[2] & 0x80 && header[2] & 2)	/* a response that its sender has cut */
+		return questions <= 64 && least <= 65535;
+	return least <= length;
 }
 
 /* Whether a piece of a stream of which `size` bytes are there can begin with a message; what is too
@@ -332,33 +334,46 @@ static __always_inline bool dns_may_begin(struct dns_scratch *scratch, u64 size)
 enum dns_way { WAY_UNKNOWN, WAY_DNS, WAY_STRANGER };
 struct dns_socket {
 	u64 window;
-	u32 bytes;	/* that were reported in this window */
+	u32 bytes;	/* that were reported in this window, and in how many events */
+	u32 events;
 	u16 lport;
 	u8 ways[2];	/* what is received, and what is sent: enum dns_way */
+	u16 announced[2];	/* of a stranger: the two bytes before, if they came alone */
 };
 BPF_TABLE("lru_hash", u64, struct dns_socket, dns_sockets, 16384);
 
 /* Whether a piece of a stream is worth reading. A stream that does not begin as DNS does is not
- * DNS: its first piece tells so, and then there are only those where Python could take it up again,
- * for the trace may have begun amid a message. */
+ * DNS: its first piece tells so. The trace may have begun amid a message, though: so what begins as
+ * a message does is read again, and what may be the length of one with the piece behind it. */
 static __always_inline bool dns_keep_stream(struct dns_scratch *scratch, struct dns_socket *socket,
-					u64 size)
+					    u64 size)
 {
+	u32 way = scratch->event.flags & DNS_SENT & 1, announced = socket->announced[way];
 	bool may = dns_may_begin(scratch, size);
-	u32 sent = scratch->event.flags & DNS_SENT;
-	u8 way;
 
-	way = socket->ways[sent & 1];
-	if (way == WAY_UNKNOWN)
-		socket->ways[sent & 1] = may ? WAY_DNS : WAY_STRANGER;
-	return way != WAY_STRANGER || (may && size >= DNS_PREFIX + DNS_HEADER) ||
-	       scratch->event.length == DNS_PREFIX;
+	if (socket->ways[way] == WAY_DNS)
+		return true;
+	if (socket->ways[way] == WAY_UNKNOWN) {
+		socket->ways[way] = may ? WAY_DNS : WAY_STRANGER;
+		return true;
+	}
+	socket->announced[way] = 0;
+	if (scratch->event.length == DNS_PREFIX && size == DNS_PREFIX) {
+		socket->announced[way] = dns_big_endian(scratch->payload);
+		return true;
+	}
+	if (size >= DNS_PREFIX + DNS_HEADER && may)
+		socket->ways[way] = WAY_DNS;
+	if (announced && size >= DNS_HEADER && dns_is_header(scratch->payload, announced))
+		socket->ways[way] = WAY_DNS;
+	return socket->ways[way] == WAY_DNS;
 }
 
-/* A socket may fill half of the ring buffer within this time; what is more is lost, so that others'
- * messages have room. */
+/* So much may a socket report within this time, in bytes and in events: what is more is lost, so
+ * that others' messages have room, and whoever reads has time for them. */
 #define DNS_WINDOW_SHIFT 27	/* 134 ms */
 #define DNS_SHARE (BUFFER_BYTES / 2)
+#define DNS_SHARE_EVENTS (BUFFER_BYTES / 2048)
 
 static __always_inline bool dns_keep_share(struct dns_event *event, struct dns_socket *socket,
 					   u64 size)
@@ -367,13 +382,14 @@ static __always_inline bool dns_keep_share(struct dns_event *event, struct dns_s
 
 	if (socket->window != window) {
 		socket->window = window;
-		socket->bytes = 0;
+		socket->bytes = socket->events = 0;
 	}
-	if (socket->bytes > DNS_SHARE) {
+	if (socket->bytes > DNS_SHARE || socket->events > DNS_SHARE_EVENTS) {
 		count(COUNT_LOST);
 		return false;
 	}
 	socket->bytes += sizeof(*event) + size;
+	socket->events++;
 	return true;
 }
 

@@ -77,6 +77,8 @@ class Exchanges:
     """Waiting questions of one socket, server and id that an answer is compared with."""
     MOST_ROWS = 64
     """Rows of one answer that nobody asked for."""
+    LATE_NS = 200_000_000
+    """Events come so late that losses are known before."""
     MOST_TASKS, MOST_OF_TASK = 4096, 64
     """Threads, and of each the latest questions, that a failure to send can be about."""
 
@@ -93,6 +95,8 @@ class Exchanges:
         self._transfers: LRUCache[object, None] = LRUCache(self.MOST_RETRIES)
         self._strangers: LRUCache[object, None] = LRUCache(Flows.MOST_STRANGERS)
         self._given_up = 0
+        self._lost = 0
+        self._unsure_ns = -1
 
     @property
     def given_up(self) -> int:
@@ -112,8 +116,20 @@ class Exchanges:
             due_ns = asked.asker.ts_ns + self._timeout_ns
             if due_ns > now_ns:
                 return
+            if asked.asker.ts_ns <= self._unsure_ns:
+                self._give_up([asked])
+                continue
             self._forget(asked)
             yield self._unanswered(asked, TIMEOUT, due_ns)
+
+    def note_lost(self, count: int, now_ns: int) -> None:
+        """Say how many events have been lost so far: answers may be among them.
+
+        What waits now for one is given up when its time is over, for nobody knows.
+        """
+        if count != self._lost:
+            self._lost = count
+            self._unsure_ns = now_ns + self.LATE_NS
 
     def _read(self, message: Message) -> Iterator[Query]:
         for packet in self._flows.packets(message):
@@ -283,6 +299,9 @@ class Exchanges:
 
     def _failed(self, message: Message) -> Iterator[Query]:
         """Yield the questions that the kernel could not send, or that it was told have failed."""
+        if not message.error and not message.flags & SENT:
+            self._lose_answers(message.socket)
+            return
         unsent = self._unsent(message)
         if message.flags & SENT:
             yield from self._end_all(unsent, message, again=_is_sent_again(message))

@@ -7,14 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tcptrace.probes.dns.messages import Packet, is_header, read_packet
+from tcptrace.probes.dns.messages import LONGEST, Packet, is_header, read_packet
 from tcptrace.probes.dns.probe import CUT, SENT, TCP, Message
 from tcptrace.probes.dns.reader import HEADER_SIZE
 
 PREFIX = 2
 """Bytes of length before each message over TCP (RFC 7766, 8)."""
-LONGEST = 65_535
-"""Bytes of any message."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -40,8 +38,8 @@ class Flows:
     """Reads the messages of all sockets, each way apart.
 
     A stream over TCP is given up at its first message that cannot be read: what uses a DNS port for
-    something else is one malformed message. It is taken up again where a piece begins with a whole
-    message.
+    something else is one malformed message. It is taken up again where a piece begins as a message
+    does, or what follows a piece of a message's length.
     """
 
     MOST_STREAMS = 16_384
@@ -53,16 +51,21 @@ class Flows:
     ALIVE_NS = 60_000_000_000
     """What has waited longer for its end has none."""
 
+    WINDOW_NS, MOST_MESSAGES, FEW = 1 << 27, 2048, 16
+    """In 134 ms, messages of one stream that are read; of a piece, those that are not counted."""
+
     def __init__(self, on_missed: Callable[[int], None] = lambda _socket: None) -> None:
         """Start with nothing seen; call `on_missed` for a socket that may have had an answer."""
         self._on_missed = on_missed
         self._rests: OrderedDict[_Stream, _Rest] = OrderedDict()
         self._bytes = 0
+        self._busy: OrderedDict[_Stream, tuple[int, int]] = OrderedDict()
+        """In which window streams had many messages, and how many."""
         self._strangers: OrderedDict[_Stream, bytes] = OrderedDict()
         """With the last piece of a stream if that can be the length of a message."""
         self.given_up = 0
-        """How often messages were not read: their beginning was not captured, or they were not
-        complete when others needed the room."""
+        """How often messages were not read: their beginning was not captured, others needed room
+        before they were complete, or their stream had very many."""
 
     def packets(self, message: Message) -> Iterator[Packet]:
         """Yield what each message says that `message`, a datagram or a piece, completes."""
@@ -77,17 +80,27 @@ class Flows:
             yield packet
 
     def _from_stream(self, key: _Stream, data: bytes, length: int, ts_ns: int) -> Iterator[Packet]:
+        window = ts_ns // self.WINDOW_NS
+        if self._busy.get(key, (0, 0)) > (window, self.MOST_MESSAGES):
+            self._bytes -= len(self._rests.pop(key, _Rest()).data)
+            self._miss(key)
+            return
         before = self._strangers.get(key)
         if before is not None:
-            if not _begins_message(before + data, len(before) + length):
+            if not _begins_message(before + data):
                 self._strangers[key] = data if length == PREFIX else b""
                 return
             del self._strangers[key]
             data, length = before + data, len(before) + length
+        yield from self._messages(key, data, length, ts_ns)
+
+    def _messages(self, key: _Stream, data: bytes, length: int, ts_ns: int) -> Iterator[Packet]:
         rest = self._rests.pop(key, None) or _Rest()
         self._bytes -= len(rest.data)
         rest.ts_ns = ts_ns
+        count = 0
         for packet in _take_apart(rest, data, length):
+            count += 1
             if packet is None:
                 self._miss(key)
                 return
@@ -97,6 +110,15 @@ class Flows:
                 return
         if rest.data or rest.skip:
             self._keep(key, rest)
+        if count > self.FEW:
+            self._note(key, ts_ns // self.WINDOW_NS, count)
+
+    def _note(self, key: _Stream, window: int, count: int) -> None:
+        """Remember how many messages a stream has in a window."""
+        before, so_far = self._busy.pop(key, (0, 0))
+        self._busy[key] = window, count + (so_far if before == window else 0)
+        if len(self._busy) > self.MOST_STREAMS:
+            self._busy.popitem(last=False)
 
     def _keep(self, key: _Stream, rest: _Rest) -> None:
         self._rests[key] = rest
@@ -121,10 +143,10 @@ class Flows:
             self._strangers.popitem(last=False)
 
 
-def _begins_message(piece: bytes, length: int) -> bool:
-    """Tell whether a piece of a stream, of `length` bytes, can begin with a whole message."""
+def _begins_message(piece: bytes) -> bool:
+    """Tell whether a piece of a stream begins as a message does."""
     size = int.from_bytes(piece[:PREFIX], "big")
-    return size + PREFIX <= length and is_header(piece[PREFIX : PREFIX + HEADER_SIZE], size)
+    return is_header(piece[PREFIX : PREFIX + HEADER_SIZE], size)
 
 
 def _take_apart(rest: _Rest, payload: bytes, length: int) -> Iterator[Packet | None]:

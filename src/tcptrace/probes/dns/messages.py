@@ -26,6 +26,8 @@ MOST_QUESTIONS = 64
 MOST_TEXT, SPARE_TEXT = 4, 4096
 """Characters of answers for each byte of the message, and beside those: a pointer of two bytes can
 be a name of 1,000."""
+LONGEST = 65_535
+"""Bytes of any message."""
 RESPONSE, TRUNCATED = 0x8000, 0x0200
 QUERY, UNASSIGNED, DSO = 0, 3, 6
 
@@ -108,10 +110,11 @@ def is_header(data: bytes, length: int) -> bool:
         return False
     if length == HEADER_SIZE:  # servers answer so, some with the numbers of the question
         return bool(bits & RESPONSE) or opcode == DSO
-    has_content = bool(questions or any(records) or opcode == DSO)
     least = HEADER_SIZE + _LEAST_QUESTION * questions + _LEAST_RECORD * sum(records)
-    is_cut = bits & RESPONSE and bits & TRUNCATED
-    return has_content and (least <= length or bool(is_cut))
+    has_content = bool(questions or any(records) or opcode == DSO)
+    if bits & RESPONSE and bits & TRUNCATED:
+        return has_content and questions <= MOST_QUESTIONS and least <= LONGEST
+    return has_content and least <= length
 
 
 def read_packet(data: bytes, length: int) -> Packet:

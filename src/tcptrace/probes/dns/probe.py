@@ -60,7 +60,7 @@ class Message(Event):
     with `SENT`, of a call to send that began at `ts_ns`, else of what this socket has sent, within
     such a call where a thread is named."""
     error: U32
-    """Of a failure: errno."""
+    """Of a failure: errno; 0 where the failure is ours: answers to this socket were missed."""
     sent: U32
     """Of a failure: how many messages the call had sent before."""
     payload: Tail

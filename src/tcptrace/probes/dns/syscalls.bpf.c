@@ -87,6 +87,29 @@ static __always_inline void dns_report_message(struct sock *sk, u64 where, u32 l
 				dns_cut_flag(&header, flags));
 }
 
+/* Count that messages were not read, of a socket that has asked something; what waits for an answer
+ * there may have got it. */
+static __always_inline void dns_report_missed(struct sock *sk, u32 flags)
+{
+	struct dns_event event = {
+		.head.kind = KIND_MESSAGE,
+		.head.ts_ns = bpf_ktime_get_ns(),
+		.socket = (u64)sk,
+		.flags = DNS_FAILED,
+	};
+
+	if (!dns_remote_port(sk) && !dns_servers.lookup(&sk))
+		return;
+	fill_sock(&event.head, sk);
+	if (!keep_sock(&event.head))
+		return;
+	count(COUNT_UNTRACKED);
+#ifndef DNS_ANSWERS_ONLY
+	if (!(flags & DNS_SENT))
+		emit(&event, sizeof(event));
+#endif
+}
+
 static __always_inline void dns_report_messages(struct sock *sk, u64 where, u64 number, u32 flags)
 {
 	struct dns_mmsghdr message;
@@ -102,7 +125,7 @@ static __always_inline void dns_report_messages(struct sock *sk, u64 where, u64 
 				dns_cut_flag(&message.header, flags));
 	}
 	if (number > DNS_MOST_MESSAGES)
-		count(COUNT_UNTRACKED);
+		dns_report_missed(sk, flags);
 }
 
 /* What is sent is there when the call begins. */
