@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
 from tests.unit.dns import answer, message
 
@@ -13,6 +15,11 @@ from tcptrace.probes.dns.probe import SENT, Message
 def attempt(raddr: str, ts_ns: int = 1, *, pid: int = 1, netns: int = 1) -> Message:
     """Return an event with a remote address."""
     return message(b"", raddr=raddr, ts_ns=ts_ns, pid=pid, netns=netns)
+
+
+def connected(raddr: str) -> Any:
+    """Return what is to be named."""
+    return SimpleNamespace(raddr=raddr, ts_ns=1, pid=1, netns=1, query=None, query_age_ms=None)
 
 
 def named(names: Names, event: Message) -> str | None:
@@ -37,6 +44,18 @@ def test_latest_name_counts() -> None:
     assert "old.test" == named(names, attempt("192.0.2.1", 15))
     assert named(names, attempt("192.0.2.1", 5)) is None
     assert named(names, attempt("192.0.2.2", 30)) is None
+
+
+def test_what_was_open_is_named_by_what_was_asked_since() -> None:
+    """An open connection has the time of the trace's beginning, and answers come after it."""
+    names = Names()
+    learn(names, "late.test", "192.0.2.1", 20)
+    late, event = connected(raddr="192.0.2.1"), connected(raddr="192.0.2.1")
+    names.name_late(late)
+    names.name(event)
+    assert (("late.test", 0.0), (None, None)) == tuple(
+        (one.query, one.query_age_ms) for one in (late, event)
+    )
 
 
 def test_own_answers_count_most() -> None:

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from tests.unit.records import ABSENT, accept_bytes, accepted
 
 import tcptrace.probes
-from tcptrace.model.events import Decoder, Event, Layout, to_json
+from tcptrace.model.events import Decoder, Event, Layout, json_keys, to_json
 from tcptrace.probes.probe import Probe
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -84,6 +84,14 @@ def test_every_record_is_valid(record: type[Event], byte: bytes) -> None:
         data[40] = data[56] = data[74] = 1  # an event has addresses
         data[72] = record.type != "connect"  # which may fail before it has a port
     VALIDATOR.validate(as_json(Decoder([record]).decode(bytes(data))))
+
+
+@pytest.mark.parametrize("probe", probes(), ids=lambda probe: probe.name)
+def test_every_key_of_rows_is_described(probe: Probe) -> None:
+    """A row's keys are in the schema, also of rows that commands make of records."""
+    for row in probe.shown:
+        known = SCHEMA["$defs"][f"{row.type}_event"]["properties"]
+        assert [] == [key for key in json_keys(row) if key not in known]
 
 
 @pytest.mark.parametrize(

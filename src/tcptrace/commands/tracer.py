@@ -135,7 +135,7 @@ def _named(trace: Trace, *, existing: bool, own_ttl: bool) -> Iterator[Event]:
     batches = without_answers()
     for row in _rows(dataclasses.replace(trace, batches=batches), existing=existing):
         if isinstance(row, Open):
-            names.name(row)
+            names.name_late(row)
         yield row
     if names.malformed:
         say(f"malformed DNS messages: {names.malformed}")

@@ -38,6 +38,7 @@ class Names:
         self._answers: tuple[LRUCache[object, tuple[_Answer, ...]], ...] = tuple(
             LRUCache(self.MOST) for _ in range(3)
         )
+        self._latest_ns = 0
         self.malformed = 0
         """How many messages could not be read."""
 
@@ -50,6 +51,7 @@ class Names:
         """Take the names from what was received."""
         if message.flags & SENT:
             return
+        self._latest_ns = max(self._latest_ns, message.ts_ns)
         for packet in self._flows.packets(message):
             self.malformed += packet.is_malformed
             if packet.is_response and packet.query is not None:
@@ -58,7 +60,14 @@ class Names:
 
     def name(self, event: Any) -> None:
         """Name the remote end of an event, if its answer was seen."""
-        found = self.find(event)
+        self._name(event, event.ts_ns)
+
+    def name_late(self, row: Any) -> None:
+        """Name the remote end of what began before the first answer, by those seen since."""
+        self._name(row, max(row.ts_ns, self._latest_ns))
+
+    def _name(self, event: Any, ts_ns: int) -> None:
+        found = self.find(event, ts_ns)
         if found:
             event.query, event.query_age_ms = found[0], found[1] / 1e6
 
@@ -83,15 +92,17 @@ class Names:
             others = tuple(one for one in before if one.name != name)
             cache[key] = (answer, *others)[: self.KEPT]
 
-    def find(self, event: Event) -> tuple[str, int] | None:
+    def find(self, event: Event, ts_ns: int | None = None) -> tuple[str, int] | None:
         """Return the name of the event's remote address and the age of its answer in nanoseconds.
 
-        The latest answer that its process has seen, else its network namespace, else anyone.
+        The latest answer that its process has seen, else its network namespace, else anyone; of
+        those that came before the event, or before `ts_ns`.
         """
+        ts_ns = event.ts_ns if ts_ns is None else ts_ns
         if event.raddr is None:
             return None
         for cache, key in zip(self._answers, self._keys(event, event.raddr), strict=True):
             for answer in cache.get(key, ()):
-                if answer.ts_ns <= event.ts_ns <= answer.until_ns:
-                    return answer.name, event.ts_ns - answer.ts_ns
+                if answer.ts_ns <= ts_ns <= answer.until_ns:
+                    return answer.name, ts_ns - answer.ts_ns
         return None
