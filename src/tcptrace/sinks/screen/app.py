@@ -259,6 +259,14 @@ class TopApp(App[None]):
         super().__init__(ansi_color=True)
         self.picture = picture
         self._said = ""
+        self.is_awake = True
+        """Whether something came that may take several turns of the event loop; for others to
+        reset."""
+
+    async def on_event(self, event: events.Event) -> None:
+        """Notice that there is something to do."""
+        self.is_awake = True
+        await super().on_event(event)
 
     def compose(self) -> ComposeResult:
         """Make head, table and foot."""

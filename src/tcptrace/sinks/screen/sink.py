@@ -13,7 +13,9 @@ from tcptrace.sinks.screen.picture import Picture
 from tcptrace.top.frame import Frame
 
 STEP_S = 0.005
-"""How long the screen may work each time that it is its turn, at the least."""
+"""How long the screen may work each time that it is its turn, while there is something to do."""
+AWAKE = 5
+"""So many turns after a key or a frame there may be something to do; then a glance is enough."""
 
 
 class ScreenSink:
@@ -41,6 +43,7 @@ class ScreenSink:
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
+        self._turns = AWAKE
 
     def open(self, _meta: Any) -> None:
         """Do nothing: the screen begins with the first rows, when children have been forked."""
@@ -52,16 +55,28 @@ class ScreenSink:
         for frame in rows:
             if isinstance(frame, Frame):
                 self._picture.update(frame)
+        self._app.is_awake = True
         if self._app.is_running:
             self._app.call_later(self._app.draw)
 
     def flush(self, _seconds: float = 0) -> bool:
         """Let the screen work: keys, and what is to be drawn."""
         if self._task and not self._is_over:
-            self._loop.run_until_complete(asyncio.sleep(STEP_S))
+            self._turn()
             if self._task.done():
                 self._leave()
         return True
+
+    def _turn(self) -> None:
+        """Let the event loop work for a moment, or look whether there is something to do."""
+        if self._app.is_awake:
+            self._app.is_awake, self._turns = False, AWAKE
+        if self._turns:
+            self._turns -= 1
+            self._loop.run_until_complete(asyncio.sleep(STEP_S))
+        else:
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
 
     def drop(self) -> int:
         """Forget nothing: a frame holds all that those before it did."""
