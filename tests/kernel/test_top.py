@@ -345,8 +345,9 @@ def test_once(backend: Backend, netns: str) -> None:
     """--once is one interval, as CSV too, and ends by itself."""
     with Tracer(*options(backend, netns), "--once", "-o", "csv", command="top") as tracer:
         ended = tracer.ended()
-    header, total = ended.stdout.splitlines()
-    assert ("program,name,port,conn", "(total),,,0.0") == (header[:22], total[:13])
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("program,name,port,conn")
+    assert ["(total)"] == [one[:7] for one in lines if one.startswith("(total),,,")]
     assert 0 == ended.status
 
 

@@ -20,6 +20,8 @@ from tests.unit.test_top import (
     sample,
 )
 
+from tcptrace.errors import TcptraceError
+from tcptrace.shell.say import say
 from tcptrace.sinks.color import PLAIN, SGR_8, Palette
 from tcptrace.sinks.layout import cell_len
 from tcptrace.sinks.screen.picture import Picture
@@ -478,7 +480,7 @@ def test_what_is_said_is_in_the_foot() -> None:
     """What goes to standard error meanwhile does not spoil the screen."""
 
     async def steps(pilot: Pilot[None], app: TopApp, _world: World) -> None:
-        print("tcptrace: 3 events were lost")
+        say("3 events were lost")
         await pilot.pause()
         assert "tcptrace: 3 events were lost" in seen(app)
 
@@ -516,6 +518,21 @@ def test_the_last_picture_stays() -> None:
     ]
     assert "\x1b[1;31m" in shown_by_sink(Palette(SGR_8))[0]
     assert ("", False) == shown_by_sink(PLAIN, frames=0)
+
+
+def test_a_screen_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for the user's end."""
+    one = Picture(BY, "tcptrace top")
+    sink = ScreenSink(one, io.StringIO(), PLAIN, headless=True, size=(80, 24))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(one, "table", fail)
+    sink.write([World().frame()])
+    with pytest.raises(TcptraceError, match="the screen has failed"):
+        all(sink.flush() for _ in range(1000))
+    sink.close(None)
 
 
 def test_the_user_ends_it() -> None:

@@ -98,7 +98,7 @@ def test_without_textual_there_is_advice(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "tcptrace.sinks.screen.sink", None)
     make = top._show(given()).sink
     assert make
-    with pytest.raises(RefusedError, match=r"tcptrace\[top\].*-b"):
+    with pytest.raises(RefusedError, match=r"pip install textual.*-b"):
         make(PLAIN)
 
 

@@ -45,7 +45,7 @@ USUAL_ROWS = 20
 SORTS = (*(one.key for one in MEASURES), *(one.name for one in DIMENSIONS))
 NO_SCREEN = (
     "the screen needs textual, which is not installed.\n"
-    "Install it (pip install 'tcptrace[top]'), or have tables with -b"
+    "Install it (pip install textual), or have tables with -b"
 )
 
 

@@ -115,7 +115,9 @@ class Output:
         """Bytes of the first that is pending."""
         self._way: _Way | None = None
         with contextlib.suppress(io.UnsupportedOperation):  # not a file, but a test's buffer
-            self._way = _way_to(stream.fileno())
+            descriptor = stream.fileno()
+            if descriptor >= 0:  # else a screen takes it: textual's stand-in for a stream
+                self._way = _way_to(descriptor)
         self._poller = select.poll()
         if self._way:
             self._poller.register(self._way.descriptor, select.POLLOUT)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from tcptrace.errors import TcptraceError
 from tcptrace.sinks.color import Palette
 from tcptrace.sinks.layout import terminal_size
 from tcptrace.sinks.screen.app import TopApp
@@ -95,8 +96,15 @@ class ScreenSink:
         self._loop.close()
 
     def _leave(self) -> None:
-        """Write the picture where it stays, now that the terminal is as it was."""
+        """Write the picture where it stays, now that the terminal is as it was.
+
+        Raises:
+            TcptraceError: the screen came to a bad end.
+
+        """
         self._is_over = True
+        if self._app.return_code:
+            raise TcptraceError("the screen has failed, as told above; please report it.\nTry -b")
         size = terminal_size(self._stream)
         head = self._picture.head(size.width)
         room = max(size.height - len(head) - 2, 2)
