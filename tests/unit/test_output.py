@@ -98,6 +98,21 @@ def test_what_is_dropped_and_what_is_read_are_all(ends: Ends) -> None:
     one.close()
 
 
+@pytest.mark.parametrize("ends", [pipe, sockets], indirect=True)
+def test_of_many_rows_at_once_those_that_were_read_are_known(ends: Ends) -> None:
+    """Rows that are put together are counted one by one where their reader stands still."""
+    reading, stream = ends
+    one = Output(stream)
+    one.put_all([(LINE, 1)] * 20_000)
+    assert not one.push()
+    data = read(reading)
+    assert not one.push()
+    dropped = one.drop()
+    data += read(reading)
+    assert 20_000 == dropped + data.count(b"\n")
+    one.close()
+
+
 def test_a_pipe_takes_whole_rows() -> None:
     """At the end of what a reader finds stands no half line."""
     reading, writing = os.pipe()

@@ -13,7 +13,7 @@ import select
 import socket
 import stat
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
 
 from tcptrace.errors import TcptraceError
@@ -110,6 +110,8 @@ class Output:
         """Write to `stream`, which stays open, behind what it has been given by others."""
         stream.flush()
         self._stream = stream
+        self._fresh: list[tuple[str, int]] = []
+        """What nobody has tried to write yet, behind what is pending."""
         self._pending: deque[tuple[bytes, int]] = deque()
         self._written = 0
         """Bytes of the first that is pending."""
@@ -124,22 +126,51 @@ class Output:
 
     def put(self, text: str, rows: int = 0) -> None:
         """Take text that tells of so many rows, to be written at the next `push`."""
+        self.put_all([(text, rows)] if text else [])
+
+    def put_all(self, pieces: Iterable[tuple[str, int]]) -> None:
+        """Take texts, each with the number of rows that it tells of."""
         if self._way is None:
-            self._stream.write(text)
-        elif text:
-            encoding = self._stream.encoding
-            self._pending.append((text.encode(encoding, "backslashreplace"), rows))
+            for text, _ in pieces:
+                self._stream.write(text)
+        else:
+            self._fresh += pieces
 
     def push(self) -> bool:
         """Write what there is room for; tell whether that is all. Raises OSError."""
-        while self._pending and self._way:
+        if not self._way or self._pushed_at_once(self._way):
+            return True
+        self._pending.extend((self._encoded(text), rows) for text, rows in self._fresh)
+        self._fresh.clear()
+        self._forget_written()
+        while self._pending:
             try:
                 self._written += self._way.write(self._next())
             except BlockingIOError:
                 return False
-            while self._pending and self._written >= len(self._pending[0][0]):
-                self._written -= len(self._pending.popleft()[0])
+            self._forget_written()
         return True
+
+    def _pushed_at_once(self, way: _Way) -> bool:
+        """Write all in one piece, where that may be; tell whether nothing is left."""
+        if self._pending or way.most < MOST_BYTES:
+            return False
+        data = self._encoded("".join([text for text, _ in self._fresh]))
+        with contextlib.suppress(BlockingIOError):
+            self._written = way.write(data) if data else 0
+        if self._written < len(data):
+            return False
+        self._fresh.clear()
+        self._written = 0
+        return True
+
+    def _encoded(self, text: str) -> bytes:
+        return text.encode(self._stream.encoding, "backslashreplace")
+
+    def _forget_written(self) -> None:
+        """Forget the pieces that are written."""
+        while self._pending and self._written >= len(self._pending[0][0]):
+            self._written -= len(self._pending.popleft()[0])
 
     def _next(self) -> bytes:
         """Return what to write at once: whole pieces, where they fit."""
@@ -158,8 +189,9 @@ class Output:
 
     def drop(self) -> int:
         """Forget what is pending; return of how many rows it tells."""
-        rows = sum(rows for _, rows in self._pending)
+        rows = sum(rows for _, rows in (*self._pending, *self._fresh))
         self._pending.clear()
+        self._fresh.clear()
         self._written = 0
         return rows
 

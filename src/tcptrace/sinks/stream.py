@@ -34,8 +34,7 @@ class StreamSink(abc.ABC):
 
     def write(self, rows: Sequence[Any]) -> None:
         """Take rows."""
-        for text, count in self._pieces(rows):
-            self._output.put(text, count)
+        self._output.put_all(self._pieces(rows))
 
     @abc.abstractmethod
     def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
