@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from ipaddress import ip_address
+from typing import Any
 
 from tcptrace.model.events import Decoder
+from tcptrace.model.objects import object_of
 from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.sources.arrivals import Arrivals
 
@@ -53,3 +56,15 @@ def accepted(data: bytes) -> Accept:
     (event,) = Arrivals().fill([DECODER.decode(data)], OFFSET_NS)
     assert isinstance(event, Accept)
     return event
+
+
+def json_line(row: Any, backend: str) -> str:
+    """Return a row's line of JSON."""
+    record: Any = type(row)
+    return object_of(record)(row, json.dumps(backend))
+
+
+def to_json(row: Any, backend: str) -> dict[str, Any]:
+    """Return a row as whoever reads JSON gets it."""
+    result: dict[str, Any] = json.loads(json_line(row, backend))
+    return result

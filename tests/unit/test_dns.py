@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from tests.unit.dns import asked, name_bytes, opt, packet_bytes, record_bytes
+from tests.unit.records import to_json
 
 from tcptrace.commands.dns import _filter
-from tcptrace.model.events import Decoder, to_json
+from tcptrace.model.events import Decoder
 from tcptrace.model.meta import Meta
 from tcptrace.probes.dns.exchanges import Exchanges
 from tcptrace.probes.dns.probe import ASSUMED, CUT, DNS, FAILED, SENT, TCP, Query
@@ -549,7 +550,7 @@ def test_rows_are_as_the_schema_says() -> None:
     found += exchanges.timed_out(2 * SECOND)
     assert ["NOERROR", "malformed", "timeout"] == [row.rcode for row in found]
     for row in found:
-        event = json.loads(json.dumps(to_json(row, "fentry")))
+        event = to_json(row, "fentry")
         Draft202012Validator(schema).validate(event)
 
 

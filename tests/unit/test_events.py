@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.records import ABSENT, DECODER, accept_bytes, accepted
+from tests.unit.records import ABSENT, DECODER, accept_bytes, accepted, to_json
 
 from tcptrace.errors import TcptraceError
 from tcptrace.model.events import (
@@ -19,7 +19,6 @@ from tcptrace.model.events import (
     Event,
     Layout,
     decode_text,
-    to_json,
 )
 from tcptrace.model.identity import Identity
 from tcptrace.model.text import printable

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
-from tests.unit.records import ABSENT, accept_bytes, accepted
+from tests.unit.records import ABSENT, accept_bytes, accepted, to_json
 
 import tcptrace.probes
-from tcptrace.model.events import Decoder, Event, Layout, json_keys, to_json
+from tcptrace.model.events import Decoder, Event, Layout, json_keys
 from tcptrace.probes.probe import Probe
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -39,8 +39,7 @@ RECORDS = sorted((one for one in ALL_RECORDS if not Layout(one).has_tail), key=l
 
 def as_json(event: Event) -> dict[str, Any]:
     """Return an event as the JSON renderer writes it, and as its reader gets it."""
-    result: dict[str, Any] = json.loads(json.dumps(to_json(event, "tracepoint")))
-    return result
+    return to_json(event, "tracepoint")
 
 
 def test_the_schema_is_one_and_has_a_version() -> None:

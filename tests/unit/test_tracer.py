@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.records import HEAD, packed
+from tests.unit.records import HEAD, packed, to_json
 
 from tcptrace.commands.tracer import tracer as command
 from tcptrace.kernel import sockets
 from tcptrace.kernel.sockets import Connection, Ends, Process
 from tcptrace.model.columns import Column
-from tcptrace.model.events import Decoder, Event, to_json
+from tcptrace.model.events import Decoder, Event
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.systems import Cgroup, PinnedMap
 from tcptrace.probes.connect.probe import FAILED

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from tcptrace.model.generate import function
+
 Value = Callable[[Any, int], object]
 """Gives the cell of a row, which may depend on when the first row that is shown happened (its
 `ts_ns`); None where there is nothing to show."""
@@ -55,6 +57,32 @@ class Column:
         return next((size for size in self.sizes or (self.width,) if size >= needed), needed)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """A column's value that is a field of the row."""
+
+    name: str
+
+    def __call__(self, row: Any, _first_ns: int) -> object:
+        """Return the field."""
+        return getattr(row, self.name)
+
+
+def values_of(columns: Sequence[Column]) -> Callable[[Any, int], tuple[object, ...]]:
+    """Return what gives the values of all columns, of a row and `first_ns`."""
+    values = [column.value for column in columns]
+    parts = [
+        f"row.{value.name}" if isinstance(value, Field) else f"value_{at}(row, first_ns)"
+        for at, value in enumerate(values)
+    ]
+    made: Callable[[Any, int], tuple[object, ...]] = function(
+        "row, first_ns",
+        [f"return ({', '.join(parts)},)"],
+        {f"value_{at}": value for at, value in enumerate(values)},
+    )
+    return made
+
+
 def field(
     key: str,
     heading: str,
@@ -68,12 +96,7 @@ def field(
 
     `attributes` are `Column`'s.
     """
-    attribute = name or key
-
-    def value(row: Any, _first_ns: int) -> object:
-        return getattr(row, attribute)
-
-    return Column(key, heading, width, value, style, **attributes)
+    return Column(key, heading, width, Field(name or key), style, **attributes)
 
 
 def milliseconds(

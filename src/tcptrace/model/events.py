@@ -22,10 +22,11 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Annotated, Any, ClassVar, Protocol, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
+from tcptrace.model.generate import function
 from tcptrace.model.identity import NO_PROGRAM, UNKNOWN, Identity, Program
 
 SCHEMA_VERSION = 1
-"""Of schema.json, which says what `to_json` returns."""
+"""Of schema.json, which says what `objects.object_of` makes."""
 
 
 @lru_cache(maxsize=4096)
@@ -224,8 +225,21 @@ def _binary_fields(record: type[Event]) -> list[tuple[str, str, Callable[[Any], 
     return fields
 
 
+_AT_ONCE: dict[Any, str] = {
+    _unless_zero: "{0} or None",
+    _unless_all_ones: "None if {0} == 0xFFFFFFFF else {0}",
+    _milliseconds: "{0} / 1e6 if {0} else None",
+}
+"""Converters that a decoder has in its own text; others are called."""
+_OF_TASK = ("pid", "tid", "uid", "comm")
+_NOWHERE = bytes(16)
+
+
 class Layout:
     """How one record class is read from bytes, and which JSON keys it has."""
+
+    decode: Callable[[bytes], Event]
+    """Returns the record in bytes, which `fits`."""
 
     def __init__(self, record: type[Event]) -> None:
         """Work out the layout of `record` from its annotations."""
@@ -233,39 +247,42 @@ class Layout:
         self.has_tail = fields[-1][1] == ""
         if self.has_tail:
             fields.pop()
-        names = [name for name, _, _ in fields]
         self.record = record
         self.struct = struct.Struct("@" + "".join(form for _, form, _ in fields) + "0Q")
         self.size = self.struct.size
-        self.converters = [(at, convert) for at, (_, _, convert) in enumerate(fields) if convert]
-        self.ends = [(names.index(f"{end}addr"), names.index(f"{end}port")) for end in "lr"]
-        self.family = names.index("family")
-        self.lport = names.index("lport")
-        self.pid = names.index("pid")
-        self.task = [names.index(name) for name in ("pid", "tid", "uid", "comm")]
+        self.decode = self._decoder(fields)
 
     def fits(self, data: bytes) -> bool:
         """Tell whether `data` is as long as this record is."""
         return len(data) == self.size or (self.has_tail and len(data) > self.size)
 
-    def decode(self, data: bytes) -> Event:
-        """Return the record in `data`, which `fits`."""
-        values = list(self.struct.unpack_from(data))
-        for at, convert in self.converters:
-            values[at] = convert(values[at])
-        if not values[self.pid]:
-            for at in self.task:
-                values[at] = None
-        family = values[self.family]
-        for addr, port in self.ends:
-            if values[port] or any(values[addr]):
-                values[addr] = address_text(values[addr], family)
-            else:
-                values[addr] = values[port] = None
-        values[self.lport] = values[self.lport] or None  # before a connect has found one
-        if self.has_tail:
-            values.append(data[self.size :])
-        return self.record(*values)
+    def _decoder(self, fields: Sequence[tuple[str, str, Callable[[Any], Any] | None]]) -> Any:
+        """Return the function that decodes, whose variables are the fields, with `v_` in front."""
+        values = [f"v_{name}" for name, _, _ in fields]
+        body = [f"{', '.join(values)}, = unpack_from(data)"]
+        names: dict[str, Any] = {
+            "unpack_from": self.struct.unpack_from,
+            "address_text": address_text,
+            "nowhere": _NOWHERE,
+            "record": self.record,
+        }
+        for name, _, convert in fields:
+            if convert:
+                names[f"convert_{name}"] = convert
+                form = _AT_ONCE.get(convert, f"convert_{name}({{0}})")
+                body.append(f"v_{name} = {form.format(f'v_{name}')}")
+        body += ["if not v_pid:", f" {' = '.join(f'v_{name}' for name in _OF_TASK)} = None"]
+        for end in "lr":
+            body += [
+                f"if v_{end}port or v_{end}addr != nowhere:",
+                f" v_{end}addr = address_text(v_{end}addr, v_family)",
+                "else:",
+                f" v_{end}addr = v_{end}port = None",
+            ]
+        body.append("v_lport = v_lport or None")  # before a connect has found one
+        tail = [f"data[{self.size}:]"] if self.has_tail else []
+        body.append(f"return record({', '.join([*values, *tail])})")
+        return function("data", body, names)
 
 
 class Decoder:
@@ -274,6 +291,9 @@ class Decoder:
     def __init__(self, records: Sequence[type[Event]]) -> None:
         """Prepare to decode `records`."""
         self.layouts = [Layout(record) for record in records]
+        self._of_kind = {
+            kind.to_bytes(4, sys.byteorder): layout for kind, layout in enumerate(self.layouts, 1)
+        }
 
     def defines(self) -> dict[str, str]:
         """Return the kinds and sizes that the C source stores and asserts."""
@@ -291,9 +311,10 @@ class Decoder:
             TcptraceError: no record has this kind and size; the buffer cannot be trusted.
 
         """
+        layout = self._of_kind.get(data[KIND])
+        if layout and layout.fits(data):
+            return layout.decode(data)
         kind = int.from_bytes(data[KIND], sys.byteorder)
-        if 1 <= kind <= len(self.layouts) and self.layouts[kind - 1].fits(data):
-            return self.layouts[kind - 1].decode(data)
         msg = (
             f"a record of {len(data)} bytes and kind {kind} is in the ring buffer; please report it"
         )
@@ -318,23 +339,6 @@ def json_keys(record: Any) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4)
-def _rfc3339_second(second: int) -> str:
+def rfc3339_second(second: int) -> str:
+    """Return a second since 1970 as RFC 3339 has it, without a zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-
-
-def to_json(row: Any, backend: str) -> dict[str, Any]:
-    """Return `row` under the keys of schema.json; what is not known is left out."""
-    second, ns = divmod(row.wall_ns, 1_000_000_000)
-    result = {
-        "type": row.type,
-        "time": f"{_rfc3339_second(second)}.{ns:09d}Z",
-        "ts_ns": row.ts_ns,
-    }
-    record: Any = type(row)
-    nullable = record.nullable
-    for key in json_keys(record):
-        value = getattr(row, key)
-        if value is not None or key in nullable:
-            result[key] = value
-    result["backend"] = backend
-    return result

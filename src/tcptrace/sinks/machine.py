@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from tcptrace.model.columns import Column
-from tcptrace.model.events import NewTable, to_json
+from tcptrace.model.columns import Column, values_of
+from tcptrace.model.events import NewTable
+from tcptrace.model.objects import encode, object_of
 from tcptrace.model.text import printable
 from tcptrace.sinks.stream import Piece, StreamSink, weight
 
@@ -20,16 +19,11 @@ FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide for
 class JsonSink(StreamSink):
     """One JSON object a line; control characters are escaped as JSON does."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """Write to `stream`."""
-        super().__init__(stream)
-        self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-
     def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
-        backend = self._meta.backend
+        backend = encode(self._meta.backend)
         for row in rows:
             if not isinstance(row, NewTable):  # an object names its values
-                yield self._encode(to_json(row, backend)) + "\n", weight(row)
+                yield object_of(row.__class__)(row, backend), getattr(row, "weight", 1)
 
 
 class CsvSink(StreamSink):
@@ -39,24 +33,29 @@ class CsvSink(StreamSink):
         """Write to `stream`."""
         super().__init__(stream)
         self._columns = columns
+        self._values = values_of(columns)
         self._is_headed = False
+        self._lines = _Lines()
+        self._writer = csv.writer(self._lines, lineterminator="\r\n")
 
     def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         """Yield the header, once: tables that follow have the same columns; and the rows."""
         for row in rows:
             if not isinstance(row, NewTable):
-                first_ns = self._first_ns(row)
-                values = (column.value(row, first_ns) for column in self._columns)
-                yield _record(map(_cell, values)), weight(row)
+                yield self._record(self._values(row, self._first_ns(row))), weight(row)
             elif not self._is_headed:
                 self._is_headed = True
-                yield _record(column.key for column in self._columns), 0
+                yield self._record(column.key for column in self._columns), 0
+
+    def _record(self, values: Iterable[object]) -> str:
+        self._writer.writerow(map(_cell, values))
+        return self._lines.pop()
 
 
-def _record(cells: Iterable[str]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
-    return text.getvalue()
+class _Lines(list[str]):
+    """Takes what is written, piece by piece."""
+
+    write = list.append
 
 
 def _cell(value: object) -> str:

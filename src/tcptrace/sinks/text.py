@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from tcptrace.model.columns import Column
+from tcptrace.model.columns import Column, values_of
 from tcptrace.model.events import NewTable
 from tcptrace.model.text import printable
 from tcptrace.sinks.color import HEADING, Palette
@@ -15,17 +15,24 @@ from tcptrace.sinks.stream import Piece, StreamSink, weight
 NOTHING = "-"
 
 
-def texts(row: Any, first_ns: int, columns: Sequence[Column]) -> list[str]:
-    """Return the text of each column, safe for a terminal; "-" where nothing is known."""
-    values = (column.value(row, first_ns) for column in columns)
-    return [NOTHING if value is None else printable(str(value)) for value in values]
+def texts(values: Iterable[object]) -> list[str]:
+    """Return the texts of values, safe for a terminal; "-" where nothing is known."""
+    return [
+        NOTHING
+        if value is None
+        else str(value)
+        if value.__class__ is int
+        else printable(str(value))
+        for value in values
+    ]
 
 
 def cells(row: Any, first_ns: int, columns: Sequence[Column]) -> list[Cell]:
     """Return the cells of a row, with what deserves a look."""
+    values = (column.value(row, first_ns) for column in columns)
     return [
         Cell(text, column.concern(row) or (column.style if text != NOTHING else "dim"))
-        for text, column in zip(texts(row, first_ns, columns), columns, strict=True)
+        for text, column in zip(texts(values), columns, strict=True)
     ]
 
 
@@ -36,6 +43,7 @@ class PlainSink(StreamSink):
         """Write to `stream`."""
         super().__init__(stream)
         self._columns = columns
+        self._values = values_of(columns)
         self._palette = palette
         self._widths = [column.width for column in columns[:-1]] + [0]
         self._form = " ".join(f"%-{width}s" if width else "%s" for width in self._widths) + "\n"
@@ -48,8 +56,8 @@ class PlainSink(StreamSink):
                 painted = self._painted(cells(row, self._first_ns(row), self._columns))
                 yield painted, weight(row)
             else:
-                values = texts(row, self._first_ns(row), self._columns)
-                yield self._form % tuple(values), weight(row)
+                values = self._values(row, self._first_ns(row))
+                yield self._form % tuple(texts(values)), weight(row)
 
     def _painted(self, row: Sequence[Cell]) -> str:
         pairs = zip(row, self._widths, strict=True)
