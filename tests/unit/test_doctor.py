@@ -23,10 +23,18 @@ from tcptrace.commands import doctor
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import confined, facts
 from tcptrace.kernel.facts import Fact
+from tcptrace.shell.stop import Stop
 from tcptrace.sources.bpf.prepare import Inventory
 
+GATHER = facts.gather
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NOTES = ("fentry refused: fentry:f: not permitted (EPERM)", "accept: kprobe, kprobe:f")
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signals are pytest's."""
+    monkeypatch.setattr(Stop, "take_signals", lambda _: None)
 
 
 class FakeSession:
@@ -140,13 +148,42 @@ def test_a_crash_of_llvm_is_survived(host: pytest.MonkeyPatch) -> None:
 
 def test_without_privileges(host: pytest.MonkeyPatch) -> None:
     """Nothing is attached; it says that root is needed, and ends with 1."""
-    host.undo()
+    host.setattr(doctor, "may_trace", lambda: False)
+    host.setattr(facts, "gather", GATHER)
     host.setattr("tcptrace.kernel.privileges.effective_capabilities", lambda: 0)
     result = examined()
     assert 1 == result.exit_code
     assert re.search(r"- +accept +not asked: this needs root", result.stdout)
     assert re.search(r"no capabilities +none that tracing needs", result.stdout)
     assert "sudo" in result.stdout.partition("What to do")[2]
+
+
+def test_a_signal_ends_it(host: pytest.MonkeyPatch) -> None:
+    """What was begun is put in order, and it is said that not all was asked."""
+    host.setattr(Stop, "is_asked", lambda _: True)
+    result = examined()
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert "stopped before all was asked" in result.stderr
+
+
+def test_commands_are_tried_beside_each_other(host: pytest.MonkeyPatch) -> None:
+    """While one is attached, the next compiles; never more than a few at a time."""
+    host.setattr("os.cpu_count", lambda: 64)
+    under_way, most = 0, 0
+
+    class Counted(FakeAttaching):
+        def __init__(self, _plan: object) -> None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+
+        def close(self) -> None:
+            nonlocal under_way
+            under_way -= 1
+
+    host.setattr(doctor, "Attaching", Counted)
+    assert 0 == examined().exit_code
+    assert (0, True) == (under_way, 1 < most <= doctor.MOST_AT_ONCE)
 
 
 def test_a_plugin_s_failure_is_not_ours(host: pytest.MonkeyPatch) -> None:

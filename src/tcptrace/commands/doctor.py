@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from tcptrace.kernel import confined, facts
 from tcptrace.kernel.facts import NOT_ASKED, Fact
 from tcptrace.kernel.privileges import may_trace
 from tcptrace.shell.command import TraceCommand
+from tcptrace.shell.say import say, show_progress
+from tcptrace.shell.stop import Stop
 from tcptrace.sinks.color import CHOICES, palette
 from tcptrace.sinks.report import Line, write_report
 from tcptrace.sources.attach import Attaching
@@ -29,6 +34,8 @@ from tcptrace.sources.bpf.prepare import Inventory, inventory
 
 BUILT_IN = Path(tcptrace.commands.__path__[0]).parent
 REFUSED = " refused: "
+MOST_AT_ONCE = 4
+"""Commands that are tried at the same time; the child of each may need 140 MB."""
 FROM = {True: ", to be compiled first", False: ", from kept programs", None: ""}
 
 
@@ -94,38 +101,70 @@ def _software() -> list[Fact]:
     ]
 
 
-def _try(name: str, command: TraceCommand) -> Trial:
-    """Attach the probe of `command` for a moment, as a run of it would."""
-    probe = command.probe
-    built_in = probe.source.is_relative_to(BUILT_IN)
-    if not may_trace():
-        return Trial(name, built_in, None, (), NOT_ASKED)
-    try:
-        plan = dataclasses.replace(command.plan([]), cache="use")
-        with closing(Attaching(plan)) as attaching:
-            session = attaching.session(lambda: False)
-    except TcptraceError as error:
-        return Trial(name, built_in, None, _refusals(error.details.splitlines()), str(error))
-    if session is None:
-        return Trial(name, built_in, None, (), "the loader did not answer")
-    session.close()
-    refusals = _refusals(session.notes)
-    return Trial(name, built_in, session.backend, refusals, compiles=session.compiles)
+class _Attempt:
+    """The probe of a command, attached for a moment, as a run of it would attach it."""
+
+    def __init__(self, name: str, command: TraceCommand) -> None:
+        """Begin; the kernel and a child have work while others are begun."""
+        self.name = name
+        self._built_in = command.probe.source.is_relative_to(BUILT_IN)
+        self._attaching: Attaching | None = None
+        self._error = TcptraceError(NOT_ASKED)
+        if may_trace():
+            try:
+                plan = dataclasses.replace(command.plan([]), cache="use")
+                self._attaching = Attaching(plan)
+            except TcptraceError as error:
+                self._error = error
+
+    def result(self, stopped: Callable[[], bool]) -> Trial:
+        """Wait until it is attached, or cannot be."""
+        if self._attaching is None:
+            return self._failed(self._error)
+        try:
+            with closing(self._attaching):
+                session = self._attaching.session(stopped)
+        except TcptraceError as error:
+            return self._failed(error)
+        if session is None:
+            return self._failed(TcptraceError("stopped before it was attached"))
+        session.close()
+        refusals = _refusals(session.notes)
+        return Trial(
+            self.name, self._built_in, session.backend, refusals, compiles=session.compiles
+        )
+
+    def _failed(self, error: TcptraceError) -> Trial:
+        refusals = _refusals(error.details.splitlines())
+        return Trial(self.name, self._built_in, None, refusals, str(error))
+
+
+def _trials(commands: Mapping[str, TraceCommand], stopped: Callable[[], bool]) -> Iterator[Trial]:
+    """Yield what becomes of each command; as many are tried at once as there are processors."""
+    at_once = min(os.cpu_count() or 1, MOST_AT_ONCE)
+    begun: deque[_Attempt] = deque()
+    left = iter(commands.items())
+    while True:
+        begun.extend(_Attempt(*one) for one in islice(left, at_once - len(begun)))
+        if not begun:
+            return
+        show_progress(f"Trying {begun[0].name} ...")
+        yield begun.popleft().result(stopped)
 
 
 def _refusals(notes: Iterable[str]) -> tuple[str, ...]:
     return tuple(note for note in notes if REFUSED in note)
 
 
-def examine(commands: Mapping[str, TraceCommand]) -> Findings:
+def examine(commands: Mapping[str, TraceCommand], stopped: Callable[[], bool]) -> Findings:
     """Ask the kernel, the software and the probes of `commands`."""
-    return Findings(
-        tuple(_asked("kernel", facts.gather)),
-        tuple(_asked("hooks", facts.gather_hooks)),
-        tuple(_software()),
-        inventory(),
-        tuple(_try(name, command) for name, command in commands.items()),
-    )
+    show_progress("Asking the kernel ...")
+    kernel, hooks = _asked("kernel", facts.gather), _asked("hooks", facts.gather_hooks)
+    show_progress("Looking for bcc ...")
+    software, programs = _software(), inventory()
+    trials = tuple(_trials(commands, stopped))
+    show_progress()
+    return Findings(tuple(kernel), tuple(hooks), tuple(software), programs, trials)
 
 
 def _as_json(findings: Findings) -> str:
@@ -211,7 +250,12 @@ def doctor(context: click.Context, *, as_json: bool, color: str) -> None:
     built-in command can run, else with 1. Run it as root: each hook is tried for a moment, and
     nothing remains.
     """
-    findings = examine(tracing_commands(context))
+    stop = Stop()
+    stop.take_signals()
+    findings = examine(tracing_commands(context), stop.is_asked)
+    if stop.is_asked():
+        say("stopped before all was asked")
+        context.exit(1)
     if as_json:
         click.echo(_as_json(findings))
     else:

@@ -26,7 +26,13 @@ def may_trace() -> bool:
 
 def require_tracing() -> None:
     """Raise TcptraceError unless this process may trace."""
-    if not may_trace():
-        raise TcptraceError(
-            "tracing needs root, or the capabilities CAP_BPF and CAP_PERFMON.\nTry it with sudo"
-        )
+    if may_trace():
+        return
+    mask = effective_capabilities()
+    known = {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON}
+    lacking = [name for name, number in known.items() if not mask >> number & 1]
+    missing = f"; {lacking[0]} is missing" if len(lacking) == 1 else ""
+    raise TcptraceError(
+        f"tracing needs root, or the capabilities CAP_BPF and CAP_PERFMON{missing}.\n"
+        "Try it with sudo"
+    )

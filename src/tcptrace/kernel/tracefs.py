@@ -26,11 +26,23 @@ _OWN = re.compile(r"tcptrace_(\d+)_(\d+)")
 
 def find() -> Path | None:
     """Return where tracefs is mounted and can be read, or None."""
+    return next((place for place in USUAL_PLACES if _is_there(place)), None)
+
+
+def _is_there(place: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (place / "events").is_dir()
+    return False
+
+
+def _closed() -> Path | None:
+    """Return where tracefs is mounted, but may not be entered by this process."""
     for place in USUAL_PLACES:
         try:
-            if (place / "events").is_dir():
-                return place
+            (place / "events").stat()
         except PermissionError:
+            return place
+        except OSError:
             continue
     return None
 
@@ -51,6 +63,12 @@ def find_or_mount() -> Path:
     try:
         return find() or _mounted()
     except OSError as error:
+        if place := _closed():
+            raise TcptraceError(
+                f"tracefs is mounted on {place}, but this process may not enter it.\n"
+                "It needs root, CAP_DAC_READ_SEARCH, or as root: "
+                f"mount -o remount,mode=755 {place}"
+            ) from None
         raise TcptraceError(
             f"tracefs is not readable and cannot be mounted privately ({error.strerror}).\n"
             f"As root: mount -t tracefs tracefs {USUAL_PLACES[0]}"

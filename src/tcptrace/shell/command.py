@@ -83,7 +83,7 @@ def _dump(plan: Plan) -> None:
         variant = plan.variants()[0]
     if variant is None:
         raise TcptraceError(
-            f"this kernel permits no way to trace {plan.probe.name}.\n"
+            f"{plan.probe.name} cannot trace: this kernel permits no set of its hooks.\n"
             "`tcptrace doctor` tells why; --backend NAME prints that backend's C"
         )
     sys.stdout.write(listing(plan, variant))

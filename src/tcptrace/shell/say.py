@@ -24,11 +24,22 @@ def tell(text: str) -> None:
     What a terminal could act on is escaped: paths, names and others' errors are data.
     """
     lines = (line.expandtabs() for line in text.split("\n"))
+    _write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def show_progress(text: str = "") -> None:
+    """Show what is being done, on a terminal, where the next such text takes its place."""
+    with contextlib.suppress(ValueError):
+        if sys.stderr.isatty():
+            _write(f"\r\x1b[K{printable(text)}")
+
+
+def _write(text: str) -> None:
     with (
         contextlib.suppress(OSError, ValueError),  # closed, full or without a reader
         closing(Output(sys.stderr)) as output,
     ):
-        output.put("".join(f"{printable(line)}\n" for line in lines))
+        output.put(text)
         if not output.push():
             output.wait(PATIENCE_S)
             output.push()

@@ -59,7 +59,8 @@ def no_backend(plan: Plan) -> str:
     """Return an error that says what there is in place of what was asked for."""
     if plan.backend == "auto":
         return (
-            f"this kernel permits no way to trace {plan.probe.name}.\n`tcptrace doctor` tells why"
+            f"{plan.probe.name} cannot trace: this kernel permits no set of its hooks.\n"
+            "`tcptrace doctor` tells why"
         )
     free = dataclasses.replace(plan, backend="auto")
     usable = {variant.backend for variant in usable_variants(free, lambda _: None)}

@@ -1,0 +1,58 @@
+"""What a process lacks to trace is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import privileges, tracefs
+from tcptrace.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, require_tracing
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "missing"),
+    [
+        ((), "CAP_BPF and CAP_PERFMON."),
+        ((CAP_BPF,), "CAP_PERFMON is missing"),
+        ((CAP_PERFMON,), "CAP_BPF is missing"),
+    ],
+)
+def test_a_missing_capability_is_named(
+    monkeypatch: pytest.MonkeyPatch, capabilities: tuple[int, ...], missing: str
+) -> None:
+    """Where one of two is there, the other one is what to ask for."""
+    mask = sum(1 << number for number in capabilities)
+    monkeypatch.setattr(privileges, "effective_capabilities", lambda: mask)
+    with pytest.raises(TcptraceError, match=missing):
+        require_tracing()
+
+
+@pytest.mark.parametrize("capabilities", [(CAP_SYS_ADMIN,), (CAP_BPF, CAP_PERFMON)])
+def test_enough_capabilities(
+    monkeypatch: pytest.MonkeyPatch, capabilities: tuple[int, ...]
+) -> None:
+    """One old one, or two new ones."""
+    mask = sum(1 << number for number in capabilities)
+    monkeypatch.setattr(privileges, "effective_capabilities", lambda: mask)
+    require_tracing()
+
+
+def test_a_tracefs_that_is_closed_is_a_matter_of_rights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where it is mounted with mode 0700, to mount it is not what helps."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tracefs, "USUAL_PLACES", (tmp_path,))
+    monkeypatch.setattr(tracefs, "detached_mount", refused)
+    tracefs._mounted.cache_clear()
+    with pytest.raises(TcptraceError, match="mount -t tracefs"):
+        tracefs.find_or_mount()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refused)
+        with pytest.raises(TcptraceError, match=rf"is mounted on {tmp_path}.*\n.*CAP_DAC_READ"):
+            tracefs.find_or_mount()
