@@ -90,10 +90,19 @@ apt_install() {
     export DEBIAN_FRONTEND=noninteractive
     # apt waits for dpkg's lock, but not for that of its package lists.
     for _ in 1 2 3 4 5 6; do
-        apt-get -qq update && break
+        quietly apt-get -qq update && break
         sleep 5
     done
-    apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=600 install "$@"
+    quietly apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=600 install "$@"
+}
+
+# Runs a command; what it says is shown if it fails.
+quietly() {
+    words=$(mktemp)
+    "$@" >"$words" 2>&1 && failed=0 || failed=$?
+    [ "$failed" = 0 ] || cat "$words"
+    rm -f "$words"
+    return "$failed"
 }
 
 install_packages() {

@@ -1,9 +1,22 @@
-"""What all tests share: a helper's failed assertion says what it compared, as a test's does."""
+"""What all tests share: helpers' assertions say what they compared, and skips are summed up."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 
 pytest.register_assert_rewrite(
     "tests.kernel.harness", "tests.kernel.resolvers", "tests.unit.records", "tests.vm.peers"
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped for each reason."""
+    reports = terminalreporter.stats.get("skipped", [])
+    places = [report.longrepr for report in reports if isinstance(report.longrepr, tuple)]
+    reasons = Counter(reason.removeprefix("Skipped: ") for *_, reason in places)
+    if reasons:
+        terminalreporter.section("skipped tests by reason")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:4} {reason}")
