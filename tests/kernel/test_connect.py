@@ -703,7 +703,8 @@ def test_counts_at_intervals() -> None:
 def test_counts_that_find_no_room_are_said() -> None:
     """When there are more destinations than the kernel's table holds, the summary has how many."""
     port, more = take_port(), 100
-    with Tracer("-c", "-P", str(port), "--json", command="connect") as tracer:
+    arguments = ("-c", "-P", str(port), "-N", "/proc/self/ns/net", "--json")
+    with Tracer(*arguments, command="connect") as tracer:
         for number in range(MOST_COUNTS + more):
             with socket.socket() as sock:
                 address = f"127.{1 + number // 65025}.{number // 255 % 255}.{1 + number % 255}"

@@ -7,14 +7,17 @@ import io
 import os
 import select
 import socket
+import threading
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
+from tcptrace.model.losses import NOTHING_LOST
 from tcptrace.sinks.output import Output
+from tcptrace.sinks.stream import StreamSink
 
 LINE = "x" * 99 + "\n"
 Ends = tuple[int, TextIO]
@@ -111,6 +114,28 @@ def test_of_many_rows_at_once_those_that_were_read_are_known(ends: Ends) -> None
     data += read(reading)
     assert 20_000 == dropped + data.count(b"\n")
     one.close()
+
+
+class Lines(StreamSink):
+    """Writes rows that are texts."""
+
+    def _pieces(self, rows: Sequence[str]) -> Iterator[tuple[str, int]]:
+        return ((row, 1) for row in rows)
+
+
+def test_a_reader_who_reads_on_gets_all() -> None:
+    """However much there is, it is handed over in one go; who takes nothing is not waited for."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        sink = Lines(stream)
+        sink.write([LINE] * 50_000)
+        assert not sink.flush(0.001)
+        reader = threading.Thread(target=lambda: read(reading, 50_000 * len(LINE)))
+        reader.start()
+        assert sink.flush(60)
+        reader.join()
+        sink.close(NOTHING_LOST)
+    os.close(reading)
 
 
 def test_a_pipe_takes_whole_rows() -> None:

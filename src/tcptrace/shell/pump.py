@@ -21,6 +21,8 @@ MOST_EVENTS = 16
 LOSS_REPORT_S = 1.0
 WAIT_S = 0.03
 """So long a reader is waited for before it is asked again whether to stop."""
+MOST_WAITS = 10
+"""Who has let so many of these pass when it is time to stop stands still, and gets no more."""
 
 RowsOf = Callable[[Iterator[Batch]], Iterable[Any]]
 """A command's own work: from batches of events to rows, each of them an event or another `Row`, or
@@ -63,6 +65,7 @@ class Pump:
         self._before_output = before_output
         self._rows: list[Any] = []
         self._unwritten = 0
+        self._has_given_up = False
         self._reported = NOTHING_LOST
         self._next_report = 0.0
         self.error: OSError | None = None
@@ -152,9 +155,12 @@ class Pump:
         Who stands still is waited for until there is no more time: what comes meanwhile waits in
         the source, which counts what it has no room for.
         """
-        while not sink.flush(WAIT_S):
-            if self._stop.is_overdue():
+        waits = 0
+        while not sink.flush(0 if self._has_given_up else WAIT_S):
+            waits += 1
+            if self._stop.is_overdue() and (waits >= MOST_WAITS or self._has_given_up):
                 self._lose(sink.drop())
+                self._has_given_up = True
             self._report_in_time()
         if sink.is_closed():
             raise BrokenPipeError

@@ -183,9 +183,9 @@ class Output:
             parts.append(data)
         return b"".join(parts)[self._written :]
 
-    def wait(self, seconds: float) -> None:
-        """Wait for room, or for the reader's end."""
-        self._poller.poll(seconds * 1000)
+    def wait(self, seconds: float) -> bool:
+        """Wait for room, or for the reader's end; tell whether that came."""
+        return bool(self._poller.poll(seconds * 1000))
 
     def drop(self) -> int:
         """Forget what is pending; return of how many rows it tells."""

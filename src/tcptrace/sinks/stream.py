@@ -47,11 +47,14 @@ class StreamSink(abc.ABC):
         return int(self._first or 0)
 
     def flush(self, seconds: float = 0) -> bool:
-        """Hand rows to the stream's reader, who is waited for; tell whether all were taken."""
-        if self._output.push():
-            return True
-        self._output.wait(seconds)
-        return self._output.push()
+        """Hand rows to the stream's reader; tell whether all were taken.
+
+        One who reads on is waited for, one who takes nothing in so many seconds is not.
+        """
+        while not self._output.push():
+            if not self._output.wait(seconds):
+                return False
+        return True
 
     def drop(self) -> int:
         """Forget rows that were not taken; return of how many events they tell."""
