@@ -35,6 +35,7 @@ _Static_assert(sizeof(struct dns_event) == SIZE_MESSAGE, "probes/dns/probe.py: M
 struct dns_scratch {
 	struct dns_event event;
 	u8 payload[3 * DNS_CAPTURED];
+	u64 size;
 };
 BPF_PERCPU_ARRAY(dns_scratches, struct dns_scratch, 2);
 

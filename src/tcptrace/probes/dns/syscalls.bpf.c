@@ -61,14 +61,15 @@ static __always_inline void dns_report_segments(struct sock *sk, u64 segments, u
 {
 	u32 which = flags & DNS_SENT;
 	struct dns_scratch *scratch = dns_scratches.lookup(&which);
-	u64 size;
 
 	if (!scratch || !dns_begin(scratch, sk, name, flags))
 		return;
-	size = dns_gather(scratch, segments, count, 0, length);
+	/* Through memory, so that the verifier goes on once for all sizes, and not from each way out of
+	 * the loop: that is less than half of its work. */
+	*(volatile u64 *)&scratch->size = dns_gather(scratch, segments, count, 0, length);
 	if (length == DNS_ANY_LENGTH)
 		length = dns_total_length(segments, count);
-	dns_report(scratch, size, length);
+	dns_report(scratch, *(volatile u64 *)&scratch->size, length);
 }
 
 /* What the kernel says of a message that was received. */
