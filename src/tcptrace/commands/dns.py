@@ -74,7 +74,7 @@ def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> W
 @option(
     "--failed",
     is_flag=True,
-    help="What failed: NXDOMAIN, SERVFAIL and the like, no answer in time, malformed messages.",
+    help="What failed: NXDOMAIN and the like, no answer in time, not sent, malformed messages.",
 )
 @option(
     "--timeout",
@@ -93,9 +93,10 @@ def dns(
 ) -> Iterable[Query]:
     """Trace DNS questions and answers of this host's processes.
 
-    A row is shown when the answer has been received, or when it did not come in time. RCODE ends in
-    /truncated when the server says that the answer was cut off, in /tcp when it came over TCP, and
-    in /tcp-retry when that was because of a truncated one.
+    A row is shown when the answer has been received, when it did not come in time, or when the
+    question could not be sent. RCODE ends in /truncated when the server says that the answer was
+    cut off, in /tcp when it came over TCP, in /tcp-retry when that was because of a truncated one,
+    and in /sent when the process sent an answer, as responders of multicast DNS do.
 
     \b
     Examples:
