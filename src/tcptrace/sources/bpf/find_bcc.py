@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import importlib.util
+import os
 import platform
 import re
 import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tcptrace.sources.bpf.compiler import Compiler, NoCompilerError, state_of
 
@@ -96,8 +98,7 @@ def import_bcc() -> ModuleType:
 
 def compiler_of(module: ModuleType) -> Compiler:
     """Return which compiler an imported bcc is."""
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-    libraries = sorted(set(re.findall(r"/\S*lib(?:bcc|LLVM)\S*", maps)))
+    libraries = sorted(path for path in _libraries() if re.search(r"/lib(?:bcc|LLVM)[^/]*$", path))
     files = (module.__file__ or "", *libraries)
     return Compiler(str(module.__version__), _llvm_version(), tuple(map(state_of, files)))
 
@@ -114,16 +115,41 @@ def describe() -> dict[str, str]:
     return {"version": str(module.__version__), "place": place, "llvm": _llvm_version()}
 
 
+class _Library(ctypes.Structure):
+    """`struct dl_phdr_info` of link.h, its beginning."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("name", ctypes.c_char_p))
+
+
+_TakeLibrary = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(_Library), ctypes.c_size_t, ctypes.c_void_p
+)
+
+
+def _libraries() -> list[str]:
+    """Return the paths of the shared libraries in this process, as they were opened.
+
+    /proc/self/maps has other paths in a chroot that has got a mount namespace of its own.
+    """
+    paths: list[str] = []
+
+    def take(library: Any, _size: int, _data: int) -> int:
+        paths.append(os.fsdecode(library.contents.name or b""))
+        return 0
+
+    ctypes.CDLL(None).dl_iterate_phdr(_TakeLibrary(take), None)
+    return paths
+
+
 def _llvm_version() -> str:
-    """Return the version of the LLVM that is mapped into this process."""
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-    library = re.search(r"/\S*libLLVM\S*", maps)
+    """Return the version of the LLVM that is in this process."""
+    library = next((path for path in _libraries() if "/libLLVM" in path), None)
     if not library:
         return "built into libbcc"
     try:
-        version = ctypes.CDLL(library[0]).LLVMGetVersion
+        version = ctypes.CDLL(library).LLVMGetVersion
     except AttributeError:  # before LLVM 16: its name tells
-        number = re.search(r"libLLVM\D*([0-9.]*[0-9])", library[0])
+        number = re.search(r"libLLVM\D*([0-9.]*[0-9])", library)
         return number[1] if number else "unknown"
     parts = [ctypes.c_uint() for _ in range(3)]
     version(*map(ctypes.byref, parts))

@@ -150,7 +150,7 @@ def _answer(channel: socket.socket, plan: Plan) -> None:
         channel.send(json.dumps(telling(error)).encode())
         return
     except (OSError, MemoryError) as error:
-        why = error.strerror if isinstance(error, OSError) else "MemoryError"
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         lacking = TcptraceError(f"cannot compile the probes: {why}")
         channel.send(json.dumps(telling(lacking)).encode())
         return
