@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.bpfmaps import ARRAY, HASH, map_exists, maps_of, pinned
 from tests.kernel.harness import (
+    SKIPPED,
     TCPTRACE,
     Ended,
     Tracer,
@@ -378,8 +379,11 @@ def test_reader_stands_still(number: signal.Signals) -> None:
     with os.fdopen(reading, "rb") as pipe:
         rows = pipe.read().splitlines(keepends=True)
     shown, lost = ended.summary
-    assert (0, made, shown) == (ended.status, shown + lost, len(rows))
+    assert (0, shown) == (ended.status, len(rows))
     assert rows[-1].endswith(b"\n")
+    if SKIPPED in ended.stderr:  # each time may have been an event, or none
+        not_offered("a machine whose kernel runs each probe each time; this one skipped some")
+    assert made == shown + lost
 
 
 @pytest.mark.anywhere
