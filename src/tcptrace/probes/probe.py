@@ -23,7 +23,18 @@ ALWAYS = "always"
 C = Path(__file__).parent / "c"
 COMPONENTS = tuple(
     C / f"{name}.h"
-    for name in ("types", "event", "hooks", "stand_in", "task", "sock", "syn", "fd", "lists")
+    for name in (
+        "types",
+        "event",
+        "hooks",
+        "stand_in",
+        "task",
+        "sock",
+        "syn",
+        "fd",
+        "lists",
+        "follow",
+    )
 )
 """The C that all probes share, in the order in which it is compiled."""
 FILTERS = C / "filters.h"
@@ -89,6 +100,8 @@ class Probe:
     it."""
     companions: tuple[Probe, ...] = ()
     """Probes whose events come among this one's; see `tcptrace.sources.plan.Plan`."""
+    maps: tuple[str, ...] = ()
+    """BPF maps that the run reads or writes."""
     types: tuple[str, ...] = ()
     """Kernel structs that the source needs beside `tcptrace.kernel.headers.STRUCTS`."""
     numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -29,6 +29,7 @@ from tcptrace.shell.plan import (
     make_output,
     make_plan,
     offered_columns,
+    with_following,
     with_programs,
 )
 from tcptrace.shell.run import run
@@ -41,6 +42,11 @@ CHANGES = {1: ", where the function gets a Trace: trace.events are what it got (
 """What is to be done about a plugin that was made for an older version."""
 
 
+SEPARATOR = "--"
+COMMAND = "tcptrace.command"
+"""Where click's context holds the command that is to be run."""
+
+
 class TraceCommand(click.Command):
     """A click command that traces `probe`; its help lists the options by section."""
 
@@ -48,6 +54,18 @@ class TraceCommand(click.Command):
         """Remember `probe`; `attributes` are click's."""
         self.probe = probe
         super().__init__(**attributes)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options; what stands behind ``--`` is a command to run."""
+        if SEPARATOR in args:
+            at = args.index(SEPARATOR)
+            args, command = args[:at], args[at + 1 :]
+            if not command:
+                raise click.UsageError("A command is to stand behind --.", ctx)
+            if "pid" not in self.probe.filters:
+                raise click.UsageError("These events are of no process that can be followed.", ctx)
+            ctx.meta[COMMAND] = command
+        return super().parse_args(ctx, args)
 
     def plan(self, arguments: Sequence[str]) -> Plan:
         """Return what a run with these arguments would trace. Raises UsageError."""
@@ -140,8 +158,10 @@ def command(
             if given["columns"].strip().lower() == "help":
                 click.echo(_columns_help(*offered_columns(probe, options, given, shown)), nl=False)
                 return
-            output = make_output(probe, options, given, shown)
+            run_for = click.get_current_context().meta.get(COMMAND, ())
+            output = make_output(probe, options, given, shown, run_for)
             plan = with_programs(make_plan(probe, options, given), output.columns)
+            plan = with_following(plan, output.following)
             if given["dump_c"]:
                 _dump(plan)
                 return
@@ -154,6 +174,7 @@ def command(
             params=[*options, help_all_option()],
             callback=callback,
             help=inspect.getdoc(function),
+            options_metavar="[OPTIONS] [-- COMMAND [ARG]...]",
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
         )
 

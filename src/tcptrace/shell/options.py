@@ -12,6 +12,7 @@ from tcptrace.kernel.headers import CHOICES
 from tcptrace.model import columns
 from tcptrace.model.columns import ARGS
 from tcptrace.model.filters import FILTERS, Filter
+from tcptrace.probes.follow import FOLLOW
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
 from tcptrace.shell import complete
@@ -124,6 +125,31 @@ def _family_options() -> list[TraceOption]:
     ]
 
 
+def _follow_options() -> list[TraceOption]:
+    return [
+        TraceOption(
+            ["-f", "--follow"],
+            is_flag=True,
+            section=FILTER,
+            needs=("pid",),
+            probes=(FOLLOW,),
+            help="With -p: what these processes have started and will start, too.",
+        ),
+        TraceOption(
+            ["--as", "as_user"],
+            section=TRACING,
+            metavar="USER",
+            help="Run the command as this user, not as the one behind sudo.",
+        ),
+        TraceOption(
+            ["--no-wait"],
+            is_flag=True,
+            section=TRACING,
+            help="Stop when the command ends, whatever it has left running.",
+        ),
+    ]
+
+
 def _who_option() -> TraceOption:
     return TraceOption(
         ["--who"],
@@ -143,6 +169,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
     rare: dict[str, Any] = {"is_rare": True}
     return [
         *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
+        *(_follow_options() if "pid" in probe.filters else ()),
         *(_family_options() if "family" in probe.filters else ()),
         TraceOption(
             ["-T", "--time"], **flag, **out, adds=("time",), help="Add a TIME column (HH:MM:SS)."
@@ -167,6 +194,12 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             help="Pick columns (pid,comm), add (+netns) or drop (-ip); `help` lists them.",
         ),
         *([_who_option()] if ARGS in probe.more_columns else ()),
+        TraceOption(
+            ["--to"],
+            **out,
+            metavar="FILE",
+            help="Write rows to a file; - is standard output, also with a command.",
+        ),
         TraceOption(
             ["--color"],
             **out,

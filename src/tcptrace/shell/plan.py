@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -11,8 +11,11 @@ import click
 from tcptrace.model import columns
 from tcptrace.model.columns import OF_PROGRAM, Column, Table
 from tcptrace.model.filters import BY_NAME, FILTERS, Filters
+from tcptrace.model.ranges import Ranges
+from tcptrace.probes.follow import FOLLOW
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
+from tcptrace.shell.follow import NOBODY, Following
 from tcptrace.shell.options import TraceOption, turned_on
 from tcptrace.sinks.color import Palette
 from tcptrace.sinks.sink import Sink
@@ -47,6 +50,9 @@ class Output:
     """One of `tcptrace.sinks.color.CHOICES`."""
     wide: bool = False
     """Whether a row is one line on any terminal."""
+    to: str | None = None
+    """The file that rows go to; "-" is standard output, where they go without a command."""
+    following: Following = NOBODY
     fail_on_loss: bool = False
     verbose: bool = False
     sink: Callable[[Palette], Sink] | None = None
@@ -124,11 +130,49 @@ def with_programs(plan: Plan, chosen: Iterable[Column]) -> Plan:
     )
 
 
+def _following(given: Mapping[str, Any], command: Sequence[str]) -> Following:
+    """Return whom to follow. Raises UsageError."""
+    if command and given.get("follow"):
+        raise click.UsageError("-f is for running processes; a command is followed without it.")
+    for name, flag in {"as_user": "--as", "no_wait": "--no-wait"}.items():
+        if given.get(name) and not command:
+            raise click.UsageError(f"{flag} needs a command: -- COMMAND.")
+    if (command or given.get("follow")) and given.get("existing"):
+        raise click.UsageError("--existing does not tell whose the open connections are.")
+    pids = _followed(given["pid"]) if given.get("follow") else ()
+    return Following(pids, tuple(command), given.get("as_user"), waits=not given.get("no_wait"))
+
+
+def _followed(ranges: Ranges) -> tuple[int, ...]:
+    """Return the processes that are to be followed. Raises UsageError."""
+    pids = tuple(sorted(ranges.singles()))
+    if ranges.drop or len(pids) != len(ranges.keep):
+        raise click.UsageError("-f takes single process ids from -p, no ranges or exclusions.")
+    for pid in pids:
+        if pid not in ranges.began:
+            raise click.UsageError(f"There is no process {pid} to be followed.")
+    return pids
+
+
+def with_following(plan: Plan, following: Following) -> Plan:
+    """Return a plan that keeps what those who are followed do."""
+    if following.command:
+        refused = (*plan.not_in_ftrace, "-- COMMAND")
+        return dataclasses.replace(
+            plan, companions=(*plan.companions, FOLLOW), not_in_ftrace=refused
+        )
+    if following.pids:
+        values = {name: value for name, value in plan.filters.values.items() if name != "pid"}
+        return dataclasses.replace(plan, filters=Filters(values, plan.probe.port_fields))
+    return plan
+
+
 def make_output(
     probe: Probe,
     options: Sequence[click.Parameter],
     given: dict[str, Any],
     show: Shown | None = None,
+    command: Sequence[str] = (),
 ) -> Output:
     """Return what the command line wants to become of the rows. Raises UsageError.
 
@@ -136,6 +180,8 @@ def make_output(
     """
     if given["json"] and given["form"] not in (None, "json"):
         raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
+    if show and show.sink and (command or given["to"]):
+        raise click.UsageError("The screen is for a terminal of its own: no -- COMMAND, no --to.")
     form = "json" if given["json"] else given["form"] or "text"
     if form == "json" and given["columns"]:
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
@@ -162,6 +208,8 @@ def make_output(
         of=table.of if table else "event",
         color=given["color"],
         wide=given["wide"],
+        to=given["to"],
+        following=_following(given, command),
         fail_on_loss=given["fail_on_loss"],
         verbose=given["verbose"],
         sink=show.sink if show else None,

@@ -18,6 +18,7 @@ class Why(enum.Enum):
     DURATION = "its time was over"
     COUNT = "enough rows were shown"
     CLOSED = "nobody reads the rows any more"
+    ENDED = "those who are followed have ended"
     FAILED = "rows cannot be written"
 
 

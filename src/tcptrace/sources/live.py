@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tcptrace.kernel import clock
@@ -80,6 +80,10 @@ class LiveSource(abc.ABC):
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""
+        raise NotImplementedError
+
+    def put(self, name: str, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put entries, keys and values, into one of the probes' hash maps."""
         raise NotImplementedError
 
     @abc.abstractmethod

@@ -78,7 +78,8 @@ class Plan:
 
     def maps(self) -> list[str]:
         """Return the names of the BPF maps that the command reads."""
-        return [name for switch in self._switches() for name in switch.maps]
+        of_switches = [name for switch in self._switches() for name in switch.maps]
+        return [*of_switches, *(name for probe in self.probes for name in probe.maps)]
 
     def shape_switches(self, value: Callable[[int], str]) -> dict[str, str]:
         """Return the switches that are compiled as defines; `value` gives what stands for one."""

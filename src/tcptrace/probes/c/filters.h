@@ -183,14 +183,15 @@ static __always_inline bool keep_mntnsmap(u64 mntns)
 /* Whether the current task, which the event describes, passes the filters. */
 static __always_inline bool keep_task(struct event *event)
 {
-	return keep_pid(event->pid) && keep_uid(event->uid) && keep_comm(event->comm) &&
-	       keep_cgroup() && keep_cgroupmap(event->cgroup_id) && keep_mntnsmap(event->mntns);
+	return is_followed(event->pid) && keep_pid(event->pid) && keep_uid(event->uid) &&
+	       keep_comm(event->comm) && keep_cgroup() && keep_cgroupmap(event->cgroup_id) && keep_mntnsmap(event->mntns);
 }
 
 /* Whether an event of no known task passes the filters. */
 static __always_inline bool keep_without_task(struct event *event)
 {
-#if defined(KEEP_CGROUP) || defined(CGROUP_TABLE) || defined(CGROUPMAP) || defined(MNTNSMAP)
+#if defined(KEEP_CGROUP) || defined(CGROUP_TABLE) || defined(CGROUPMAP) || defined(MNTNSMAP) || \
+	defined(FOLLOW)
 	return false;
 #endif
 	return keep_pid(0) && keep_uid(event->uid) && keep_comm(event->comm);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tcptrace.kernel import bpf
 from tcptrace.model.events import Decoder, Event
@@ -65,6 +65,10 @@ class BpfSession(LiveSource):
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""
         return bpf.read_hash(self._maps[name], key_size, value_size)
+
+    def put(self, name: str, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put entries, keys and values, into one of the probes' hash maps. Raises OSError."""
+        bpf.fill(self._maps[name], entries)
 
     def _read(self, before_ns: int, *, last: bool) -> tuple[Iterator[Event], int]:
         return map(self._decoder.decode, self._ring.read()), before_ns

@@ -1,0 +1,221 @@
+"""Following processes: `Tree`, those that are followed, and `Child`, a command that is run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pwd
+import signal
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from tcptrace.errors import TcptraceError
+from tcptrace.probes.follow import FOLLOWED
+from tcptrace.shell.say import tell
+from tcptrace.shell.stop import Stop, Why
+
+NOT_FOUND, NOT_RUNNABLE = 127, 126
+"""As shells have them."""
+KILLED = 128
+_PID = struct.Struct("=I")
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+"""A terminal sends the others to the command itself."""
+_TAKEN = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Following:
+    """Whom to follow."""
+
+    pids: tuple[int, ...] = ()
+    """Processes that run already."""
+    command: tuple[str, ...] = ()
+    user: str | None = None
+    """Whom the command runs as, where not as the one behind sudo."""
+    waits: bool = True
+    """Whether to trace until the last process has ended, not only the command itself."""
+
+    def __bool__(self) -> bool:
+        """Tell whether anything is followed."""
+        return bool(self.pids or self.command)
+
+
+NOBODY = Following()
+
+
+class KeepsTree(Protocol):
+    """A source that keeps a map of the processes that are followed."""
+
+    def put(self, name: str, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put entries into the map."""
+
+    def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return what the map holds."""
+
+
+class Tree:
+    """The processes that are followed now, which the kernel keeps."""
+
+    def __init__(self, source: KeepsTree) -> None:
+        """Follow nobody yet."""
+        self._source = source
+
+    def add(self, pids: Iterable[int]) -> None:
+        """Follow processes, and what they start from now on."""
+        self._source.put(FOLLOWED, [(_PID.pack(pid), b"\1") for pid in pids])
+
+    def add_with_descendants(self, pids: Iterable[int]) -> None:
+        """Follow processes and what they have started before.
+
+        What is started meanwhile by one that is not followed yet is found in the next round.
+        """
+        known: set[int] = set()
+        new = set(pids)
+        while new:
+            self.add(new)
+            known |= new
+            new = {pid for pid, parent in _parents() if parent in known} - known
+
+    def is_over(self) -> bool:
+        """Tell whether nobody is left."""
+        left = self._source.table(FOLLOWED, _PID.size, 1)
+        return not any(Path(f"/proc/{_PID.unpack(key)[0]}").exists() for key in left)
+
+
+def _parents() -> Iterable[tuple[int, int]]:
+    """Yield processes with their parents."""
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            with contextlib.suppress(OSError):
+                fields = (place / "stat").read_bytes().rpartition(b")")[2].split()
+                yield int(place.name), int(fields[1])
+
+
+def user_of(name: str | None, environ: Mapping[str, str]) -> pwd.struct_passwd | None:
+    """Return whom a command is to run as; None for whoever runs this.
+
+    Raises TcptraceError where there is no such user, or no right to become another.
+    """
+    behind = environ.get("SUDO_UID") if os.geteuid() == 0 else None
+    if name is None and not behind:
+        return None
+    wanted = name or str(behind)
+    try:
+        number = int(wanted) if wanted.isdecimal() else None
+        user = pwd.getpwnam(wanted) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        raise TcptraceError(
+            f"there is no user {wanted} to run the command as.\nGive another one with --as"
+        ) from None
+    if user.pw_uid != os.geteuid() and os.geteuid() != 0:
+        raise TcptraceError("only root can run the command as another user.\nRun this with sudo")
+    return user
+
+
+def environment_of(user: pwd.struct_passwd | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a command, without what sudo says of itself and of root."""
+    if user is None:
+        return dict(environ)
+    own = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
+    kept = {name: value for name, value in environ.items() if not name.startswith("SUDO_")}
+    return {**kept, **own, "SHELL": user.pw_shell}
+
+
+class Child:
+    """A command that waits until it may start."""
+
+    def __init__(self, command: Sequence[str], user: pwd.struct_passwd | None) -> None:
+        """Fork; the child does nothing yet."""
+        waiting, self._go = os.pipe()
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go)
+            _become(command, user, waiting)
+        os.close(waiting)
+
+    def start(self, stop: Stop) -> None:
+        """Let it run. Until it ends signals are for it, then they stop what it has left behind."""
+
+        def handle(number: int, _frame: object) -> None:
+            if self.status is not None:
+                stop.ask(Why.SIGNAL)
+            elif number in _PASSED_ON:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
+
+        for number in _TAKEN:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handle)
+        os.write(self._go, b"\1")
+        os.close(self._go)
+
+    def has_ended(self) -> bool:
+        """Tell whether it has."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = _status(status)
+        return self.status is not None
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit status, as a shell would."""
+        if self.status is None:
+            self.status = _status(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+
+def _status(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else KILLED - code
+
+
+def _become(command: Sequence[str], user: pwd.struct_passwd | None, waiting: int) -> NoReturn:
+    """Be the command, once the other end of `waiting` says so; if it is closed, be nothing."""
+    status = NOT_RUNNABLE
+    try:
+        if not os.read(waiting, 1):
+            os._exit(0)
+        for number in (*_IGNORED_BY_PYTHON, *_TAKEN):
+            if number in _IGNORED_BY_PYTHON or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        _keep_own_files()
+        if user and user.pw_uid != os.geteuid():
+            os.initgroups(user.pw_name, user.pw_gid)
+            os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+            os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        os.execvpe(command[0], [*command], environment_of(user, os.environ))  # noqa: S606 - no shell
+    except FileNotFoundError as error:
+        status = NOT_FOUND
+        tell(f"tcptrace: cannot run {command[0]}: {error.strerror}")
+    except (OSError, ValueError) as error:
+        tell(f"tcptrace: cannot run {command[0]}: {getattr(error, 'strerror', None) or error}")
+    finally:
+        os._exit(status)
+
+
+def _keep_own_files() -> None:
+    """Let no descriptor of what is attached pass to the command: it would stay attached."""
+    for place in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(place).startswith(("anon_inode:", "net:")):  # noqa: PTH115
+                os.set_inheritable(int(place.name), False)  # noqa: FBT003
+
+
+class FollowingStop(Stop):
+    """Stops when those who are followed have ended."""
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        """Go on until `is_over`."""
+        super().__init__()
+        self._is_over = is_over
+
+    def is_asked(self) -> bool:
+        """Tell whether to stop."""
+        if self.why is None and self._is_over():
+            self.ask(Why.ENDED)
+        return super().is_asked()
