@@ -21,11 +21,11 @@ from tcptrace.model.columns import Column
 from tcptrace.model.events import json_keys
 from tcptrace.probes.probe import ALWAYS, BACKENDS, Backend, Probe
 from tcptrace.shell.command import TraceCommand
-from tcptrace.shell.options import FILTER, OUTPUT, TRACING, TraceOption, shared_options
+from tcptrace.shell.options import FILTER, OUTPUT, RECORDING, TRACING, TraceOption, shared_options
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = ("accept", "connect", "tracer", "dns")
-SHARED = {"filters": FILTER, "output": OUTPUT, "tracing": TRACING}
+SHARED = {"filters": FILTER, "output": OUTPUT, "recordings": RECORDING, "tracing": TRACING}
 """The tables of docs/options.md, and the sections of the help that they are of."""
 
 

@@ -91,6 +91,11 @@ def _complain(error: TcptraceError) -> int:
 def _of_system(error: OSError) -> TcptraceError:
     """Return what to tell of a system call's error that nobody has expected."""
     if error.errno in OUTPUT_ERRORS:
+        if error.filename:
+            return TcptraceError(
+                f"cannot write to {error.filename}: {error.strerror}.\n"
+                "What was written can be read up to its last whole row"
+            )
         discard(sys.stdout)
         why = "it is closed" if error.errno == errno.EBADF else error.strerror
         return TcptraceError(f"cannot write to standard output: {why}")

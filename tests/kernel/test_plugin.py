@@ -137,6 +137,18 @@ def test_text_has_its_own_columns(plugin: dict[str, str], link: Link) -> None:
 
 
 @pytest.mark.anywhere
+def test_its_rows_are_kept(plugin: dict[str, str], link: Link, tmp_path: Path) -> None:
+    """A plugin's command keeps rows of its own type, and reads them."""
+    client, path = link.connect(SERVER4), tmp_path / "x.jsonl"
+    with tracing(plugin, "--json", "-w", str(path), "--print") as process:
+        link.lose(client)
+        event = first_event(process)
+    command = [sys.executable, "-m", "tcptrace", "retrans", "-r", str(path), "--json"]
+    result = subprocess.run(command, env=plugin, capture_output=True, text=True, check=False)
+    assert event == json.loads(result.stdout.splitlines()[0])
+
+
+@pytest.mark.anywhere
 def test_ipv6_alone(plugin: dict[str, str], link: Link) -> None:
     """-6 keeps the IPv6 connection and drops the other, which lost its segment first."""
     four, six = link.connect(SERVER4), link.connect(SERVER6)

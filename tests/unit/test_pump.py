@@ -71,6 +71,7 @@ class Kept:
     flushed: int = 0
     closed: Losses | None = None
     is_gone: bool = False
+    noted: list[Losses] = dataclasses.field(default_factory=list)
     is_stalled: bool = False
     error: OSError | None = None
     attempts: int = 0
@@ -84,6 +85,10 @@ class Kept:
         if self.is_gone:
             raise BrokenPipeError
         self.writes.append([*rows])
+
+    def note(self, losses: Losses) -> None:
+        """Keep the losses."""
+        self.noted.append(losses)
 
     def flush(self, _seconds: float = 0) -> bool:
         """Remember how many writes were flushed, unless the reader stands still."""
@@ -276,6 +281,7 @@ def test_losses_are_said_while_it_runs_and_at_the_end(
     pump.close()
     assert ["1 event was lost; try a larger --buffer-mb"] * 3 == said
     assert Losses(no_room=3) == sink.closed
+    assert [1, 2, 3] == [losses.no_room for losses in sink.noted]
 
 
 def test_losses_are_said_once_a_second_at_most(stop: Stop) -> None:

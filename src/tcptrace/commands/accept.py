@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tcptrace.model.events import Event
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.shell.command import command
 from tcptrace.shell.options import option
 from tcptrace.shell.trace import Trace
+
+
+def _has_succeeded(row: Any) -> bool:
+    return row.error is None
 
 
 @command(ACCEPT)
@@ -20,6 +25,7 @@ from tcptrace.shell.trace import Trace
     is_flag=True,
     adds=("err",),
     switches=("ACCEPT_FAILED",),
+    keeps=lambda failed: None if failed else _has_succeeded,
     help="Also accepts that failed, with ERR.",
 )
 def accept(trace: Trace) -> Iterable[Event]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
 from tcptrace.probes.connect.probe import (
     CONNECT,
-    COUNT_KEY,
     COUNT_TABLE,
     Count,
+    Counted,
     read_counts,
 )
 from tcptrace.probes.dns.probe import ANSWERS
@@ -22,6 +22,11 @@ from tcptrace.shell.times import parse_nanoseconds, parse_seconds
 from tcptrace.shell.trace import Trace
 
 Row = Event | Count | NewTable
+
+
+def _took(ms: float) -> Callable[[Any], bool]:
+    """Return what tells whether an attempt took so many milliseconds or more."""
+    return lambda row: row.latency_ms is not None and row.latency_ms >= ms
 
 
 @command(CONNECT)
@@ -63,6 +68,8 @@ Row = Event | Count | NewTable
     excludes=("count",),
     adds=("result", "lat", "retr"),
     switches=("CONNECT_OUTCOME", "CONNECT_SLOWER_NS"),
+    narrows=("CONNECT_SLOWER_NS",),
+    keeps=lambda ns: _took(ns / 1e6) if ns else None,
     help="As --outcome, for attempts that took this long or longer: 100 (ms), 1.5s.",
 )
 @option(
@@ -70,6 +77,7 @@ Row = Event | Count | NewTable
     "--count",
     is_flag=True,
     switches=("CONNECT_COUNTS",),
+    is_for_rows=True,
     table=COUNT_TABLE,
     help="Count attempts by source address, destination address and port; printed at the end.",
 )
@@ -80,6 +88,7 @@ Row = Event | Count | NewTable
     needs=("count",),
     adds=("lport",),
     switches=("CONNECT_COUNT_LPORT",),
+    is_for_rows=True,
     help="With -c: count by source port, too.",
 )
 @option(
@@ -109,6 +118,7 @@ def connect(
     trace: Trace,
     *,
     count: bool,
+    source_port: bool,
     interval: float | None,
     dns: bool,
     dns_ttl: bool,
@@ -128,7 +138,7 @@ def connect(
       tcptrace connect -d --uid 1000       with the names that a user asked for
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if count:
-        return _tables(trace, interval)
+        return _tables(trace, interval, by_lport=source_port)
     return _named(trace, own_ttl=dns_ttl) if dns else trace.events
 
 
@@ -145,21 +155,27 @@ def _named(trace: Trace, *, own_ttl: bool) -> Iterator[Event]:
         say(f"malformed DNS messages: {names.malformed}")
 
 
-def _tables(trace: Trace, interval_s: float | None) -> Iterator[Row]:
-    """Yield the counts every `interval_s`, and at the end."""
+def _tables(trace: Trace, interval_s: float | None, *, by_lport: bool) -> Iterator[Row]:
+    """Yield the counts every `interval_s`, and at the end.
+
+    Attempts are counted in the kernel, and none comes; of a recording, they are counted here.
+    """
     interval_ns = int((interval_s or 0) * 1e9)
     due_ns: int | None = None
+    counted = Counted(by_lport=by_lport)
     for batch in trace.batches:
-        collections.deque(batch.events, maxlen=0)  # attempts are counted in the kernel: it is empty
+        counted.add(batch.events)
         due_ns = batch.until_ns + interval_ns if due_ns is None else due_ns
         if interval_ns and batch.until_ns >= due_ns:
             due_ns += interval_ns
-            yield from _table(trace, batch, timed=True)
+            yield from _table(trace, counted, batch, timed=True)
     if due_ns is not None:
-        yield from _table(trace, batch, timed=bool(interval_ns))
+        yield from _table(trace, counted, batch, timed=bool(interval_ns))
 
 
-def _table(trace: Trace, batch: Batch, *, timed: bool) -> Iterator[Count | NewTable]:
+def _table(
+    trace: Trace, counted: Counted, batch: Batch, *, timed: bool
+) -> Iterator[Count | NewTable]:
     yield NewTable(batch.wall_ns(batch.until_ns) if timed else None)
-    rows = read_counts(trace.table("counts", COUNT_KEY.size, 8), batch)
+    rows = [*read_counts(trace.table("counts", 40, 8), batch), *counted.rows(batch)]
     yield from sorted(rows, key=lambda row: row.connects, reverse=True)

@@ -66,6 +66,7 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
     "--existing",
     is_flag=True,
     switches=("TRACER_EXISTING",),
+    needs_kernel=True,
     callback=_refuse_inside,
     help="Show the connections that are open at the start first, as O.",
 )
@@ -75,6 +76,7 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
     metavar="N",
     type=click.IntRange(1, 1 << 24),
     switches=("MOST_CONNECTIONS",),
+    needs_kernel=True,
     help="Follow at most so many at a time. Default: 65536.",
 )
 @option(

@@ -10,8 +10,10 @@ which asserts it when it is compiled.
 
 from __future__ import annotations
 
+import calendar
 import dataclasses
 import errno
+import re
 import struct
 import sys
 import time
@@ -25,6 +27,8 @@ from tcptrace.errors import TcptraceError
 from tcptrace.model.generate import function
 from tcptrace.model.identity import NO_PROGRAM, UNKNOWN, Identity, Program
 
+SECOND = 1_000_000_000
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{9}Z")
 SCHEMA_VERSION = 1
 """Of schema.json, which says what `objects.object_of` makes."""
 
@@ -114,6 +118,11 @@ class Row:
 
     wall_ns: int = 0
     """When it happened by the wall clock, in nanoseconds since 1970; set when it comes in."""
+
+    @property
+    def weight(self) -> int:
+        """How many of what is counted it stands for."""
+        return 1
 
 
 class _KnowsCgroup(Protocol):
@@ -342,3 +351,22 @@ def json_keys(record: Any) -> tuple[str, ...]:
 def rfc3339_second(second: int) -> str:
     """Return a second since 1970 as RFC 3339 has it, without a zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def time_text(wall_ns: int) -> str:
+    """Return a time as JSON has it: RFC 3339 in UTC, with nanoseconds."""
+    second, ns = divmod(wall_ns, SECOND)
+    return f"{rfc3339_second(second)}.{ns:09d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second_of(text: str) -> int:
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+
+
+def wall_ns_of(text: str) -> int:
+    """Return the nanoseconds since 1970 of a `time_text`. Raises ValueError."""
+    if not _TIME.fullmatch(text):
+        msg = f"{text!r} is not a time such as {time_text(0)}"
+        raise ValueError(msg)
+    return _second_of(text[:19]) * SECOND + int(text[20:29])

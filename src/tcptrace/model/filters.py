@@ -352,6 +352,22 @@ def _length(value: Any) -> int:
     return len(value.keep) + len(value.drop) if isinstance(value, Ranges) else len(value)
 
 
+def _text(value: Any) -> str:
+    """Return a value as text, alike for what is alike."""
+    if isinstance(value, Ranges):
+        pairs = [("", *pair) for pair in value.keep] + [("!", *pair) for pair in value.drop]
+        return ",".join(
+            f"{mark}{low}" if low == high else f"{mark}{low}-{high}" for mark, low, high in pairs
+        )
+    if isinstance(value, Cgroup):
+        return value.path or str(value.id)
+    if isinstance(value, PinnedMap):
+        return value.path
+    if isinstance(value, bytes):
+        return decode_text(value)
+    return str(value)
+
+
 class Filters:
     """The filters of a run: what was asked, and what becomes of it in each place."""
 
@@ -364,9 +380,17 @@ class Filters:
         self.values = dict(values)
         self.port_fields = tuple(port_fields)
 
+    def texts(self) -> dict[str, str]:
+        """Return the values as text by name, for people and recordings."""
+        return {
+            name: ",".join(map(_text, value)) if type(value) is tuple else _text(value)
+            for name, value in self.values.items()
+        }
+
     def only(self, names: Collection[str]) -> Filters:
         """Return those of these names."""
-        return Filters({name: self.values[name] for name in self.values if name in names})
+        values = {name: self.values[name] for name in self.values if name in names}
+        return Filters(values, self.port_fields)
 
     def without(self, names: Collection[str]) -> Filters:
         """Return all but those of these names."""

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tcptrace.model.events import SCHEMA_VERSION
+from tcptrace.model.events import SCHEMA_VERSION, time_text, wall_ns_of
+
+Texts = Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,6 +24,46 @@ class Meta:
     """Its release."""
     start_ns: int
     """When the source began, in nanoseconds since 1970."""
-    filters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Those that were applied, by name."""
+    filters: Texts = dataclasses.field(default_factory=dict)
+    """Those that were applied: their values as text, by name."""
+    switches: Texts = dataclasses.field(default_factory=dict)
+    """What the command's own options set for the probe, by define."""
+    companions: tuple[str, ...] = ()
+    """Probes whose events came among the others'."""
     schema: int = SCHEMA_VERSION
+
+
+_TEXTS = ("probe", "backend", "host", "boot_id", "kernel")
+
+
+def meta_to_json(meta: Meta) -> dict[str, Any]:
+    """Return the object that stands before the rows of a recording."""
+    return {
+        "type": "meta",
+        "schema": meta.schema,
+        "start": time_text(meta.start_ns),
+        **{name: getattr(meta, name) for name in _TEXTS},
+        "filters": dict(meta.filters),
+        "switches": dict(meta.switches),
+        "companions": list(meta.companions),
+    }
+
+
+def meta_from_json(values: Mapping[str, Any]) -> Meta:
+    """Return what was written. Raises ValueError."""
+    schema, companions = values.get("schema"), values.get("companions", [])
+    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+        msg = f"it has schema {schema}, of a newer tcptrace; this one knows {SCHEMA_VERSION}"
+        raise ValueError(msg)
+    texts: dict[str, Any] = {name: values.get(name) for name in _TEXTS}
+    maps: dict[str, Any] = {name: values.get(name, {}) for name in ("filters", "switches")}
+    are_texts = all(isinstance(text, str) for text in (*texts.values(), *companions))
+    if not are_texts or not all(_is_texts(one) for one in maps.values()):
+        msg = "its first line is not as tcptrace writes it"
+        raise ValueError(msg)
+    start_ns = wall_ns_of(str(values.get("start")))
+    return Meta(**texts, **maps, start_ns=start_ns, companions=tuple(companions), schema=schema)
+
+
+def _is_texts(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(one, str) for one in values.values())

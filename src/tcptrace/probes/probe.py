@@ -114,6 +114,10 @@ class Probe:
     """Makes the event once; the loader calls it in a network namespace of its own and takes another
     variant when the kernel's hook stays silent."""
 
+    def switch_text(self, define: str, value: float) -> str:
+        """Return what a switch is set to, alike for what compiles alike."""
+        return "1" if self.switches.get(define, Switch()).is_flag else str(int(value))
+
     def absence(self, backend: Backend, kind: str, key: str) -> str | None:
         """Return when `backend` does not give a field of rows of type `kind`; see `absent`."""
         known = self.absent.get(backend, {})

@@ -19,6 +19,7 @@ from tcptrace.shell.options import (
     FILTER,
     OUTPUT,
     OWN,
+    RECORDING,
     TRACING,
     RowFunction,
     check_combination,
@@ -26,13 +27,15 @@ from tcptrace.shell.options import (
 )
 from tcptrace.shell.plan import (
     Shown,
+    make_filters,
     make_output,
     make_plan,
     offered_columns,
     with_following,
     with_programs,
 )
-from tcptrace.shell.run import run
+from tcptrace.shell.recordings import keeping, reading
+from tcptrace.shell.run import replay, run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
 
@@ -79,7 +82,8 @@ class TraceCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""
-        sections: dict[str, list[tuple[str, str]]] = {OWN: [], FILTER: [], OUTPUT: [], TRACING: []}
+        names = (OWN, FILTER, OUTPUT, RECORDING, TRACING)
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
         for parameter in shown_options(ctx, self.get_params(ctx)):
             record = parameter.get_help_record(ctx)
             if record:
@@ -160,13 +164,22 @@ def command(
                 return
             run_for = click.get_current_context().meta.get(COMMAND, ())
             output = make_output(probe, options, given, shown, run_for)
+            kept = keeping(given, counts=output.tables, has_events=shown is None)
+            used = {name: given[name] for name in wanted if name in given}
+            work = functools.partial(function, **used)
+            if given["read"] is not None:
+                if run_for:
+                    raise click.UsageError("-r shows what was; no command can be run for it.")
+                filters = make_filters(probe, given)
+                source = reading(click.get_current_context(), probe, options, filters)
+                replay(source, filters, work, output, probe, kept)
+                return
             plan = with_programs(make_plan(probe, options, given), output.columns)
             plan = with_following(plan, output.following)
             if given["dump_c"]:
                 _dump(plan)
                 return
-            used = {name: given[name] for name in wanted if name in given}
-            run(plan, functools.partial(function, **used), output)
+            run(plan, work, output, kept)
 
         return TraceCommand(
             probe,

@@ -12,6 +12,7 @@ from tcptrace.kernel.headers import CHOICES
 from tcptrace.model import columns
 from tcptrace.model.columns import ARGS
 from tcptrace.model.filters import FILTERS, Filter
+from tcptrace.model.systems import Recorded, System
 from tcptrace.probes.follow import FOLLOW
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
@@ -24,7 +25,13 @@ from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 RowFunction = Callable[..., Iterable[Any]]
 HOST = "tcptrace.host"
 RARE_FILTERS = frozenset({"cgroupmap", "mntnsmap"})
-OWN, FILTER, OUTPUT, TRACING = "Options", "Filters", "Output", "Tracing"
+OWN, FILTER, OUTPUT, RECORDING, TRACING = (
+    "Options",
+    "Filters",
+    "Output",
+    "Recordings",
+    "Tracing",
+)
 
 
 class TraceOption(click.Option):
@@ -44,6 +51,10 @@ class TraceOption(click.Option):
         idle_with: Sequence[str] = (),
         probes: Sequence[Probe] = (),
         is_rare: bool = False,
+        needs_kernel: bool = False,
+        is_for_rows: bool = False,
+        keeps: Callable[[Any], Callable[[Any], bool] | None] | None = None,
+        narrows: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         """Say what the option does when it is given; see `option`."""
@@ -58,6 +69,10 @@ class TraceOption(click.Option):
         self.idle_with = idle_with
         self.probes = probes
         self.is_rare = is_rare
+        self.needs_kernel = needs_kernel
+        self.is_for_rows = is_for_rows
+        self.keeps = keeps
+        self.narrows = narrows
         super().__init__(*args, **kwargs)
 
 
@@ -78,12 +93,20 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
             shows it with ``--help-all`` alone. The function receives the option's value if it has
             a parameter of its name.
 
+            How it is with a recording (``-r``): what was not recorded with the same switches and
+            probes is refused, but for ``narrows``, those switches that only leave rows out;
+            ``keeps``, a function from the option's value to a test of a row, or None, does that
+            then. An option of which ``is_for_rows`` is true works on rows whatever the kernel did;
+            one of which ``needs_kernel`` is, is refused.
+
     """
     return click.option(*flags, cls=TraceOption, **attributes)
 
 
-def _host(context: click.Context) -> Host:
-    """Return the host, which holds for as long as the command runs what filters name."""
+def _system(context: click.Context) -> System:
+    """Return what filters are about: this host, which holds what they name, or a recording."""
+    if context.params.get("read") is not None:
+        return Recorded()
     if HOST not in context.meta:
         context.meta[HOST] = context.with_resource(closing(Host()))
     host: Host = context.meta[HOST]
@@ -100,7 +123,7 @@ def _filter_option(one: Filter, probe: Probe) -> TraceOption:
         if value is None or value == ():
             return None
         try:
-            return one.parse(value, _host(context))
+            return one.parse(value, _system(context))
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
 
@@ -133,10 +156,12 @@ def _follow_options() -> list[TraceOption]:
             section=FILTER,
             needs=("pid",),
             probes=(FOLLOW,),
+            needs_kernel=True,
             help="With -p: what these processes have started and will start, too.",
         ),
         TraceOption(
             ["--as", "as_user"],
+            needs_kernel=True,
             section=TRACING,
             metavar="USER",
             help="Run the command as this user, not as the one behind sudo.",
@@ -165,6 +190,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
     """Return the filters that `probe` can honour, and the output and tracing options."""
     flag: dict[str, Any] = {"is_flag": True}
     out: dict[str, Any] = {"section": OUTPUT}
+    kept: dict[str, Any] = {"section": RECORDING}
     trace: dict[str, Any] = {"section": TRACING}
     rare: dict[str, Any] = {"is_rare": True}
     return [
@@ -216,9 +242,31 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             help="One line for each row, however narrow the terminal.",
         ),
         TraceOption(
+            ["-w", "--write"],
+            **kept,
+            metavar="FILE",
+            help="Keep events in FILE (.jsonl or .parquet; - is standard output); print none.",
+        ),
+        TraceOption(
+            ["-r", "--read"],
+            **kept,
+            metavar="FILE",
+            is_eager=True,  # filters are then about what it has
+            help="Show what FILE has kept (- is standard input); needs no rights.",
+        ),
+        TraceOption(
+            ["--print", "also_print"],
+            **flag,
+            **kept,
+            needs=("write",),
+            help="With -w: print, too.",
+        ),
+        TraceOption(["--force"], **flag, **kept, needs=("write",), help="With -w: overwrite FILE."),
+        TraceOption(
             ["--backend"],
             **trace,
             **rare,
+            needs_kernel=True,
             type=click.Choice(("auto", *probe.backends)),
             default="auto",
             help="How the kernel is asked; see `tcptrace doctor`.",
@@ -227,6 +275,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             ["--headers"],
             **trace,
             **rare,
+            needs_kernel=True,
             type=click.Choice(CHOICES),
             default="auto",
             help="Where kernel types come from: its BTF, or installed kernel headers.",
@@ -236,6 +285,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **flag,
             **trace,
             **rare,
+            needs_kernel=True,
             help="Compile, and neither use nor keep programs.",
         ),
         TraceOption(
@@ -256,6 +306,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             ["--buffer-mb"],
             **trace,
             **rare,
+            needs_kernel=True,
             type=click.Choice([str(1 << power) for power in range(11)]),
             default="4",
             metavar="MB",
@@ -272,6 +323,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **flag,
             **trace,
             **rare,
+            needs_kernel=True,
             help="Print the C that would be compiled, and end.",
         ),
     ]

@@ -59,8 +59,8 @@ class Output:
     """What shows the rows in place of `form`."""
 
 
-def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Plan:
-    """Return what the command line asks to be traced. Raises UsageError."""
+def make_filters(probe: Probe, given: dict[str, Any]) -> Filters:
+    """Return the filters that the command line asks for. Raises UsageError."""
     family = {"ipv4": 4, "ipv6": 6}
     families = [number for name, number in family.items() if given.get(name)]
     if len(families) > 1:
@@ -69,6 +69,12 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
     values = {name: given[name] for name in names if given[name] is not None}
     if families:
         values["family"] = families[0]
+    return Filters(values, probe.port_fields)
+
+
+def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any]) -> Plan:
+    """Return what the command line asks to be traced. Raises UsageError."""
+    filters = make_filters(probe, given)
     switches = {
         define: str(int(given[one.name or ""]))
         for one in turned_on(options, given)
@@ -76,14 +82,14 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
     }
     return Plan(
         probe,
-        Filters(values, probe.port_fields),
+        filters,
         switches,
         given["backend"],
         int(given["buffer_mb"]),
         given["headers"],
         cache="none" if given["no_cache"] else "keep",
         companions=tuple(two for one in turned_on(options, given) for two in one.probes),
-        not_in_ftrace=tuple(_not_in_ftrace(probe, values, list(turned_on(options, given)))),
+        not_in_ftrace=tuple(_not_in_ftrace(probe, filters.values, list(turned_on(options, given)))),
     )
 
 

@@ -197,6 +197,7 @@ class Pump:
             self._before_output()
             self._say(str(losses.since(self._reported)))
             self._reported = losses
+            self._each(lambda sink: sink.note(losses))
 
 
 def _weight(row: Any) -> int:

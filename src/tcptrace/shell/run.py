@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,11 +13,14 @@ from typing import Any, TextIO
 import click
 
 from tcptrace.errors import LossError, TcptraceError
-from tcptrace.model.events import NewTable
+from tcptrace.model.events import NewTable, time_text
+from tcptrace.model.filters import Filters
 from tcptrace.model.losses import NOTHING_LOST
+from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
 from tcptrace.shell.plan import Output
 from tcptrace.shell.pump import Pump, RowsOf
+from tcptrace.shell.recordings import STDOUT, Keeping
 from tcptrace.shell.say import say, tell
 from tcptrace.shell.stop import Stop
 from tcptrace.shell.trace import Trace
@@ -26,13 +29,14 @@ from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.attach import Attaching
 from tcptrace.sources.plan import Plan
+from tcptrace.sources.recording.kept import KeptSource
 from tcptrace.sources.source import Source
 
 Function = Callable[[Trace], Iterable[Any]]
 """A command's own work: from a trace to rows."""
 
 
-def run(plan: Plan, function: Function, output: Output) -> None:
+def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = None) -> None:
     """Trace as planned until it is time to stop.
 
     Raises:
@@ -42,12 +46,11 @@ def run(plan: Plan, function: Function, output: Output) -> None:
     started = time.monotonic()
     following = output.following
     user = user_of(following.user, os.environ) if following.command else None
-    stream = _stream(output)
-    require_open(stream)
+    stream = _stream(output, kept)
     stop = Stop()
     stop.take_signals()
     with closing(Attaching(plan)) as attaching:
-        sink = _sink(output, stream)
+        sinks = _printing(output, kept, stream)
         source = attaching.session(stop.is_asked)
     if source is None:
         end_line(stop)
@@ -55,29 +58,82 @@ def run(plan: Plan, function: Function, output: Output) -> None:
         return
     with closing(source):
         source.notes.append(f"attached {time.monotonic() - started:.3f} s after the start")
+        sinks += _keeping(plan.probe, kept)
         tree = Tree(source)
         child = Child(following.command, user) if following.command else None
         if following:
             stop = FollowingStop(lambda: _is_over(following, tree, child))
             stop.take_signals()
             tree.add_with_descendants([child.pid] if child else following.pids)
-        _introduce(source, verbose=output.verbose, is_for_command=child is not None)
+        meta = source.meta
+        how = "" if child else " Hit Ctrl-C to end."
+        _introduce(source, f"Tracing {meta.probe} ({meta.backend}).{how}", output)
         if child:
             child.start(stop)
         if output.duration_s is not None:
             stop.after(output.duration_s)
-        sink.open(source.meta)
-        pump = Pump(
-            source, [sink], stop, say, count=output.count, before_output=lambda: end_line(stop)
-        )
-        _pump(pump, lambda batches: function(Trace(batches, plan.filters, source)), output)
-        if pump.error:
-            raise pump.error
-        losses = pump.losses()
-        if output.fail_on_loss and losses != NOTHING_LOST:
-            raise LossError(str(losses))
+        _pass_on(source, plan.filters, function, sinks, stop, output)
     if child:
         raise click.exceptions.Exit(child.wait())
+
+
+def replay(
+    source: KeptSource,
+    filters: Filters,
+    function: Function,
+    output: Output,
+    probe: Probe,
+    kept: Keeping | None,
+) -> None:
+    """Show a recording.
+
+    Raises:
+        TcptraceError: it cannot be read, or events were lost and that is to be an error.
+
+    """
+    stream = _stream(output, kept)
+    stop = Stop()
+    stop.take_signals()
+    with closing(source):
+        if output.duration_s is not None:
+            source.last(int(output.duration_s * 1e9))
+        sinks = [*_printing(output, kept, stream), *_keeping(probe, kept)]
+        meta = source.meta
+        of = f" of {meta.host}, {time_text(meta.start_ns)}" if meta.host else ""
+        _introduce(source, f"Reading {meta.probe} ({meta.backend}){of}.", output)
+        _pass_on(source, filters, function, sinks, stop, output)
+        if not source.is_whole and stop.why is None:
+            say(f"{source.name} was not ended by its writer: these are all of its whole rows")
+
+
+def _printing(output: Output, kept: Keeping | None, stream: TextIO) -> list[Sink]:
+    """Return what prints, if anything is to."""
+    return [_sink(output, stream)] if not kept or kept.also_print else []
+
+
+def _keeping(probe: Probe, kept: Keeping | None) -> list[Sink]:
+    """Return what keeps, if anything is to."""
+    return [kept.open(probe)] if kept else []
+
+
+def _pass_on(
+    source: Source,
+    filters: Filters,
+    function: Function,
+    sinks: Sequence[Sink],
+    stop: Stop,
+    output: Output,
+) -> None:
+    """Pass on what comes until it is time to stop. Raises LossError where losses are errors."""
+    for sink in sinks:
+        sink.open(source.meta)
+    pump = Pump(source, sinks, stop, say, count=output.count, before_output=lambda: end_line(stop))
+    _pump(pump, lambda batches: function(Trace(batches, filters, source)), output)
+    if pump.error:
+        raise pump.error
+    losses = pump.losses()
+    if output.fail_on_loss and losses != NOTHING_LOST:
+        raise LossError(str(losses))
 
 
 def _is_over(following: Following, tree: Tree, child: Child | None) -> bool:
@@ -87,7 +143,18 @@ def _is_over(following: Following, tree: Tree, child: Child | None) -> bool:
     return bool(child and not following.waits) or tree.is_over()
 
 
-def _stream(output: Output) -> TextIO:
+def _stream(output: Output, kept: Keeping | None) -> TextIO:
+    """Return where rows are printed. Raises TcptraceError where they cannot be written."""
+    if kept:
+        kept.check()
+        if not kept.also_print and kept.path != STDOUT:
+            return sys.stderr
+    stream = _chosen_stream(output)
+    require_open(stream)
+    return stream
+
+
+def _chosen_stream(output: Output) -> TextIO:
     """Return where rows go: beside a command, standard output is the command's."""
     if output.to is None:
         return sys.stderr if output.following.command else sys.stdout
@@ -115,15 +182,14 @@ def _sink(output: Output, stream: TextIO) -> Sink:
     )
 
 
-def _introduce(source: Source, *, verbose: bool, is_for_command: bool) -> None:
-    """Say what is traced, and how."""
+def _introduce(source: Source, what: str, output: Output) -> None:
+    """Say what is shown, and how it came about."""
     if source.warning:
         say(source.warning)
-    if verbose:
+    if output.verbose:
         for note in source.notes:
             say(note)
-    how = "" if is_for_command else " Hit Ctrl-C to end."
-    tell(f"Tracing {source.meta.probe} ({source.meta.backend}).{how}")
+    tell(what)
 
 
 def _pump(pump: Pump, rows_of: RowsOf, output: Output) -> None:

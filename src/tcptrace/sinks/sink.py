@@ -18,6 +18,9 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Any]) -> None:
         """Write rows in one piece; a `NewTable` among them begins a table of those behind it."""
 
+    def note(self, losses: Losses) -> None:
+        """Learn what may be missing so far."""
+
     def flush(self, seconds: float = 0) -> bool:
         """Hand what was written to whoever reads it; tell whether all of it was taken.
 

@@ -46,6 +46,10 @@ class StreamSink(abc.ABC):
             self._first = row.ts_ns
         return int(self._first or 0)
 
+    def note(self, losses: Losses) -> None:
+        """Keep what may be missing so far; people are told of it apart."""
+        self._losses = losses
+
     def flush(self, seconds: float = 0) -> bool:
         """Hand rows to the stream's reader; tell whether all were taken.
 

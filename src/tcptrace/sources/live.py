@@ -31,6 +31,12 @@ def describe(plan: Plan, backend: str) -> Meta:
         boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
         kernel=system.release,
         start_ns=time.time_ns(),
+        filters=plan.filters.texts(),
+        switches={
+            define: plan.probe.switch_text(define, int(text))
+            for define, text in plan.switches.items()
+        },
+        companions=tuple(one.name for one in plan.companions),
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -143,6 +144,40 @@ def read_counts(table: Mapping[bytes, bytes], batch: Batch) -> list[Count]:
     return rows
 
 
+class Counted:
+    """Counts attempts that come as events, as the kernel counts them."""
+
+    def __init__(self, *, by_lport: bool) -> None:
+        """Have none; count by local port, too, where that is wanted."""
+        self._by_lport = by_lport
+        self._counts: Counter[tuple[Any, ...]] = Counter()
+
+    def add(self, attempts: Iterable[Any]) -> None:
+        """Count attempts."""
+        self._counts.update(map(self._key, attempts))
+
+    def _key(self, attempt: Any) -> tuple[Any, ...]:
+        lport = attempt.lport if self._by_lport else None
+        return attempt.family, attempt.laddr, lport, attempt.raddr, attempt.rport
+
+    def rows(self, batch: Batch) -> list[Count]:
+        """Return the counts, as of the end of a batch."""
+        now_ns = batch.until_ns
+        return [
+            Count(
+                ts_ns=now_ns,
+                wall_ns=batch.wall_ns(now_ns),
+                family=family,
+                laddr=laddr,
+                lport=lport,
+                raddr=raddr,
+                rport=rport,
+                connects=count,
+            )
+            for (family, laddr, lport, raddr, rport), count in self._counts.items()
+        ]
+
+
 def _result(event: Any, _first_ns: int) -> str | None:
     outcome: str | None = event.outcome
     error: str | None = event.error
@@ -166,7 +201,8 @@ def _query(event: Any, _first_ns: int) -> str:
     if event.query is None:
         return "No DNS Query"
     age = event.query_age_ms
-    return f"{event.query} ({age:.3f}ms)" if age > OLD_MS else str(event.query)
+    is_old = age is not None and age > OLD_MS
+    return f"{event.query} ({age:.3f}ms)" if is_old else str(event.query)
 
 
 def _connect_once() -> None:

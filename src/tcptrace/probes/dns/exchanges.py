@@ -9,11 +9,10 @@ import itertools
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
-from tcptrace.model.events import Event
 from tcptrace.probes.dns.flows import Flows
 from tcptrace.probes.dns.messages import Packet
 from tcptrace.probes.dns.probe import (
@@ -103,10 +102,12 @@ class Exchanges:
         """How many exchanges are not shown, since a bound was reached."""
         return self._given_up + self._flows.given_up
 
-    def rows(self, events: Iterable[Event]) -> Iterator[Query]:
-        """Yield a row for each exchange that `events` complete."""
+    def rows(self, events: Iterable[Any]) -> Iterator[Query]:
+        """Yield a row for each exchange that `events` complete; those that were kept are whole."""
         for event in events:
-            if isinstance(event, Message):
+            if isinstance(event, Query):
+                yield event
+            elif isinstance(event, Message):
                 yield from self._failed(event) if event.flags & FAILED else self._read(event)
 
     def timed_out(self, now_ns: int) -> Iterator[Query]:

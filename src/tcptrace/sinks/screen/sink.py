@@ -60,6 +60,9 @@ class ScreenSink:
         if self._app.is_running:
             self._app.call_later(self._app.draw)
 
+    def note(self, _losses: Any) -> None:
+        """Do nothing: losses are told when the terminal is as it was."""
+
     def flush(self, _seconds: float = 0) -> bool:
         """Let the screen work: keys, and what is to be drawn."""
         if self._task and not self._is_over:

@@ -1,0 +1,1 @@
+"""Events that were kept, as a source."""

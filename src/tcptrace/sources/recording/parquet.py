@@ -1,0 +1,235 @@
+"""Recordings in Parquet files.
+
+Filters look at columns, and rows are made of what is wanted alone. A file whose writer was killed
+is read by the ends that stand behind each group of its rows; see sinks/parquet.py.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tcptrace.errors import TcptraceError
+from tcptrace.model.filters import BY_NAME, Filters
+from tcptrace.model.kept import END_KEY, META_KEY, Classes, from_columns
+from tcptrace.model.losses import Losses
+from tcptrace.model.meta import Meta, meta_from_json
+from tcptrace.sources.recording.kept import KeptSource
+
+MAGIC = b"PAR1"
+AT_ONCE = 4096
+"""So many rows are made at a time."""
+_CODES: dict[Any, Any] = {
+    pa.uint16(): "H",
+    pa.uint32(): "I",
+    pa.uint64(): "Q",
+    pa.int64(): "q",
+    pa.float64(): "d",
+}
+
+
+class ParquetRows(KeptSource):
+    """Rows in the columns of a file."""
+
+    def __init__(
+        self,
+        path: str,
+        classes: Classes,
+        filters: Filters,
+        tests: Sequence[Callable[[Any], bool]],
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: of the file.
+            classes: of the rows that may be there.
+            filters: tell which rows are wanted.
+            tests: all of them a row that is wanted passes, too.
+
+        Raises:
+            TcptraceError: it cannot be read, or is no recording.
+
+        """
+        super().__init__(path)
+        self._classes = classes
+        try:
+            self._file = pa.memory_map(path)
+            self._parts = [pq.ParquetFile(self._file)]
+        except (OSError, pa.ArrowInvalid) as error:
+            self._parts = self._recovered(path, error)
+        if not self._known().keys() >= {META_KEY, END_KEY}:
+            self._parts = self._recovered(path, None)
+        self.meta = self._read_meta()
+        self._read_losses()
+        columns = frozenset(self._parts[0].schema_arrow.names)
+        self._by_column = [
+            (fields, filters.test(name))
+            for name in filters.values
+            if columns.issuperset(fields := _fields(name, filters))
+        ]
+        rest = [name for name in filters.values if not columns.issuperset(_fields(name, filters))]
+        self._tests = [*([filters.only(rest).keeps] if rest else ()), *tests]
+
+    def close(self) -> None:
+        """Close the file."""
+        for part in self._parts:
+            part.close()
+        self._file.close()
+
+    def _known(self) -> dict[bytes, bytes]:
+        return self._parts[-1].metadata.metadata or {}
+
+    def _recovered(self, path: str, error: Exception | None) -> list[pq.ParquetFile]:
+        """Return a file for each group of rows that is whole."""
+        try:
+            parts = list(_parts(path))
+        except (OSError, ValueError) as own:
+            why = getattr(own, "strerror", None) or own
+            raise TcptraceError(f"cannot read {path}: {why}") from None
+        if not parts:
+            why = f": {error}".splitlines()[0] if error else ""
+            raise TcptraceError(f"{path} is no recording of tcptrace{why}")
+        return parts
+
+    def _read_meta(self) -> Meta:
+        try:
+            return meta_from_json(json.loads(self._known()[META_KEY]))
+        except (ValueError, KeyError) as error:
+            raise TcptraceError(f"{self.name} cannot be read: {error}") from None
+
+    def _read_losses(self) -> None:
+        if END_KEY in self._known():
+            self.is_whole = True
+            counts = json.loads(self._known()[END_KEY])
+            self._losses = Losses(**{name: int(counts.get(name, 0)) for name in Losses._fields})
+
+    def _groups(self) -> Iterator[list[Any]]:
+        for part in self._parts:
+            for number in range(part.num_row_groups):
+                yield from self._rows(part, number)
+
+    def _rows(self, part: pq.ParquetFile, number: int) -> Iterator[list[Any]]:
+        """Yield the wanted rows of a group, some at a time."""
+        wanted = self._wanted(part, number)
+        if wanted is not None and not wanted:
+            yield []
+            return
+        table = part.read_row_group(number, use_threads=False)
+        if wanted is not None:
+            table = table.take(pa.array(wanted, pa.uint32()))
+        for at in range(0, table.num_rows, AT_ONCE):
+            rows: Iterable[Any] = self._made(table.slice(at, AT_ONCE))
+            for test in self._tests:
+                rows = filter(test, rows)
+            yield list(rows)
+
+    def _wanted(self, part: pq.ParquetFile, number: int) -> list[int] | None:
+        """Return the places of the rows that the filters keep; None for all."""
+        if not self._by_column:
+            return None
+        names = list({field for fields, _ in self._by_column for field in fields})
+        table = part.read_row_group(number, columns=names, use_threads=False)
+        verdicts: list[Iterator[bool]] = []
+        for fields, test in self._by_column:
+            verdicts.append(map(test, *(values_of(table[field]) for field in fields)))
+        all_of = verdicts[0] if len(verdicts) == 1 else map(all, zip(*verdicts, strict=True))
+        return [at for at, keep in enumerate(all_of) if keep]
+
+    def _made(self, table: pa.Table) -> Sequence[Any]:
+        """Return the rows of a table, in its order."""
+        types = values_of(table["type"])
+        if len(set(types)) == 1:
+            return self._alike(types[0], table)
+        rows: list[Any] = [None] * len(types)
+        for kind in set(types):
+            places = [at for at, one in enumerate(types) if one == kind]
+            for at, row in zip(
+                places,
+                self._alike(kind, table.take(pa.array(places, pa.uint32()))),
+                strict=True,
+            ):
+                rows[at] = row
+        return rows
+
+    def _alike(self, kind: str, table: pa.Table) -> list[Any]:
+        """Return the rows of a table of one type."""
+        columns = {
+            name: values_of(column)
+            for name, column in zip(table.column_names, table.columns, strict=True)
+            if name != "type" and column.null_count < len(column)
+        }
+        columns["wall_ns"] = columns.pop("time")
+        try:
+            record = self._classes.of(kind, columns.keys() - {"wall_ns"})
+        except ValueError as error:
+            raise TcptraceError(f"{self.name} has {error}") from None
+        return from_columns(record, columns, table.num_rows)
+
+
+def _fields(name: str, filters: Filters) -> Sequence[str]:
+    """Return the fields that a filter is about."""
+    field = BY_NAME[name].field
+    return (field,) if field else filters.port_fields
+
+
+def _parts(path: str) -> Iterator[pq.ParquetFile]:
+    """Yield a file for each group: what is there up to the end that stands behind the group."""
+    with open(path, "rb") as file:  # noqa: PTH123 - mapped
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    whole = pa.py_buffer(data)
+    at = data.find(MAGIC, len(MAGIC))
+    while at >= 0:
+        end = at + len(MAGIC)
+        size = int.from_bytes(data[at - 4 : at], "little")
+        if size < at - len(MAGIC):
+            part = _part(whole.slice(0, end))
+            if part:
+                yield part
+        at = data.find(MAGIC, end)
+
+
+def _part(data: pa.Buffer) -> pq.ParquetFile | None:
+    """Return the file in `data` if it is one of tcptrace's."""
+    try:
+        part = pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowInvalid, OSError):
+        return None
+    known = part.metadata.metadata or {}
+    return part if META_KEY in known and END_KEY not in known else None
+
+
+def values_of(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column's values; as pyarrow's own `to_pylist`, in a tenth of its time."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    if pa.types.is_string(array.type):
+        return _texts(array)
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.int64())
+    code = _CODES.get(array.type)
+    return _numbers(array, code) if code else array.to_pylist()
+
+
+def _numbers(array: pa.Array, code: Any) -> list[Any]:
+    nulls = array.null_count
+    whole = pc.fill_null(array, 0) if nulls else array
+    values = memoryview(whole.buffers()[1]).cast(code)[whole.offset : whole.offset + len(whole)]
+    numbers: list[Any] = values.tolist()
+    if not nulls:
+        return numbers
+    known = memoryview(array.is_valid().cast(pa.uint8()).buffers()[1])[: len(array)]
+    return [number if is_known else None for number, is_known in zip(numbers, known, strict=True)]
+
+
+def _texts(array: pa.Array) -> list[Any]:
+    """Return strings: each one is made once."""
+    encoded = array.dictionary_encode("encode")
+    texts = encoded.dictionary.to_pylist()
+    return [texts[at] for at in _numbers(encoded.indices.cast(pa.uint32()), "I")]

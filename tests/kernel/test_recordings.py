@@ -1,0 +1,97 @@
+"""What `-w` keeps of real traffic is what is printed of it, for every command."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.kernel.harness import Tracer, Worker, eventually, run_tcptrace, take_port
+from tests.kernel.resolvers import FAKE, answer, connected, fake, question
+from tests.kernel.traffic import accept_once
+
+pytestmark = pytest.mark.anywhere
+
+
+class Traced(NamedTuple):
+    """A command, what it is given, and traffic that it tells of."""
+
+    command: str
+    options: Sequence[str]
+    make: Callable[[int], object]
+    rows: int
+
+
+def connect_once(port: int) -> None:
+    """Connect to a server of one's own, and once where nobody listens."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+        socket.create_connection(server.getsockname()).close()
+        server.accept()[0].close()
+    with socket.socket() as client:
+        client.connect_ex(("127.0.0.1", port))
+
+
+COMMANDS = (
+    Traced("accept", ["--backlog"], lambda port: accept_once(port=port), 1),
+    Traced("connect", [], connect_once, 2),
+    Traced("connect", ["--outcome", "--errors"], connect_once, 2),
+    Traced("connect", ["-d"], connect_once, 2),
+    Traced("tracer", ["--stats", "-v"], connect_once, 4),
+)
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("traced", COMMANDS, ids=lambda one: " ".join([one.command, *one.options]))
+def test_what_is_kept_is_what_is_printed(tmp_path: Path, traced: Traced, form: str) -> None:
+    """JSON and text of a recording are those of the run that kept it."""
+    port = take_port()
+    options = ["-P", str(port), *traced.options]
+    for output in (["--json"], ["-T", "-t"]):
+        path = tmp_path / f"{len(output)}{form}"
+        keeping = [*options, *output, "-w", str(path), "--print"]
+        with Tracer(*keeping, command=traced.command) as tracer:
+            traced.make(port)
+            tracer.wait_for_rows(traced.rows + (output != ["--json"]))
+            live = tracer.stop()
+        again = run_tcptrace(traced.command, *traced.options, *output, "-r", str(path))
+        assert (0, live.stdout) == (again.status, again.stdout)
+        assert live.summary == again.summary
+
+
+def ask() -> None:
+    """Ask the fake server."""
+    with connected(FAKE) as client:
+        client.send(question("a.test"))
+        client.recv(512)
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".parquet"])
+def test_dns_is_kept(tmp_path: Path, form: str) -> None:
+    """Questions with their answers are rows of a recording, not the messages."""
+    path = tmp_path / f"x{form}"
+    options = ("--json", "-N", "/proc/self/ns/net", "-w", str(path), "--print")
+    with (
+        Tracer(*options, command="dns") as tracer,
+        fake(answer("a.test", "a.test. IN A 192.0.2.7")),
+    ):
+        Worker(ask).run()
+        tracer.wait_for(1, query="a.test")
+        live = tracer.stop()
+    again = run_tcptrace("dns", "--json", "-r", str(path))
+    assert (0, live.stdout) == (again.status, again.stdout)
+
+
+def test_nothing_but_the_summary_is_printed(tmp_path: Path) -> None:
+    """-w alone keeps; a writer that is killed leaves what is whole."""
+    port, path = take_port(), tmp_path / "x.jsonl"
+    with Tracer("-P", str(port), "-w", str(path)) as tracer:
+        accept_once(port=port)
+        eventually(lambda: path.read_bytes().count(b"\n") >= 2, "a row")
+        tracer.process.kill()
+        ended = tracer.ended()
+    assert "" == ended.stdout
+    again = run_tcptrace("accept", "--json", "-r", str(path))
+    assert 1 == len(again.stdout.splitlines())
+    assert "was not ended by its writer" in again.stderr
