@@ -187,6 +187,13 @@ class Company:
             record_property("version", peer.tool.version())
 
 
+def _armed_once(command: str, *options: str) -> float:
+    """Return the seconds that our command took until its probes were attached; it is ended."""
+    started = time.monotonic()
+    with Tracer("--json", *options, command=command):
+        return time.monotonic() - started
+
+
 @contextlib.contextmanager
 def company(
     command: str, *tools: Tool, make: Callable[[], Event], options: Iterable[str] = ()
@@ -203,17 +210,13 @@ def company(
     """
     for warm_up in (("-c", "import bcc"), ("-m", "tcptrace", command, "--help")):
         subprocess.run([sys.executable, *warm_up], check=True, capture_output=True)
-    seconds, peers = {}, {}
+    seconds = {COMPILED: _armed_once(command, "--no-cache", *options)}
+    _armed_once(command, *options)  # keeps its programs
+    peers = {}
+    started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        for name, more in ((COMPILED, ("--no-cache",)), ("", ()), (KEPT, ())):
-            started = time.monotonic()
-            ours = Tracer("--json", *options, *more, command=command)
-            if name:
-                seconds[name] = time.monotonic() - started
-            if name == KEPT:
-                stack.enter_context(ours)
-            else:
-                ours.stop()
+        ours = stack.enter_context(Tracer("--json", *options, command=command))
+        seconds[KEPT] = time.monotonic() - started
         for tool in tools:
             started = time.monotonic()
             peers[tool.name] = peer = stack.enter_context(Peer(tool))
