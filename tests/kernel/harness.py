@@ -55,7 +55,9 @@ FROM_BTF = from_btf(HEADERS or "auto")
 BANNER = "Tracing "
 NO_ROOM, SKIPPED = "try a larger --buffer-mb", "the kernel skipped the probe"
 """Why events were lost, in what tcptrace says."""
-SUMMARY = re.compile(r"tcptrace: (\d+) (?:event|attempt|connection)s? in [\d.]+ s, (\d+) lost")
+SUMMARY = re.compile(
+    r"tcptrace: (\d+) (?:event|attempt|connection|listener)s? in [\d.]+ s, (\d+) lost"
+)
 NOT_OFFERED = "not offered"
 """Begins the reason of a skipped test where the kernel, or a backend, has not what it is about."""
 POLL_S = 0.005

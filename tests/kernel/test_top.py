@@ -27,7 +27,7 @@ from tests.kernel.harness import (
     take_ports,
 )
 from tests.kernel.resolvers import FAKE, PORT, answer, bound, fake, question
-from tests.kernel.traffic import V4, V6, connect, in_namespace, ip, listen, set_comm
+from tests.kernel.traffic import BACKLOG, V4, V6, connect, in_namespace, ip, listen, set_comm
 
 from tcptrace.probes.probe import Backend
 
@@ -415,3 +415,36 @@ def test_the_screen(backend: Backend, netns: str) -> None:
     assert "tcptrace top" in left
     assert "top-seen" in left
     assert re.search(r"tcptrace: \d+ connections? in [\d.]+ s, 0 lost", left)
+
+
+def test_who_listens(backend: Backend, netns: str) -> None:
+    """Each listener with its process, its queue, what it accepts, and what it has dropped."""
+    queue = 3
+    with (
+        listen() as server,
+        socket.create_server((V4, take_port()), backlog=queue) as slow,
+        started(backend, netns, "--listen") as tracer,
+        contextlib.ExitStack() as held,
+    ):
+        ports = [one.getsockname()[1] for one in (server, slow)]
+        tracer.wait_until(
+            lambda: all(tracer.where(type="listener", lport=port) for port in ports), "both"
+        )
+        with served(server, MANY):
+            exchange(server, MANY)
+        for _ in range(queue + 1):  # the kernel lets one more wait
+            held.enter_context(connect(slow))
+        with socket.socket() as refused:
+            refused.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                refused.connect((V4, ports[1]))
+        one = tracer.wait_for(type="listener", lport=ports[0], run_accepts=MANY)[0]
+        assert (os.getpid(), BACKLOG) == (one["pid"], one["backlog_max"])
+        full = tracer.wait_for(type="listener", lport=ports[1], backlog=queue + 1)[0]
+        assert queue == full["backlog_max"]
+        tracer.wait_until(
+            lambda: tracer.where(type="listener", lport=ports[1])[-1]["run_drops"] > 0, "drops"
+        )
+        stop(tracer)
+        rows = tracer.where(type="listener", lport=ports[0])
+        assert MANY == sum(row["accepts"] for row in rows) == rows[-1]["run_accepts"]

@@ -15,7 +15,7 @@ from tcptrace.kernel import sock_diag
 from tcptrace.kernel.sock_diag import CLOSE_WAIT, ESTABLISHED, LISTEN, Socket
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
-SHUTDOWN, INFO = 8, 2  # enum INET_DIAG_* in include/uapi/linux/inet_diag.h
+SHUTDOWN, INFO, MEMORY = 8, 2, 7  # enum INET_DIAG_* in include/uapi/linux/inet_diag.h
 OLD, NEW = 192, 240  # sizes of struct tcp_info before bytes_sent was added, and since
 
 
@@ -138,6 +138,15 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [("fd00::1", "192.0.2.1", 0), ("192.0.2.1", "c000:202::", 0)] == [
         (one.laddr, one.raddr, one.tx_bytes) for one in told(monkeypatch, answer)
     ]
+
+
+def test_what_a_listener_has_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the last of the numbers on its memory; older kernels have fewer."""
+    memory = [
+        attribute(MEMORY, struct.pack(f"={count}I", *range(1, count + 1))) for count in (9, 8)
+    ]
+    sockets = [sent(attribute(SHUTDOWN, b"\0"), one, state=LISTEN) for one in memory]
+    assert [9, 0] == [one.drops for one in told(monkeypatch, *sockets, DONE)]
 
 
 def test_a_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

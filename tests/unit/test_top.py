@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 import time
 from collections.abc import Collection
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.records import to_json
+from tests.unit.test_schema import VALIDATOR
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import sampler
@@ -569,6 +572,8 @@ def test_what_fell_out_has_a_row() -> None:
     interval = fed(by("port", most_rows=2), *(failed(rport=port) for port in range(1, 6)))
     rows = list(table(interval, keys.parse("port"), interval.rows))
     assert ["key", "key", "others", "total"] == [row.scope for row in rows]
+    for row in rows:
+        VALIDATOR.validate(json.loads(json.dumps(to_json(row, "tracepoint"))))
     assert 5 == sum(row.attempts for row in rows[:-1]) == rows[-1].attempts
 
 

@@ -39,6 +39,7 @@ GIVEN: dict[str, Any] = {
     "form": None,
     "batch": False,
     "once": False,
+    "listen": False,
     "by": BY,
     "rows": None,
     "failed": False,
@@ -106,6 +107,13 @@ def test_columns_are_those_of_the_dimensions() -> None:
     """Each dimension has a column, before the figures."""
     columns = top._show(given()).table.shown
     assert ["program", "port", "conn"] == [column.key for column in columns[:3]]
+
+
+def test_who_listens_has_columns_of_its_own() -> None:
+    """And no screen."""
+    show = top._show(given(listen=True))
+    assert not screen(show)
+    assert ["pid", "comm", "laddr", "lport"] == [one.key for one in show.table.shown[:4]]
 
 
 def programs(rows: list[Any]) -> list[Any]:

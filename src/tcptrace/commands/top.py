@@ -23,14 +23,16 @@ from tcptrace.shell.times import parse_time
 from tcptrace.shell.trace import Trace
 from tcptrace.sinks.color import Palette, is_dumb
 from tcptrace.sinks.sink import Sink
-from tcptrace.top import keys
+from tcptrace.top import keys, listeners
 from tcptrace.top.aggregator import Interval, Row
 from tcptrace.top.feed import frames
+from tcptrace.top.frame import Frame
 from tcptrace.top.keys import DIMENSIONS, Dimension
 from tcptrace.top.probe import TOP
 from tcptrace.top.traffic import (
     BY_KEY,
     MEASURES,
+    Traffic,
     activity,
     figure_columns,
     is_alive,
@@ -98,6 +100,10 @@ def _screen(given: dict[str, Any], palette: Palette) -> Sink:
 
 def _show(given: dict[str, Any]) -> Shown:
     """Return the columns, and the screen where there is to be one."""
+    if given["listen"]:
+        return Shown(
+            Table(listeners.COLUMNS, [TIME, TIME_S, *listeners.MORE_COLUMNS], of="listener")
+        )
     shown, more = figure_columns()
     columns = Table([*key_columns(given["by"]), *shown], [TIME, TIME_S, *more], of="connection")
     return Shown(columns, (lambda palette: _screen(given, palette)) if _is_screen(given) else None)
@@ -115,6 +121,12 @@ def _show(given: dict[str, Any]) -> Shown:
 @option("--in", "inward", is_flag=True, excludes=("outward",), help="What was accepted here only.")
 @option("--out", "outward", is_flag=True, help="What was made from here only.")
 @option("--failed", is_flag=True, help="Rows with failures only.")
+@option(
+    "--listen",
+    is_flag=True,
+    excludes=("inward", "outward", "failed", "sort"),
+    help="Show who listens instead, with accept queues and what they have dropped.",
+)
 @option(
     "--interval",
     metavar="TIME",
@@ -171,6 +183,7 @@ def top(
     inward: bool,
     outward: bool,
     failed: bool,
+    listen: bool,
     interval: float,
     rows: int | None,
     sort: str | None,
@@ -194,8 +207,12 @@ def top(
       tcptrace top --out --failed          attempts that fail, by program and name
       tcptrace top --by container,port     who serves and asks what
       tcptrace top --in --by listener      this host's servers
+      tcptrace top --listen                their accept queues: are they too slow?
       tcptrace top --once --json           one interval, for a program
     """  # noqa: D301 - click's own mark for lines that stay as they are
+    most = 1 if once else iterations
+    if listen:
+        return _listeners(trace, interval, rows, most)
     is_screen = _is_screen({"form": form, "json": json, "batch": batch, "once": once})
     if not is_screen and not json and form in {None, "text"}:
         rows = rows or USUAL_ROWS
@@ -209,14 +226,32 @@ def top(
         names=names,
         existing=existing,
     )
-    shown = islice(shown, 1 if once else iterations)
-    if is_screen:
-        yield from shown
-    else:
-        for frame in shown:
-            yield NewTable(frame.wall_ns)
-            chosen = _chosen(frame.interval, by, sort, only_failed=failed)
-            yield from table(frame.interval, by, chosen[:rows], frame.wall_ns)
+    shown = islice(shown, most)
+    return shown if is_screen else _tables(shown, by, sort, rows, only_failed=failed)
+
+
+def _listeners(
+    trace: Trace, interval_s: float, rows: int | None, most: int | None
+) -> Iterator[NewTable | listeners.Listener]:
+    """Yield tables of who listens."""
+    for one in islice(listeners.tables(trace, interval_s), most):
+        yield NewTable(one.wall_ns)
+        yield from one.rows[:rows]
+
+
+def _tables(
+    frames: Iterator[Frame],
+    by: Sequence[Dimension],
+    sort: str | None,
+    rows: int | None,
+    *,
+    only_failed: bool,
+) -> Iterator[NewTable | Traffic]:
+    """Yield a table for each frame."""
+    for frame in frames:
+        yield NewTable(frame.wall_ns)
+        chosen = _chosen(frame.interval, by, sort, only_failed=only_failed)
+        yield from table(frame.interval, by, chosen[:rows], frame.wall_ns)
 
 
 def _chosen(

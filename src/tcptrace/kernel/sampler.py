@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
@@ -19,8 +20,9 @@ from tcptrace.kernel.child import Child
 from tcptrace.kernel.netns import enter
 from tcptrace.kernel.shortage import FORKING, check_shortage
 from tcptrace.kernel.sock_diag import LISTEN, OPEN, Socket
-from tcptrace.kernel.sockets import namespaces
+from tcptrace.kernel.sockets import Process, holders, namespaces, process
 
+NO_HOLDERS: Mapping[int, Process] = MappingProxyType({})
 _NUMBER = 8
 """Bytes that tell how long a message is."""
 
@@ -35,6 +37,8 @@ class Sample(NamedTuple):
     """Each with its network namespace's inode number."""
     refused: str = ""
     """Why namespaces are missing."""
+    holders: Mapping[int, Process] = NO_HOLDERS
+    """Processes that have listeners, the first of each, by the sockets' inode numbers."""
 
 
 class Sampler:
@@ -92,9 +96,10 @@ class Sampler:
             raise TcptraceError(self._child.death(self._child.end()))
         self.is_busy = False
         data = os.pread(self._memory, int.from_bytes(length, "little"), 0)
-        begin_ns, end_ns, rows, refused = marshal.loads(data)  # noqa: S302 - our own child's
+        begin_ns, end_ns, rows, refused, held = marshal.loads(data)  # noqa: S302 - our own child's
         sockets = [(netns, Socket._make(row)) for netns, row in rows]
-        return Sample(begin_ns, end_ns, sockets, refused)
+        holders = {inode: Process._make(process) for inode, process in held.items()}
+        return Sample(begin_ns, end_ns, sockets, refused, holders)
 
     def close(self) -> None:
         """End the child."""
@@ -110,43 +115,65 @@ def _work(asked: int, answering: int, memory: int, unused: Collection[int]) -> N
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
-    known: dict[int, Path] = {}
+    child = _Work()
     with open(asked, "rb") as questions:
         while length := questions.read(_NUMBER):
             question = marshal.loads(questions.read(int.from_bytes(length, "little")))  # noqa: S302
-            data = marshal.dumps(_sample(known, *question))
+            data = marshal.dumps(child.sample(*question))
             with open(memory, "wb", closefd=False) as file:
                 file.seek(0)
                 file.write(data)
             os.write(answering, len(data).to_bytes(_NUMBER, "little"))
 
 
-def _sample(known: dict[int, Path], listeners: bool, wanted: list[int] | None) -> tuple[Any, ...]:  # noqa: FBT001
-    """Return a `Sample` of plain tuples, and remember where namespaces are."""
-    begin_ns = clock.now_ns()
-    rows: list[tuple[int, tuple[Any, ...]]] = []
-    refused = ""
-    if wanted is None:
-        known.update(namespaces())
-    for netns in sorted(known) if wanted is None else wanted:
-        try:
-            if _visit(known, netns):
-                states = (LISTEN,) if listeners else OPEN
-                rows += [(netns, tuple(one)) for one in sock_diag.sockets(states)]
-        except (TcptraceError, OSError) as error:
-            refused = str(error)
-    return begin_ns, clock.now_ns(), rows, refused
+class _Work:
+    """What the child remembers from one question to the next."""
 
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._places: dict[int, Path] = {}
+        """Paths to network namespaces, by inode number."""
+        self._holders: dict[int, tuple[Any, ...] | None] = {}
+        """Processes that have listeners, by the sockets' inode numbers."""
 
-def _visit(known: dict[int, Path], netns: int) -> bool:
-    """Enter a network namespace, where it still is; a path may have become another's."""
-    for is_last in (False, True):
-        path = known.get(netns)
-        with contextlib.suppress(FileNotFoundError):
-            if path and path.stat().st_ino == netns:
-                enter(path)
-                return True
-        if not is_last:
-            known.clear()
-            known.update(namespaces())
-    return False
+    def sample(self, listeners: bool, wanted: list[int] | None) -> tuple[Any, ...]:  # noqa: FBT001
+        """Return a `Sample` of plain tuples."""
+        begin_ns = clock.now_ns()
+        rows: list[tuple[int, tuple[Any, ...]]] = []
+        refused = ""
+        if wanted is None:
+            self._places.update(namespaces())
+        for netns in sorted(self._places) if wanted is None else wanted:
+            try:
+                if self._visit(netns):
+                    states = (LISTEN,) if listeners else OPEN
+                    rows += [(netns, tuple(one)) for one in sock_diag.sockets(states)]
+            except (TcptraceError, OSError) as error:
+                refused = str(error)
+        end_ns = clock.now_ns()
+        inodes = {Socket._make(row).inode for _, row in rows} if listeners else set()
+        return begin_ns, end_ns, rows, refused, self._held(inodes)
+
+    def _visit(self, netns: int) -> bool:
+        """Enter a network namespace, where it still is; a path may have become another's."""
+        for is_last in (False, True):
+            path = self._places.get(netns)
+            with contextlib.suppress(FileNotFoundError):
+                if path and path.stat().st_ino == netns:
+                    enter(path)
+                    return True
+            if not is_last:
+                self._places.clear()
+                self._places.update(namespaces())
+        return False
+
+    def _held(self, inodes: set[int]) -> dict[int, tuple[Any, ...]]:
+        """Return who has these sockets; all processes are looked through where there are new."""
+        new = inodes - self._holders.keys()
+        if new:
+            found = {inode: process(pids[0]) for inode, pids in holders(new).items()}
+            for inode in new:
+                one = found.get(inode)
+                self._holders[inode] = tuple(one) if one else None
+        self._holders = {inode: self._holders[inode] for inode in inodes}
+        return {inode: one for inode, one in self._holders.items() if one}

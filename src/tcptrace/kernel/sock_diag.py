@@ -27,6 +27,8 @@ _IPPROTO_TCP = 6
 _REQUEST_AND_DUMP = 0x301
 _ERROR, _DONE = 2, 3
 _INFO = 2  # INET_DIAG_INFO: struct tcp_info
+_MEMORY = 7  # INET_DIAG_SKMEMINFO: nine numbers, of which the last is SK_MEMINFO_DROPS
+_DROPS_AT = 8 * 4
 _NLMSG = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
 _MSG = struct.Struct("=BBxx2s2s16s16sI8sIIIII")  # struct inet_diag_msg
@@ -65,6 +67,8 @@ class Socket(NamedTuple):
     """Of a listener: how many may wait; else bytes not yet acknowledged."""
     link: int = 0
     """Index of the network interface that it is bound to; 0 for any."""
+    drops: int = 0
+    """Of a listener: connections that it has dropped, such as for want of room in its queue."""
 
 
 @lru_cache(maxsize=16384)
@@ -95,7 +99,7 @@ def sockets(states: Collection[int] = OPEN) -> Iterator[Socket]:
 
 
 def _request(family: int, states: int) -> bytes:
-    body = _REQUEST.pack(family, _IPPROTO_TCP, 1 << (_INFO - 1), states)
+    body = _REQUEST.pack(family, _IPPROTO_TCP, 1 << (_INFO - 1) | 1 << (_MEMORY - 1), states)
     size = _NLMSG.size + len(body)
     return _NLMSG.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST_AND_DUMP, 0, 0) + body
 
@@ -138,7 +142,18 @@ def _socket(data: bytes, at: int, end: int) -> Socket:
         queue,
         most,
         link,
+        _drops(data, at + _MSG.size, end) if state == LISTEN else 0,
     )
+
+
+def _drops(data: bytes, at: int, end: int) -> int:
+    """Return how many connections a listener has dropped: tcp_listendrop in include/net/tcp.h."""
+    while at + _ATTRIBUTE.size <= end:
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if kind == _MEMORY and size >= _ATTRIBUTE.size + _DROPS_AT + _RTT.size:
+            return int(_RTT.unpack_from(data, at + _ATTRIBUTE.size + _DROPS_AT)[0])
+        at += max(size, _ATTRIBUTE.size) + 3 & ~3
+    return 0
 
 
 def _counters(data: bytes, at: int, end: int, state: int) -> tuple[int, int, int, int]:

@@ -84,7 +84,7 @@ def frames(
             return
         begin_ns = trace.meta.start_ns - batch.offset_ns
         aggregator = Aggregator(dimensions, begin_ns, directions=directions)
-        aggregator.listening = _listening(_awaited(sampler))
+        aggregator.listening = _listening(awaited(sampler))
         live = Live(
             aggregator,
             sampler,
@@ -98,7 +98,7 @@ def frames(
                 yield _frame(interval, batch, live, aggregator)
         if not sampler.is_busy:
             sampler.ask(aggregator.namespaces())
-        interval = live.finish(_awaited(sampler), batch.until_ns)
+        interval = live.finish(awaited(sampler), batch.until_ns)
         yield _frame(interval, batch, live, aggregator)
 
 
@@ -133,7 +133,7 @@ def _name_of(event: Any, names: Names | None) -> str | None:
     return name
 
 
-def _awaited(sampler: Sampler) -> Sample | None:
+def awaited(sampler: Sampler) -> Sample | None:
     """Wait for an answer, but not for long."""
     deadline = time.monotonic() + PATIENCE_S
     while sampler.is_busy and time.monotonic() < deadline:

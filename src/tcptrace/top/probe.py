@@ -6,13 +6,14 @@ import dataclasses
 
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.top.keys import DIMENSIONS, json_keys
+from tcptrace.top.listeners import Listener
 from tcptrace.top.traffic import Traffic
 
 NOT_ASKED = "`--by` does not ask for it"
 TOP = dataclasses.replace(
     TRACER,
     name="top",
-    rows=(Traffic,),
+    rows=(Traffic, Listener),
     absent={
         backend: dict.fromkeys(json_keys(DIMENSIONS), NOT_ASKED) for backend in TRACER.backends
     },

@@ -72,7 +72,8 @@ class _Held(NamedTuple):
     cgroups: tuple[int, ...]
 
 
-def _held(connection: Connection, process: Process) -> _Held:
+def held(connection: Connection, process: Process) -> _Held:
+    """Return what the filters look at of a socket that a process has."""
     ends = connection.ends
     return _Held(
         pid=process.pid,
@@ -143,7 +144,7 @@ class Existing:
     def _add(self, one: Connection, holders: list[int], known: Mapping[int, Process]) -> None:
         """Add a row for a connection, if there is a process that passes the filters."""
         processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
-        kept = next((process for process in processes if self._keeps(_held(one, process))), None)
+        kept = next((process for process in processes if self._keeps(held(one, process))), None)
         if kept:
             self._rows[one.ends] = self._row(one, kept, holders)
 
