@@ -159,7 +159,7 @@ def _check_meta(
     meta = source.meta
     if meta.probe != probe.name:
         raise RefusedError(
-            f"{source.name} was recorded by `tcptrace {meta.probe}`; that reads it, too"
+            f"{source.name} was recorded by `tcptrace {meta.probe}`: read it with that"
         )
     for one in options:
         if not _has(probe, meta, one, given[one.name or ""]):
