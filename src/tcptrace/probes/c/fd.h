@@ -6,20 +6,18 @@ static __always_inline struct socket *fd_socket(s32 fd)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct files_struct *files = NULL;
-	struct fdtable *table = NULL;
-	struct file **fds = NULL, *file = NULL, *back = NULL;
+	struct fdtable *at = NULL, table = {};
+	struct file *file = NULL, *back = NULL;
 	struct inode *inode = NULL;
 	struct socket *sock = NULL;
-	unsigned int max_fds = 0;
 	umode_t mode = 0;
 
 	read(files, &task->files);
-	read(table, &files->fdt);
-	read(max_fds, &table->max_fds);
-	if (fd < 0 || fd >= max_fds)
+	read(at, &files->fdt);
+	bpf_probe_read_kernel(&table, offsetof(struct fdtable, fd) + sizeof(table.fd), at);
+	if (fd < 0 || fd >= table.max_fds)
 		return NULL;
-	read(fds, &table->fd);
-	read(file, &fds[fd]);
+	read(file, &table.fd[fd]);
 	read(inode, &file->f_inode);
 	read(mode, &inode->i_mode);
 	if ((mode & S_IFMT) != S_IFSOCK)

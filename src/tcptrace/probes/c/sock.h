@@ -85,33 +85,38 @@ static __always_inline bool is_added_subflow(struct sock *sk)
 	return false;
 }
 
-/* Fill both ends and the network namespace of a TCP socket. The local port is inet_sport: skc_num
+#ifdef HAVE_IPV6
+#define SOCK_ENDS (offsetof(struct sock_common, skc_v6_rcv_saddr) + sizeof(struct in6_addr))
+#else
+#define SOCK_ENDS (offsetof(struct sock_common, skc_net) + sizeof(possible_net_t))
+#endif
+
+/* Fill both ends and the network namespace of a TCP socket, which has most of that in one piece. The local port is inet_sport: skc_num
  * is 0 before a connect has found a port, and once a connection has been reset. */
 static __always_inline void fill_sock(struct event *event, struct sock *sk)
 {
-	struct net *net = NULL;
-	u16 family = 0, port = 0;
+	u64 space[(SOCK_ENDS + 7) / 8] = {};
+	struct sock_common *common = (struct sock_common *)space;
+	u16 port = 0;
 
-	read(family, &sk->__sk_common.skc_family);
-	if (family == AF_INET) {
+	bpf_probe_read_kernel(space, SOCK_ENDS, &sk->__sk_common);
+	if (common->skc_family == AF_INET) {
 		event->family = 4;
-		bpf_probe_read_kernel(event->laddr, 4, &sk->__sk_common.skc_rcv_saddr);
-		bpf_probe_read_kernel(event->raddr, 4, &sk->__sk_common.skc_daddr);
+		__builtin_memcpy(event->laddr, &common->skc_rcv_saddr, 4);
+		__builtin_memcpy(event->raddr, &common->skc_daddr, 4);
 	}
 #ifdef HAVE_IPV6
-	if (family == AF_INET6) {
+	if (common->skc_family == AF_INET6) {
 		event->family = 6;
-		read(event->laddr, &sk->__sk_common.skc_v6_rcv_saddr);
-		read(event->raddr, &sk->__sk_common.skc_v6_daddr);
+		__builtin_memcpy(event->laddr, &common->skc_v6_rcv_saddr, 16);
+		__builtin_memcpy(event->raddr, &common->skc_v6_daddr, 16);
 		unmap_ipv4(event, sk);
 	}
 #endif
 	read(port, &((struct inet_sock *)sk)->inet_sport);
 	event->lport = bpf_ntohs(port);
-	read(port, &sk->__sk_common.skc_dport);
-	event->rport = bpf_ntohs(port);
-	read(net, &sk->__sk_common.skc_net.net);
-	read(event->netns, &net->ns.inum);
+	event->rport = bpf_ntohs(common->skc_dport);
+	read(event->netns, &common->skc_net.net->ns.inum);
 }
 
 /* The index of the network interface that a socket is bound to; 0 for any. */
