@@ -41,7 +41,7 @@ def cell(probe: Probe, backend: Backend, kind: str, key: str) -> str:
     """Return what a backend gives of a field of the rows of type `kind`."""
     if backend not in probe.backends:
         return "not offered"
-    when = probe.absence(backend, kind, key)
+    when = probe.gap(backend, kind, key)
     if when is None:
         return "yes"
     return "no" if when == ALWAYS else f"not if {when}"
@@ -55,7 +55,7 @@ def line(*cells: str) -> str:
 def table(probe: Probe) -> str:
     """Return the table of a probe: events' fields by backends, alike ones in one line."""
     fields: dict[tuple[str, ...], list[str]] = {}
-    for row in probe.shown:
+    for row in probe.row_classes:
         for key in json_keys(row):
             cells = (row.type, *(cell(probe, backend, row.type, key) for backend in BACKENDS))
             fields.setdefault(cells, []).append(f"`{key}`")
@@ -118,7 +118,7 @@ def columns(command: TraceCommand) -> str:
         for key in one.adds if isinstance(one, TraceOption) else ():
             adding.setdefault(key, []).append(f"`{one.opts[0]}`")
     every: dict[str, Column] = {}
-    for column in (*probe.columns, *probe.more_columns):
+    for column in (*probe.columns, *probe.extra_columns):
         every.setdefault(column.key, column)
     rows = (
         (f"`{key}`", one.heading, escaped(one.meaning), ", ".join(adding.get(key, [])))

@@ -30,10 +30,10 @@ def test_fields_are_as_declared(name: str, backend: Backend, whole_run: bool) ->
     probe = COMMANDS[name].probe
     if backend not in probe.backends:
         not_offered(f"{name} has no backend {backend}")
-    for row in probe.shown:
+    for row in probe.row_classes:
         seen = SEEN[name, row.type, backend] - OF_ALL
         keys = json_keys(row)
-        absence = {key: probe.absence(backend, row.type, key) for key in keys}
+        absence = {key: probe.gap(backend, row.type, key) for key in keys}
         declared = {key for key in keys if absence[key] != ALWAYS}
         assert seen <= declared
         if whole_run and FROM_BTF:

@@ -213,7 +213,7 @@ def known(event: Event, backend: Backend, probe: Probe | None = None) -> Event:
     reasons = {ALWAYS}
     if not running_kernel().id_of("__inet_accept", KIND_FUNC):
         reasons.add(NO_LISTENER)
-    return {key: event[key] for key in event if probe.absence(backend, kind, key) not in reasons}
+    return {key: event[key] for key in event if probe.gap(backend, kind, key) not in reasons}
 
 
 def expected(client: socket.socket, address: str = V4, **changes: object) -> Event:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
-from tcptrace.kernel import child, confined
+from tcptrace.kernel import child, in_child
 from tcptrace.kernel.child import Child
 from tcptrace.kernel.syscalls import die_with_parent
 
@@ -149,7 +149,7 @@ def test_a_question_s_error_keeps_its_kind(kind: type[TcptraceError]) -> None:
         raise kind("what failed", details="words")
 
     with pytest.raises(kind) as caught:
-        confined.ask(fails)
+        in_child.ask(fails)
     assert ("what failed", "words", kind) == (
         str(caught.value),
         caught.value.details,
@@ -161,7 +161,7 @@ def test_a_question_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     """It is not waited for, and the process is gone."""
     monkeypatch.setattr(child, "IDLE_S", 0.3)
     with pytest.raises(HungError, match="the process that counts hangs"):
-        confined.ask(signal.pause, "counts")
+        in_child.ask(signal.pause, "counts")
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -173,7 +173,7 @@ def test_a_question_that_lacks_memory_says_so() -> None:
         raise MemoryError
 
     with pytest.raises(ShortageError, match="memory is short"):
-        confined.ask(fails)
+        in_child.ask(fails)
 
 
 def test_descriptors_beyond_1024(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_descriptors_beyond_1024(tmp_path: Path) -> None:
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))\n"
         "for _ in range(1100): os.dup(0)\n"
-        "from tcptrace.kernel.confined import ask\n"
+        "from tcptrace.kernel.in_child import ask\n"
         "print(ask(os.getpid) != os.getpid())\n"
     )
     command = [sys.executable, str(script)]

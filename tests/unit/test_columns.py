@@ -19,7 +19,7 @@ DEFAULT = "pid comm ip raddr rport laddr lport"
 
 def chosen(spec: str = "", *added: str) -> str:
     """Return the keys that `choose` picks for accept."""
-    columns = choose(ACCEPT.columns, ACCEPT.more_columns, spec, added)
+    columns = choose(ACCEPT.columns, ACCEPT.extra_columns, spec, added)
     return " ".join(column.key for column in columns)
 
 
@@ -91,8 +91,8 @@ def test_a_key_comes_before_a_heading() -> None:
 
 def test_each_column_says_what_it_means() -> None:
     """--columns help has a meaning for each, in every command."""
-    tables = [COUNT_TABLE.shown, COUNT_TABLE.more, VERBOSE]
-    groups = [*tables, *(group for one in probes() for group in (one.columns, one.more_columns))]
+    tables = [COUNT_TABLE.columns, COUNT_TABLE.extra_columns, VERBOSE]
+    groups = [*tables, *(group for one in probes() for group in (one.columns, one.extra_columns))]
     assert [] == [column.key for group in groups for column in group if not column.meaning]
 
 

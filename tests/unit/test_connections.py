@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tcptrace.probes.samples import Sample
+from tcptrace.probes.trace_points import Sample
 from tcptrace.probes.tracer.connections import Connections, State
 
 OWNER, CLOSER, STRANGER = 10, 11, 12

@@ -22,8 +22,8 @@ from tests.unit.records import to_json
 from tcptrace.commands.dns import _filter
 from tcptrace.model.events import Decoder
 from tcptrace.model.meta import Meta
-from tcptrace.probes.dns.exchanges import Exchanges
 from tcptrace.probes.dns.probe import ASSUMED, CUT, DNS, FAILED, SENT, TCP, Query
+from tcptrace.probes.dns.transactions import Transactions
 from tcptrace.sinks.choose import make_sink
 
 META = Meta("dns", "tracepoint", "host", "boot", "6.1", 0)
@@ -53,7 +53,7 @@ def record(
     return struct.pack(HEAD, *head, 0, socket, len(data) + more, flags, error, sent) + data
 
 
-def rows(exchanges: Exchanges, *records: bytes) -> list[Query]:
+def rows(exchanges: Transactions, *records: bytes) -> list[Query]:
     """Return the rows that these records give."""
     return list(exchanges.rows(map(DECODER.decode, records)))
 
@@ -77,7 +77,7 @@ def test_question_and_answer_are_one_row() -> None:
     """The row has the question's process, the answer's time, and the time between them."""
     question, answer = pair("A.test", "a.test. IN A 192.0.2.1")
     found = rows(
-        Exchanges(SECOND),
+        Transactions(SECOND),
         record(question, flags=SENT, ts_ns=1_000_000),
         record(answer, ts_ns=3_500_000),
     )
@@ -96,7 +96,7 @@ def test_answer_to_something_else_is_no_answer(differs: str) -> None:
     elif differs in {"name", "type"}:
         other = pair("b.test" if differs == "name" else "a.test", kind="AAAA")[1]
         answer = question[:2] + other[2:]
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     socket = 2 if differs == "socket" else 1
     server = "192.0.2.54" if differs == "server" else SERVER
     rport = 5300 if differs == "port" else 53
@@ -112,7 +112,7 @@ def test_several_servers_are_several_questions() -> None:
     _, refused = pair("a.test", rcode=5)
     refused = question[:2] + refused[2:]
     servers = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     sent = [record(question, flags=SENT, server=one, ts_ns=at) for at, one in enumerate(servers)]
     answers = [
         record(answer, server=servers[1], ts_ns=1_000_001),
@@ -131,7 +131,7 @@ def test_answer_from_a_server_that_is_assumed_finds_its_question() -> None:
     question, answer = pair("a.test")
     other, _ = pair("b.test")
     found = rows(
-        Exchanges(SECOND),
+        Transactions(SECOND),
         record(question, flags=SENT, server="192.0.2.1"),
         record(other, flags=SENT, server="192.0.2.2"),
         record(answer, flags=ASSUMED, server="192.0.2.2", ts_ns=1_000_000),
@@ -144,7 +144,7 @@ def test_question_to_several_hosts_is_answered_by_any(group: str) -> None:
     """Who answers what was sent to a group is not whom the question was sent to."""
     question, answer = pair("a.test")
     found = rows(
-        Exchanges(SECOND),
+        Transactions(SECOND),
         record(question, flags=SENT, server=group),
         record(answer, ts_ns=1_000_000),
     )
@@ -153,7 +153,7 @@ def test_question_to_several_hosts_is_answered_by_any(group: str) -> None:
 
 def test_unanswered_questions_time_out_in_order() -> None:
     """A question is given up when its time is over, and not before."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     for number in range(3):
         rows(exchanges, record(pair(f"{number}.test")[0], flags=SENT, ts_ns=number))
     assert [] == list(exchanges.timed_out(SECOND - 1))
@@ -175,7 +175,7 @@ def test_question_that_is_asked_again_is_two(case: str) -> None:
     """An answer belongs to the latest question; the one that got none is a timeout."""
     answered, expected = ASKED_TWICE[case]
     question, answer = pair("a.test")
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     found = rows(
         exchanges,
         *(record(question, flags=SENT, ts_ns=at * 1_000_000) for at in (0, 2)),
@@ -194,7 +194,7 @@ def test_question_that_is_asked_again_after_an_answer_is_new() -> None:
         record(question, flags=SENT, ts_ns=5_000_000),
         record(answer, ts_ns=7_000_000),
     )
-    assert [1.0, 2.0] == [row.latency_ms for row in rows(Exchanges(SECOND), *sequence)]
+    assert [1.0, 2.0] == [row.latency_ms for row in rows(Transactions(SECOND), *sequence)]
 
 
 NO_QUESTION = {
@@ -208,7 +208,7 @@ NO_QUESTION = {
 @pytest.mark.parametrize("rcode", NO_QUESTION)
 def test_answer_without_question_belongs_to_its_id(rcode: str) -> None:
     """It is one row with name, code and latency, and nothing times out."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     other, wanted = (packet_bytes(0x0100, (asked(n),), id=i) for n, i in (("b.t", 8), ("a.t", 7)))
     found = rows(
         exchanges,
@@ -222,7 +222,7 @@ def test_answer_without_question_belongs_to_its_id(rcode: str) -> None:
 def test_answer_without_question_to_none_that_was_seen_is_a_row() -> None:
     """Its code is shown, and the name where its records tell one."""
     reply = packet_bytes(0x8180, (), (record_bytes(name_bytes("a.t"), 1, bytes(4)),), id=9)
-    found = rows(Exchanges(SECOND), record(NO_QUESTION["REFUSED"]), record(reply))
+    found = rows(Transactions(SECOND), record(NO_QUESTION["REFUSED"]), record(reply))
     assert [(None, None, "REFUSED"), ("a.t", "A", "NOERROR")] == [
         (row.query, row.qtype, row.rcode) for row in found
     ]
@@ -250,7 +250,7 @@ def pointer(name: str, target: str) -> bytes:
 
 def test_questions_of_multicast_dns_are_a_row_each() -> None:
     """Several questions of a message each have their answer, from whoever sends it, or none."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     answers = (pointer("B.local", "x.local"), pointer("b.local", "y.local"))
     found = rows(
         exchanges,
@@ -275,7 +275,7 @@ def test_answers_that_nobody_asked_for_are_a_row_for_each_name_and_type(flags: i
         record_bytes(name_bytes("H.local"), 1, b"\x0a\x09\x08\x08", rclass=FLUSH),
     )
     message = to_group(multicast(answers=answers), flags)
-    found = rows(Exchanges(SECOND), message)
+    found = rows(Transactions(SECOND), message)
     assert [
         ("_http._tcp.local", "PTR", ("w._http._tcp.local",), bool(flags) or None),
         ("h.local", "A", ("10.9.8.7", "10.9.8.8"), bool(flags) or None),
@@ -287,7 +287,7 @@ def test_answers_that_nobody_asked_for_are_a_row_for_each_name_and_type(flags: i
 
 def test_own_multicast_question_is_not_its_answer() -> None:
     """Who asks a group that it belongs to receives its own question."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     question = multicast("a.local")
     sent = to_group(question, SENT)
     assert [] == rows(exchanges, sent, record(question, rport=5353))
@@ -296,9 +296,9 @@ def test_own_multicast_question_is_not_its_answer() -> None:
 
 def test_rows_of_an_answer_are_bounded() -> None:
     """What is beyond is counted."""
-    exchanges = Exchanges(SECOND)
-    answers = tuple(pointer(f"{number}.local", "x") for number in range(Exchanges.MOST_ROWS + 3))
-    assert Exchanges.MOST_ROWS == len(rows(exchanges, to_group(multicast(answers=answers))))
+    exchanges = Transactions(SECOND)
+    answers = tuple(pointer(f"{number}.local", "x") for number in range(Transactions.MOST_ROWS + 3))
+    assert Transactions.MOST_ROWS == len(rows(exchanges, to_group(multicast(answers=answers))))
     assert 3 == exchanges.given_up
 
 
@@ -307,7 +307,7 @@ def test_zone_transfer_is_one_row() -> None:
     question = packet_bytes(0, (asked("a.test", 252),))
     first = packet_bytes(0x8400, (asked("a.test", 252),), (record_bytes(b"\xc0\x0c", 1, bytes(4)),))
     more = packet_bytes(0x8400, (), (record_bytes(name_bytes("b.a.test"), 1, bytes(4)),))
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     stream = framed(first) + framed(more) * 3 + framed(first)
     found = rows(exchanges, record(framed(question), flags=SENT | TCP), record(stream, flags=TCP))
     assert [("a.test", "AXFR", ("0.0.0.0",))] == [(r.query, r.qtype, r.answers) for r in found]
@@ -317,7 +317,7 @@ def test_message_of_another_operation_is_told_from_a_question() -> None:
     """An update is not a question for the zone's SOA, nor is an answer to that its answer."""
     update, reply = (packet_bytes(bits, (asked("a.test", 6),)) for bits in (0x2800, 0xA800))
     question = packet_bytes(0, (asked("a.test", 6),))
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     sent = [record(one, flags=SENT) for one in (update, question)]
     found = rows(exchanges, *sent, record(reply))
     assert [("UPDATE", "NOERROR", 0.0)] == [(r.opcode, r.rcode, r.latency_ms) for r in found]
@@ -328,7 +328,7 @@ def test_answer_tells_what_was_asked_where_that_was_not_captured() -> None:
     """A question that was sent from many buffers is known by its id."""
     question, answer = pair("a.test")
     sent = record(question[:14], flags=SENT, more=len(question) - 14)
-    found = rows(Exchanges(SECOND), sent, record(answer, ts_ns=1_000_000))
+    found = rows(Transactions(SECOND), sent, record(answer, ts_ns=1_000_000))
     assert [("a.test", "NOERROR", 1.0)] == [(r.query, r.rcode, r.latency_ms) for r in found]
 
 
@@ -336,14 +336,14 @@ def test_datagram_that_its_receiver_cut_is_partial() -> None:
     """What did not fit into the buffer is not the sender's fault."""
     _, answer = pair("a.test", *(f"a.test. IN A 192.0.2.{last}" for last in range(20)))
     for flags, rcode in ((0, "malformed"), (CUT, "NOERROR")):
-        (found,) = rows(Exchanges(SECOND), record(answer[:200], flags=flags))
+        (found,) = rows(Transactions(SECOND), record(answer[:200], flags=flags))
         assert (rcode, bool(flags) or None) == (found.rcode, found.partial)
 
 
 def test_timeout_is_not_told_where_the_answer_may_be_lost() -> None:
     """What waited when events were lost is counted; what was asked later times out."""
-    exchanges = Exchanges(SECOND)
-    late = Exchanges.LATE_NS + 100
+    exchanges = Transactions(SECOND)
+    late = Transactions.LATE_NS + 100
     first, second = (record(pair(n)[0], flags=SENT, ts_ns=t) for n, t in (("a", 1), ("b", late)))
     exchanges.note_lost(0, 0)
     rows(exchanges, first)
@@ -356,7 +356,7 @@ def test_timeout_is_not_told_where_the_answer_may_be_lost() -> None:
 
 def test_answers_that_were_missed_are_no_timeouts() -> None:
     """Where a call received more messages than are read, the socket's questions are given up."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     questions = (record(pair("a")[0], flags=SENT), record(pair("b")[0], flags=SENT, socket=2))
     assert [] == rows(exchanges, *questions, failure(0))
     assert ["b"] == [row.query for row in exchanges.timed_out(3 * SECOND)]
@@ -370,7 +370,7 @@ def failure(error: int, *, flags: int = 0, ts_ns: int = 0, sent: int = 0) -> byt
 
 def test_question_that_cannot_be_sent_has_the_error() -> None:
     """It is shown with that, and does not time out; an earlier one still may be answered."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     first, second = (record(pair(n)[0], flags=SENT, ts_ns=t) for n, t in (("a.t", 0), ("b.t", 5)))
     found = rows(exchanges, first, second, failure(errno.ENETUNREACH, flags=SENT, ts_ns=4))
     assert [("b.t", "ENETUNREACH", None)] == [(r.query, r.rcode, r.latency_ms) for r in found]
@@ -380,7 +380,7 @@ def test_question_that_cannot_be_sent_has_the_error() -> None:
 @pytest.mark.parametrize(("error", "sent"), [(errno.EAGAIN, 0), (512, 0), (errno.ENETUNREACH, 1)])
 def test_question_that_is_to_be_sent_again_is_none_yet(error: int, sent: int) -> None:
     """A call that would block, or that sent the first of several, is made again."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     first, second = (record(pair(n)[0], flags=SENT, ts_ns=5) for n in ("a.t", "b.t"))
     assert [] == rows(exchanges, first, second, failure(error, flags=SENT, ts_ns=4, sent=sent))
     assert sent == len(list(exchanges.timed_out(2 * SECOND)))
@@ -388,7 +388,7 @@ def test_question_that_is_to_be_sent_again_is_none_yet(error: int, sent: int) ->
 
 def test_error_of_a_socket_ends_its_questions() -> None:
     """What a host refuses is shown so; what waits for another server is not."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     questions = [record(pair(name)[0], flags=SENT) for name in ("a.t", "b.t")]
     elsewhere = record(pair("c.t")[0], flags=SENT, server="192.0.2.9")
     found = rows(exchanges, *questions, elsewhere, failure(errno.ECONNREFUSED, ts_ns=9))
@@ -400,7 +400,7 @@ def test_error_of_a_socket_ends_its_questions() -> None:
 
 def test_error_amid_a_call_does_not_end_what_is_not_sent_yet() -> None:
     """The first of two messages is refused at once: the other one will be sent again."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     before, first, second = (
         record(pair(name)[0], flags=SENT, ts_ns=at) for name, at in (("o", 1), ("a", 5), ("b", 6))
     )
@@ -413,7 +413,7 @@ def test_error_amid_a_call_does_not_end_what_is_not_sent_yet() -> None:
 
 def test_datagrams_that_are_not_dns_are_one_row() -> None:
     """A socket that uses the port for something else is shown once, each way, DNS beside it."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     nonsense = [record(bytes(50), flags=flags) for flags in (0, SENT)]
     question, answer = pair("a.test")
     found = rows(exchanges, *nonsense * 50, record(question, flags=SENT), record(answer))
@@ -423,7 +423,7 @@ def test_datagrams_that_are_not_dns_are_one_row() -> None:
 
 def test_malformed_answer_over_tcp_ends_its_questions() -> None:
     """Nothing that can be read follows it, and the questions do not time out."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     asked_ = [record(framed(pair(n)[0]), flags=SENT | TCP) for n in ("a.t", "b.t")]
     found = rows(exchanges, *asked_, record(bytes(4096), flags=TCP, ts_ns=1_000_000))
     assert [("a.t", "malformed", 1.0), ("b.t", "malformed", 1.0)] == [
@@ -434,7 +434,7 @@ def test_malformed_answer_over_tcp_ends_its_questions() -> None:
 
 def test_questions_whose_answers_were_missed_are_given_up() -> None:
     """Where messages of a stream were not captured, its questions are counted, not timed out."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     questions = [pair(name) for name in ("a.t", "b.t")]
     sent = record(b"".join(framed(one) for one, _ in questions), flags=SENT | TCP)
     reply = record(framed(questions[0][1]), flags=TCP, more=900)
@@ -449,7 +449,7 @@ def test_truncated_answer_and_retry_over_tcp() -> None:
     again, answer = pair("a.test")
     other, other_answer = pair("b.test")
     found = rows(
-        Exchanges(SECOND),
+        Transactions(SECOND),
         record(question, flags=SENT),
         record(truncated),
         record(framed(again), flags=SENT | TCP, socket=2),
@@ -468,8 +468,8 @@ def test_truncated_answer_and_retry_over_tcp() -> None:
 
 def test_questions_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of too many are given up, counted, and never shown as timeouts."""
-    monkeypatch.setattr(Exchanges, "MOST", 100)
-    exchanges = Exchanges(SECOND)
+    monkeypatch.setattr(Transactions, "MOST", 100)
+    exchanges = Transactions(SECOND)
     question, answer = pair("a.test")
     for number in range(110):
         rows(exchanges, record(question, flags=SENT, socket=number))
@@ -482,7 +482,7 @@ def test_questions_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_many_questions_are_under_way() -> None:
     """20,000 questions wait for their answers, and 300 streams, and each gets its own."""
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     questions = [
         packet_bytes(0, (asked(f"n{number}.test"),), id=number) for number in range(20_000)
     ]
@@ -513,7 +513,7 @@ def test_filters(
 ) -> None:
     """Rows are kept by name, by type, and by failure."""
     found = rows(
-        Exchanges(SECOND),
+        Transactions(SECOND),
         record(pair("a.test")[1]),
         record(pair("B.test", kind="AAAA", rcode=3)[1]),
         record(b"junk"),
@@ -526,7 +526,7 @@ def shown(found: list[Query]) -> None:
     """Render rows in each form; nothing that a terminal could act on comes out."""
     for form in ("text", "json", "csv"):
         stream = io.StringIO()
-        sink = make_sink(form, (*DNS.columns, *DNS.more_columns), stream)
+        sink = make_sink(form, (*DNS.columns, *DNS.extra_columns), stream)
         sink.open(META)
         sink.write(found)
         text = stream.getvalue()
@@ -539,7 +539,7 @@ def test_rows_are_as_the_schema_says() -> None:
     """JSON of any row is valid: answered, truncated, retried, timed out, malformed."""
     schema = json.loads(files("tcptrace").joinpath("schema.json").read_text(encoding="utf-8"))
     question, answer = pair("a.test", "a.test. IN A 192.0.2.1", tc=1)
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     found = rows(
         exchanges,
         record(question, flags=SENT),
@@ -580,7 +580,7 @@ SEEDS = [
 def test_a_hundred_thousand_hostile_packets(seed: int) -> None:
     """From bytes to rows nothing raises, nothing is slow, and nothing raw comes out."""
     choice = random.Random(seed)  # noqa: S311 - no secret
-    exchanges = Exchanges(SECOND)
+    exchanges = Transactions(SECOND)
     records = [
         record(
             mutated(choice),
@@ -603,4 +603,4 @@ def test_a_hundred_thousand_hostile_packets(seed: int) -> None:
 @settings(max_examples=300, deadline=None)
 def test_bytes_of_any_kind(data: bytes, flags: int) -> None:
     """Bytes that were never a message give at most a row that says so."""
-    shown(rows(Exchanges(SECOND), record(data, flags=flags)))
+    shown(rows(Transactions(SECOND), record(data, flags=flags)))

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from tcptrace.cli import cli
 from tcptrace.commands import doctor
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import confined, facts
+from tcptrace.kernel import facts, in_child
 from tcptrace.kernel.facts import Fact
 from tcptrace.shell.stop import Stop
 from tcptrace.sources.bpf.prepare import Inventory
@@ -259,7 +259,7 @@ def test_a_question_runs_in_a_process_of_its_own() -> None:
         return os.getpid()
 
     before = Path.cwd()
-    assert os.getpid() != confined.ask(question)
+    assert os.getpid() != in_child.ask(question)
     assert before == Path.cwd()
 
 
@@ -273,6 +273,6 @@ def test_a_question_s_error_comes_back() -> None:
         raise RuntimeError
 
     with pytest.raises(TcptraceError, match="what failed"):
-        confined.ask(fails)
+        in_child.ask(fails)
     with pytest.raises(TcptraceError, match="ended with status 1"):
-        confined.ask(crashes)
+        in_child.ask(crashes)

@@ -20,7 +20,7 @@ from tcptrace.model.systems import Recorded
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.probe import Probe
-from tcptrace.probes.samples import Follow, Sample
+from tcptrace.probes.trace_points import Follow, Sample
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.shell.host import Host
 from tcptrace.sources import attach

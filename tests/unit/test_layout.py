@@ -54,7 +54,7 @@ OPTIONS = {
 
 def shown(probe: Probe, added: Iterable[str] = ()) -> list[Column]:
     """Return a command's columns with those that options add."""
-    return choose(probe.columns, probe.more_columns, "", added)
+    return choose(probe.columns, probe.extra_columns, "", added)
 
 
 class Paper:

@@ -69,12 +69,12 @@ def recording(path: Path, probe: Probe, *, force: bool = False) -> Sink:
     """Return a new recording of a probe's rows."""
     if path.suffix == ".jsonl":
         return JsonLinesRecording(str(path), force=force)
-    return ParquetRecording(str(path), probe.shown, force=force)
+    return ParquetRecording(str(path), probe.row_classes, force=force)
 
 
 def opened(path: Path, probe: Probe, filters: Filters | None = None) -> KeptSource:
     """Return a recording that is read."""
-    classes, asked = Classes(probe.shown), filters or Filters({}, probe.port_fields)
+    classes, asked = Classes(probe.row_classes), filters or Filters({}, probe.port_fields)
     if path.suffix == ".jsonl":
         return JsonLines(str(path), classes, [asked.keeps])
     return ParquetRows(str(path), classes, asked, [])
@@ -145,7 +145,7 @@ def jsons(rows: Sequence[Any]) -> list[dict[str, Any]]:
 def text(probe: Probe, rows: Sequence[Any]) -> str:
     """Return rows as text, with all columns."""
     stream = io.StringIO()
-    known = {column.key: column for column in (*probe.columns, *probe.more_columns)}
+    known = {column.key: column for column in (*probe.columns, *probe.extra_columns)}
     sink = make_sink("text", [*known.values()], stream)
     sink.write([NewTable(), *rows])
     return stream.getvalue()
@@ -156,7 +156,7 @@ def text(probe: Probe, rows: Sequence[Any]) -> str:
 def test_what_is_kept_is_read_as_it_was(tmp_path: Path, name: str, form: str) -> None:
     """Rows of any class with any values are the same in JSON and in text."""
     probe, chance = PROBES[name], seeded(name)
-    rows = [any_row(chance.choice(probe.shown), chance) for _ in range(300)]
+    rows = [any_row(chance.choice(probe.row_classes), chance) for _ in range(300)]
     source = kept(tmp_path / f"x{form}", probe, [NewTable(), *rows])
     actual = read(source)
     assert jsons(rows) == jsons(actual)
@@ -168,8 +168,8 @@ def test_what_is_kept_is_read_as_it_was(tmp_path: Path, name: str, form: str) ->
 def test_every_probe_s_rows_have_columns() -> None:
     """Whatever a built-in command shows can be kept, with one type for each key."""
     for probe in probes():
-        assert "ts_ns" in parquet.schema_of(probe.shown).names
-    types = {parquet.schema_of(probe.shown).field("pid").type for probe in PROBES.values()}
+        assert "ts_ns" in parquet.schema_of(probe.row_classes).names
+    types = {parquet.schema_of(probe.row_classes).field("pid").type for probe in PROBES.values()}
     assert {pa.uint32()} == types
 
 

@@ -55,7 +55,7 @@ def rendered(
 ) -> str:
     """Return what a sink writes for accepts in `records`."""
     stream = stream or io.StringIO(newline="")
-    chosen = columns.choose(ACCEPT.columns, ACCEPT.more_columns, shown, ())
+    chosen = columns.choose(ACCEPT.columns, ACCEPT.extra_columns, shown, ())
     sink = make_sink(form, chosen, stream, color=color)
     sink.open(META)
     sink.write([NewTable(), *map(accepted, records)])

@@ -88,7 +88,7 @@ def test_every_record_is_valid(record: type[Event], byte: bytes) -> None:
 @pytest.mark.parametrize("probe", probes(), ids=lambda probe: probe.name)
 def test_every_key_of_rows_is_described(probe: Probe) -> None:
     """A row's keys are in the schema, also of rows that commands make of records."""
-    for row in probe.shown:
+    for row in probe.row_classes:
         known = SCHEMA["$defs"][f"{row.type}_event"]["properties"]
         assert [] == [key for key in json_keys(row) if key not in known]
 

@@ -37,7 +37,11 @@ def written(
     form: str, stream: io.StringIO, *tables: tuple[Count, ...], wall_ns: int | None = None
 ) -> str:
     """Return what is written of tables of counts, each made at `wall_ns`."""
-    shown = [*COUNT_TABLE.more[:1], *COUNT_TABLE.shown] if form == "csv" else COUNT_TABLE.shown
+    shown = (
+        [*COUNT_TABLE.extra_columns[:1], *COUNT_TABLE.columns]
+        if form == "csv"
+        else COUNT_TABLE.columns
+    )
     sink = make_sink(form, shown, stream, tables=True)
     for rows in tables:
         sink.write([NewTable(wall_ns), *rows])

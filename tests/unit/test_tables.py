@@ -35,17 +35,17 @@ def test_each_option_is_in_a_table(name: str) -> None:
 def test_what_is_declared_exists() -> None:
     """A probe declares fields that its rows have, of backends that it offers."""
     for probe in probes():
-        both = [(key, f"{row.type}.{key}") for row in probe.shown for key in json_keys(row)]
+        both = [(key, f"{row.type}.{key}") for row in probe.row_classes for key in json_keys(row)]
         keys = {key for pair in both for key in pair}
-        assert probe.absent.keys() <= set(probe.backends)
-        assert all(fields.keys() <= keys for fields in probe.absent.values())
+        assert probe.gaps.keys() <= set(probe.backends)
+        assert all(fields.keys() <= keys for fields in probe.gaps.values())
 
 
 def test_cells() -> None:
     """A cell tells yes, no, when not, and that a backend is not offered at all."""
     only = tuple(one for one in ACCEPT.variants if one.backend != "kprobe")
     fields = {"uid": ALWAYS, "backlog": "it slept"}
-    probe = dataclasses.replace(ACCEPT, variants=only, absent={"tracepoint": fields})
+    probe = dataclasses.replace(ACCEPT, variants=only, gaps={"tracepoint": fields})
     cells = [
         make_tables.cell(probe, "tracepoint", "accept", key) for key in ("pid", "uid", "backlog")
     ]

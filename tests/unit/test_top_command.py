@@ -105,7 +105,7 @@ def test_without_textual_there_is_advice(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_columns_are_those_of_the_dimensions() -> None:
     """Each dimension has a column, before the figures."""
-    columns = top._show(given()).table.shown
+    columns = top._show(given()).table.columns
     assert ["program", "port", "conn"] == [column.key for column in columns[:3]]
 
 
@@ -113,7 +113,7 @@ def test_who_listens_has_columns_of_its_own() -> None:
     """And no screen."""
     show = top._show(given(listen=True))
     assert not screen(show)
-    assert ["pid", "comm", "laddr", "lport"] == [one.key for one in show.table.shown[:4]]
+    assert ["pid", "comm", "laddr", "lport"] == [one.key for one in show.table.columns[:4]]
 
 
 def programs(rows: list[Any]) -> list[Any]:

@@ -21,12 +21,13 @@ from tcptrace.model.events import Decoder, Event
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.systems import Cgroup, PinnedMap
 from tcptrace.probes.connect.probe import FAILED
-from tcptrace.probes.tracer.existing import Existing
+from tcptrace.probes.tracer.open_connections import OpenConnections
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.probes.tracer.records import BY_OWNER, OLDER, PASSED, Closed, Connected, Open
 from tcptrace.shell.host import Host
 from tcptrace.shell.plan import make_output
 
+Found = Callable[..., OpenConnections]
 DECODER, FAILED_DECODER = Decoder(TRACER.records), Decoder(FAILED.records)
 SERVER, CLIENT, NETNS = "192.0.2.1", "192.0.2.2", 4026531840
 
@@ -147,14 +148,14 @@ ENDS = Ends(NETNS, CLIENT, 40000, SERVER, 443, 0)
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Existing]:
+def found(monkeypatch: pytest.MonkeyPatch) -> Found:
     """Return a function that finds one connection, which two processes have, under filters."""
 
-    def find(*held: Connection, **filters: object) -> Existing:
+    def find(*held: Connection, **filters: object) -> OpenConnections:
         monkeypatch.setattr(sockets, "connections", lambda _: list(held))
         monkeypatch.setattr(sockets, "holders", lambda inodes: {5: [181, 182]} if inodes else {})
         monkeypatch.setattr(sockets, "process", {181: PROCESS, 182: OTHER}.get)
-        return Existing(Filters(filters))
+        return OpenConnections(Filters(filters))
 
     return find
 
@@ -182,7 +183,7 @@ HELD = Connection(ENDS, 1000, 5)
     ],
 )
 def test_filters_hold_for_what_is_open(
-    found: Callable[..., Existing], name: str, value: list[str], pid: int | None
+    found: Found, name: str, value: list[str], pid: int | None
 ) -> None:
     """An open connection is shown with the first process that passes, or not at all."""
     rows = list(found(HELD, **{name: BY_NAME[name].parse(value, Host())}).rows([]))
@@ -204,14 +205,14 @@ def test_filters_hold_for_what_is_open(
     ],
 )
 def test_container_filters_hold_for_what_is_open(
-    found: Callable[..., Existing], name: str, value: object, pid: int | None
+    found: Found, name: str, value: object, pid: int | None
 ) -> None:
     """--cgroup is for those below, too; the maps are for the very ids."""
     rows = list(found(HELD, **{name: value}).rows([]))
     assert ([pid] if pid else []) == [row.pid for row in rows]
 
 
-def test_an_open_connection_has_its_holders(found: Callable[..., Existing]) -> None:
+def test_an_open_connection_has_its_holders(found: Found) -> None:
     """JSON has what is known of the process, and the ids of all that hold the socket."""
     (row,) = found(HELD).rows([])
     actual = to_json(row, "tracepoint")
@@ -222,7 +223,9 @@ def test_an_open_connection_has_its_holders(found: Callable[..., Existing]) -> N
     assert "tid" not in actual
 
 
-def test_a_connection_without_process_is_shown_without(found: Callable[..., Existing]) -> None:
+def test_a_connection_without_process_is_shown_without(
+    found: Found,
+) -> None:
     """Of what the kernel itself holds, nothing is guessed; a filter on processes drops it."""
     nobody = Connection(ENDS, 1000, 6)
     (row,) = found(nobody).rows([])
@@ -236,37 +239,39 @@ def types(rows: Sequence[Event]) -> list[tuple[str, int | None]]:
     return [(row.type, row.pid) for row in rows]
 
 
-def test_what_events_tell_is_not_shown_again(found: Callable[..., Existing]) -> None:
+def test_what_events_tell_is_not_shown_again(found: Found) -> None:
     """A connection that began after the probes were attached is shown as that alone."""
     assert [("connect", 181)] == types(list(found(HELD).rows([connected()])))
 
 
-def test_what_was_connecting_is_shown_as_open(found: Callable[..., Existing]) -> None:
+def test_what_was_connecting_is_shown_as_open(found: Found) -> None:
     """A connect that began before the trace has no process; the open connection has."""
     assert [("open", 181)] == types(list(found(HELD).rows([connected(pid=0)])))
 
 
-def test_what_ended_meanwhile_was_open(found: Callable[..., Existing]) -> None:
+def test_what_ended_meanwhile_was_open(found: Found) -> None:
     """A connection that ends before it can be found has a beginning, without a process."""
     rows = list(found().rows([closed(flags=OLDER | PASSED), connected()]))
     assert [("open", None), ("close", 181), ("connect", 181)] == types(rows)
 
 
-def test_a_socket_that_was_closed_meanwhile_has_no_holder(found: Callable[..., Existing]) -> None:
+def test_a_socket_that_was_closed_meanwhile_has_no_holder(
+    found: Found,
+) -> None:
     """By the time that holders are looked for, the number of its socket may be another's."""
     rows = list(found(HELD).rows([closed(flags=OLDER | PASSED)]))
     assert [("open", None), ("close", 181)] == types(rows)
     assert [] == list(found(HELD).rows([closed(flags=OLDER)]))
 
 
-def test_what_is_shown_as_open_is_not_shown_to_begin(found: Callable[..., Existing]) -> None:
+def test_what_is_shown_as_open_is_not_shown_to_begin(found: Found) -> None:
     """A task can be about to return from accept when its connection is found."""
     one = found(HELD)
     events = [*one.rows([]), *one.follow([connected(), closed(), connected()])]
     assert ["open", "close", "connect"] == [event.type for event in events]
 
 
-def test_the_owner_of_an_open_connection_is_named(found: Callable[..., Existing]) -> None:
+def test_the_owner_of_an_open_connection_is_named(found: Found) -> None:
     """Where the kernel does not know who had it, the process that was found does."""
     one = found(HELD)
     opened, ended = [*one.rows([]), *one.follow([closed(pid=0, flags=OLDER, ended_by=3)])]
@@ -276,7 +281,7 @@ def test_the_owner_of_an_open_connection_is_named(found: Callable[..., Existing]
 
 
 def test_the_same_ends_on_another_link_are_another_connection(
-    found: Callable[..., Existing],
+    found: Found,
 ) -> None:
     """Sockets that are bound to interfaces can have the same addresses and ports."""
     one = found(*(Connection(ENDS._replace(link=link), 1000, 5) for link in (2, 3)))
@@ -285,13 +290,15 @@ def test_the_same_ends_on_another_link_are_another_connection(
     assert [("close", 181)] == types(list(one.follow([closed(link=3, pid=0, flags=OLDER)])))
 
 
-def test_what_was_open_has_no_time_after_what_follows(found: Callable[..., Existing]) -> None:
+def test_what_was_open_has_no_time_after_what_follows(
+    found: Found,
+) -> None:
     """Events can come before the open connections have been found."""
     other = connected(lport=40001, ts_ns=7)
     assert [7, 7] == [row.ts_ns for row in found(HELD).rows([other])]
 
 
-def test_only_ends_of_what_was_shown_are_shown(found: Callable[..., Existing]) -> None:
+def test_only_ends_of_what_was_shown_are_shown(found: Found) -> None:
     """The kernel sends the ends of all older connections; those that filters drop are not shown."""
     one = found(HELD, pid=BY_NAME["pid"].parse(["7"], Host()))
     assert [] == list(one.rows([closed(flags=OLDER)]))

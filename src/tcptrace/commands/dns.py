@@ -110,9 +110,9 @@ def dns(
 
 
 def _rows(trace: Trace, timeout_s: float) -> Iterator[Query]:
-    from tcptrace.probes.dns.exchanges import Exchanges  # noqa: PLC0415 - for this command alone
+    from tcptrace.probes.dns.transactions import Transactions  # noqa: PLC0415 - for this command alone
 
-    exchanges = Exchanges(int(timeout_s * 1e9))
+    exchanges = Transactions(int(timeout_s * 1e9))
     for batch in trace.batches:
         yield from exchanges.rows(batch.events)
         exchanges.note_lost(trace.lost, batch.until_ns)

@@ -20,7 +20,7 @@ import click
 import tcptrace.commands
 from tcptrace.commands.prepare import tracing_commands
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import confined, facts
+from tcptrace.kernel import facts, in_child
 from tcptrace.kernel.facts import NOT_ASKED, Fact
 from tcptrace.kernel.privileges import may_trace
 from tcptrace.shell.command import TraceCommand
@@ -80,7 +80,7 @@ class Findings:
 
 def _asked(key: str, question: Callable[[], Iterable[Fact]]) -> list[Fact]:
     try:
-        answers = confined.ask(
+        answers = in_child.ask(
             lambda: [dataclasses.asdict(fact) for fact in question()], "examines the kernel"
         )
         return [Fact(**answer) for answer in answers]
@@ -91,7 +91,7 @@ def _asked(key: str, question: Callable[[], Iterable[Fact]]) -> list[Fact]:
 def _software() -> list[Fact]:
     """Ask a child that imports bcc: LLVM may crash it."""
     try:
-        bcc = confined.ask(find_bcc.describe, "imports bcc")
+        bcc = in_child.ask(find_bcc.describe, "imports bcc")
     except TcptraceError as error:
         found, _, advice = str(error).partition("\n")
         return [Fact("bcc", found.rstrip("."), good=False, advice=advice)]

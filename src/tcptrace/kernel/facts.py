@@ -1,6 +1,6 @@
 """What this kernel offers to a tracer, each answer asked of the kernel itself.
 
-`gather` may mount tracefs for its process alone: call it through `confined.ask`.
+`gather` may mount tracefs for its process alone: call it through `in_child.ask`.
 """
 
 from __future__ import annotations

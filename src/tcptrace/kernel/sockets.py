@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups, confined, sock_diag
+from tcptrace.kernel import cgroups, in_child, sock_diag
 from tcptrace.kernel.netns import NAMED, enter, is_netns
 
 PROC = Path("/proc")
@@ -131,7 +131,7 @@ class Survey:
 
     def __init__(self, wanted: Collection[int] | None = None) -> None:
         """Begin; `wanted` is as in `connections`."""
-        self._question = confined.Question("lists the open connections", lambda: _survey(wanted))
+        self._question = in_child.Question("lists the open connections", lambda: _survey(wanted))
         self.is_complete = self._question.is_answered
         self._is_closed = False
 

@@ -263,8 +263,8 @@ COMMON = (*OF_TASK, *OF_SOCKET, *OF_CONTAINER, *OF_PROGRAM)
 class Table(NamedTuple):
     """Columns for rows that are no events, such as counts."""
 
-    shown: Sequence[Column]
-    more: Sequence[Column]
+    columns: Sequence[Column]
+    extra_columns: Sequence[Column]
     """What ``--columns`` can add."""
     of: str = "event"
     """What a row is a count of, in the summary."""

@@ -20,7 +20,7 @@ FOLLOW = Probe(
     variants=tuple(Variant(backend, _HOOKS, ("FOLLOW",)) for backend in BPF_BACKENDS),
     filters=frozenset(),
     columns=(),
-    more_columns=(),
+    extra_columns=(),
     types=("signal_struct",),
     maps=(FOLLOWED,),
 )

@@ -11,7 +11,7 @@ from tcptrace.kernel.hooks import Hook
 from tcptrace.model.columns import COMMON, Column
 from tcptrace.model.events import Event
 from tcptrace.model.filters import BY_NAME, EITHER_PORT, Filters
-from tcptrace.probes.samples import TraceVariant
+from tcptrace.probes.trace_points import TraceVariant
 
 Backend = Literal["fentry", "kprobe", "tracepoint", "ftrace"]
 BPF_BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
@@ -19,7 +19,7 @@ BACKENDS: tuple[Backend, ...] = (*BPF_BACKENDS, "ftrace")
 ALL_FILTERS = frozenset(BY_NAME)
 FTRACE: Backend = "ftrace"
 ALWAYS = "always"
-"""In `Probe.absent`: never given."""
+"""In `Probe.gaps`: never given."""
 C = Path(__file__).parent / "c"
 COMPONENTS = tuple(
     C / f"{name}.h"
@@ -84,7 +84,7 @@ class Probe:
     """Which ports ``-P`` is about."""
     port_fields: tuple[str, ...] = EITHER_PORT
     """The fields of its rows that have these ports."""
-    more_columns: tuple[Column, ...] = COMMON
+    extra_columns: tuple[Column, ...] = COMMON
     """What ``--columns`` can add."""
     trace_variants: tuple[TraceVariant, ...] = ()
     """The same for the backend ftrace, which needs no BPF; the first that works is taken."""
@@ -94,7 +94,7 @@ class Probe:
     """What filters are where nothing is said, by name, as the user would write it."""
     rows: tuple[type[Any], ...] = ()
     """The classes of what commands make of the records, where they do not show these."""
-    absent: Mapping[Backend, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    gaps: Mapping[Backend, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """What a backend does not give where others do: by JSON key, or type and key (``open.tid``),
     when it is absent, or `ALWAYS`. docs/backends.md has it as tables, and the kernel tests hold
     it."""
@@ -118,9 +118,9 @@ class Probe:
         """Return what a switch is set to, alike for what compiles alike."""
         return "1" if self.switches.get(define, Switch()).is_flag else str(int(value))
 
-    def absence(self, backend: Backend, kind: str, key: str) -> str | None:
-        """Return when `backend` does not give a field of rows of type `kind`; see `absent`."""
-        known = self.absent.get(backend, {})
+    def gap(self, backend: Backend, kind: str, key: str) -> str | None:
+        """Return when `backend` does not give a field of rows of type `kind`; see `gaps`."""
+        known = self.gaps.get(backend, {})
         return known.get(f"{kind}.{key}", known.get(key))
 
     @property
@@ -129,7 +129,7 @@ class Probe:
         return (self.source, *self.more_sources)
 
     @property
-    def shown(self) -> tuple[Any, ...]:
+    def row_classes(self) -> tuple[Any, ...]:
         """The classes of what is shown."""
         return self.rows or self.records
 

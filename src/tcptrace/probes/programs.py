@@ -95,6 +95,6 @@ WHO = Probe(
     variants=tuple(Variant(backend, (), ("WHO",)) for backend in BPF_BACKENDS),
     filters=frozenset(),
     columns=(),
-    more_columns=(),
+    extra_columns=(),
     types=("mount", "mm_struct", "dentry"),
 )

@@ -90,7 +90,9 @@ def columns(
 ) -> list[CompletionItem]:
     """Return keys of columns, with what they mean."""
     probe = getattr(context.command, "probe", None)
-    every = {one.key: one.meaning for one in (*probe.columns, *probe.more_columns)} if probe else {}
+    every = (
+        {one.key: one.meaning for one in (*probe.columns, *probe.extra_columns)} if probe else {}
+    )
     return _lists(every.items, "+-")(context, parameter, incomplete)
 
 

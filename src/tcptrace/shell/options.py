@@ -219,7 +219,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             default="",
             help="Pick columns (pid,comm), add (+netns) or drop (-ip); `help` lists them.",
         ),
-        *([_who_option()] if ARGS in probe.more_columns else ()),
+        *([_who_option()] if ARGS in probe.extra_columns else ()),
         TraceOption(
             ["--to"],
             **out,

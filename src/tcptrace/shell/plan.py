@@ -117,9 +117,10 @@ def offered_columns(
     on = list(turned_on(options, given))
     table = _table(on, show)
     replaced = {new.key: new for one in on for new in one.replaces}
+    offers = table or probe
     shown, more = (
         [replaced.get(column.key, column) for column in group]
-        for group in ((table.shown, table.more) if table else (probe.columns, probe.more_columns))
+        for group in (offers.columns, offers.extra_columns)
     )
     return shown, more
 

@@ -57,7 +57,7 @@ class Keeping:
             return JsonLinesRecording(self.path, force=self.force)
         from tcptrace.sinks.parquet import ParquetRecording  # noqa: PLC0415 - an extra, and slow
 
-        return ParquetRecording(self.path, probe.shown, force=self.force)
+        return ParquetRecording(self.path, probe.row_classes, force=self.force)
 
 
 def keeping(given: Mapping[str, Any], *, counts: bool, has_events: bool) -> Keeping | None:
@@ -101,7 +101,7 @@ def reading(
     _refuse_kernel_s(context, options)
     mine = filters.only([name for name in filters.values if _is_said(context, name)])
     keeps = _kept_by(list(_own(options)), given)
-    source = _open(path, Classes(probe.shown), mine, keeps)
+    source = _open(path, Classes(probe.row_classes), mine, keeps)
     try:
         if source.meta.probe:
             _check_meta(source, probe, list(turned_on(options, given)), given)

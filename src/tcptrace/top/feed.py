@@ -12,7 +12,7 @@ from tcptrace.kernel.sampler import Sample, Sampler
 from tcptrace.model.batch import Batch
 from tcptrace.model.filters import Filters
 from tcptrace.model.meta import Meta
-from tcptrace.probes.tracer.existing import NOT_FOUND, with_open
+from tcptrace.probes.tracer.open_connections import NOT_FOUND, with_open
 from tcptrace.top.aggregator import Aggregator, Interval
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import Dimension

@@ -15,7 +15,7 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.columns import Column, Mark, field
 from tcptrace.model.events import Row, decode_text
 from tcptrace.probes.identities import identity_of
-from tcptrace.probes.tracer.existing import held
+from tcptrace.probes.tracer.open_connections import held
 from tcptrace.top.feed import Batches, awaited
 
 ANY = frozenset(("0.0.0.0", "::"))  # noqa: S104 - nothing is bound here

@@ -14,7 +14,5 @@ TOP = dataclasses.replace(
     TRACER,
     name="top",
     rows=(Traffic, Listener),
-    absent={
-        backend: dict.fromkeys(json_keys(DIMENSIONS), NOT_ASKED) for backend in TRACER.backends
-    },
+    gaps={backend: dict.fromkeys(json_keys(DIMENSIONS), NOT_ASKED) for backend in TRACER.backends},
 )

@@ -59,7 +59,7 @@ RETRANS = Probe(
         *(COMMON[key] for key in ("ip", "laddr", "lport", "raddr", "rport")),
         field("state", "STATE", 12, meaning="the connection's state"),
     ),
-    more_columns=tuple(COMMON[key] for key in ("time", "time_s", "netns")),
+    extra_columns=tuple(COMMON[key] for key in ("time", "time_s", "netns")),
 )
 
 

@@ -24,7 +24,7 @@ from tcptrace.model.columns import (
 )
 from tcptrace.model.events import U32, Event, OnLink, OptionalU32, error_name
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
-from tcptrace.probes.samples import (
+from tcptrace.probes.trace_points import (
     IPPROTO_MPTCP,
     IPV6_FIELDS,
     IS_TCP,
@@ -140,7 +140,7 @@ ACCEPT = Probe(
     ports="Local ports",
     port_fields=("lport",),
     columns=(PID, COMM, IP, RADDR, RPORT, LADDR, LPORT),
-    more_columns=(
+    extra_columns=(
         *COMMON,
         Column(
             "bl",
@@ -160,7 +160,7 @@ ACCEPT = Probe(
             )
         )
     },
-    absent={
+    gaps={
         "tracepoint": dict.fromkeys(("backlog", "backlog_max"), "accept began before the trace"),
         "ftrace": {
             **dict.fromkeys((*WITHOUT_TASK, "error"), ALWAYS),

@@ -36,7 +36,7 @@ from tcptrace.model.columns import (
 )
 from tcptrace.model.events import U32, Event, Milliseconds, Row, address_text, error_name, one_of
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
-from tcptrace.probes.samples import (
+from tcptrace.probes.trace_points import (
     AF_INET,
     AF_INET6,
     IPV6_FIELDS,
@@ -362,13 +362,13 @@ _BY_TRACEFS = TraceVariant(
 
 
 COUNT_TABLE = Table(
-    shown=(
+    columns=(
         LADDR,
         RADDR,
         RPORT,
         field("connects", "CONNECTS", 8, meaning="how many attempts there were"),
     ),
-    more=(TIME, IP, LPORT_AFTER_SADDR),
+    extra_columns=(TIME, IP, LPORT_AFTER_SADDR),
     of="attempt",
 )
 
@@ -430,7 +430,7 @@ CONNECT = Probe(
     ports="Destination ports",
     port_fields=("rport",),
     columns=(PID, COMM, IP, SADDR, DADDR, DPORT),
-    more_columns=(
+    extra_columns=(
         *COMMON,
         LPORT_AFTER_SADDR,
         ERR,
@@ -457,7 +457,7 @@ CONNECT = Probe(
     },
     self_test=_connect_once,
     trace_variants=(_BY_TRACEFS,),
-    absent={
+    gaps={
         "ftrace": dict.fromkeys(
             (
                 *WITHOUT_TASK,
@@ -475,7 +475,7 @@ FAILED = dataclasses.replace(
         for one in CONNECT.variants
     ),
     trace_variants=(),
-    absent={},
+    gaps={},
     self_test=None,
 )
 """Attempts that never became connections, for other probes."""

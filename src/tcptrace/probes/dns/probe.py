@@ -270,7 +270,7 @@ DNS = Probe(
             meaning="data of the answer section, in the server's order",
         ),
     ),
-    more_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol", meaning="udp or tcp")),
+    extra_columns=(*COMMON, field("proto", "PROTO", 5, name="protocol", meaning="udp or tcp")),
     defaults={"port": "53"},
     rows=(Query,),
     ports="Servers' ports",

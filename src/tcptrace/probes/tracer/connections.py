@@ -10,7 +10,7 @@ from typing import Any
 
 from tcptrace.model.events import Event, error_name
 from tcptrace.probes.accept.probe import accepted
-from tcptrace.probes.samples import IPPROTO_MPTCP, Sample, Wants, head, is_added_subflow
+from tcptrace.probes.trace_points import IPPROTO_MPTCP, Sample, Wants, head, is_added_subflow
 from tcptrace.probes.tracer.records import BY_OWNER, OLDER, PASSED, Closed, Connected
 
 SOCK_DONE = 1  # enum sock_flags in include/net/sock.h: a FIN was received

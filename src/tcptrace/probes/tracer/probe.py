@@ -33,7 +33,7 @@ from tcptrace.model.identity import Program
 from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.probes.connect.probe import LATENCY, QUERY, RESULT, SADDR, Connect
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Switch, Variant
-from tcptrace.probes.samples import (
+from tcptrace.probes.trace_points import (
     IS_TCP,
     MAY_LACK_SUBFLOWS,
     Point,
@@ -210,7 +210,7 @@ def _followed(variant: TraceVariant) -> TraceVariant:
 
 
 _NOT_BY_TRACEFS = {
-    **{key: when for key, when in ACCEPT.absent["ftrace"].items() if key != "error"},
+    **{key: when for key, when in ACCEPT.gaps["ftrace"].items() if key != "error"},
     "accept.error": ALWAYS,
     **{f"connect.{key}": ALWAYS for key in ("retransmits", "query", "query_age_ms")},
     **{f"open.{key}": ALWAYS for key in json_keys(Open)},
@@ -236,7 +236,7 @@ TRACER = Probe(
         dataclasses.replace(LPORT, heading="SPORT"),
         dataclasses.replace(RPORT, heading="DPORT"),
     ),
-    more_columns=(
+    extra_columns=(
         *COMMON,
         *STATS,
         _of_close(
@@ -264,9 +264,9 @@ TRACER = Probe(
     ),
     companions=(ACCEPT,),
     rows=(Connected, Accept, Closed, Open),
-    absent={
+    gaps={
         backend: {
-            **ACCEPT.absent.get(backend, {}),
+            **ACCEPT.gaps.get(backend, {}),
             "accept.error": ALWAYS,
             "open.tid": ALWAYS,
             **{f"open.{key}": ALWAYS for key in Program._fields},

@@ -68,7 +68,7 @@ class Closed(OnLink, Event):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Open(Event):
-    """A connection that was open when the trace began; from `tcptrace.probes.tracer.existing`."""
+    """A connection that was open when the trace began; made by `open_connections`."""
 
     type = "open"
 

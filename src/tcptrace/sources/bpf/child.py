@@ -14,7 +14,7 @@ from functools import cached_property
 
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.kernel import btf, headers
-from tcptrace.kernel.confined import enter_test_network
+from tcptrace.kernel.in_child import enter_test_network
 from tcptrace.kernel.shortage import LOADING, check_shortage
 from tcptrace.probes.probe import Variant
 from tcptrace.probes.programs import WHO

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel.child import Child
-from tcptrace.kernel.confined import telling, told
+from tcptrace.kernel.in_child import telling, told
 from tcptrace.kernel.shortage import FORKING, check_shortage, short_of
 from tcptrace.sources.plan import Plan
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
-from tcptrace.kernel import btf, clock, confined, tracefs
-from tcptrace.kernel.confined import enter_test_network
+from tcptrace.kernel import btf, clock, in_child, tracefs
 from tcptrace.kernel.fetch import fetch_arguments, zeros
+from tcptrace.kernel.in_child import enter_test_network
 from tcptrace.kernel.processes import is_in_initial, parent_of, threads_of
 from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
@@ -29,7 +29,7 @@ from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
 from tcptrace.model.losses import Losses
 from tcptrace.probes.probe import FTRACE
-from tcptrace.probes.samples import Sample, TraceEvent, TraceVariant
+from tcptrace.probes.trace_points import Sample, TraceEvent, TraceVariant
 from tcptrace.sources.bpf.choose import no_backend
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
@@ -220,7 +220,7 @@ class FtraceSession(LiveSource):
         for event in events:
             self._instance.enable(event.name, event.condition)
         try:
-            inode = confined.ask(test, "tries the probes")
+            inode = in_child.ask(test, "tries the probes")
         except TcptraceError as error:
             self.notes.append(f"whether hooks fire was not tried: {error}")
             return

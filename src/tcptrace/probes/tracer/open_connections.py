@@ -1,4 +1,4 @@
-"""The connections that were open when the trace began: `Existing`."""
+"""The connections that were open when the trace began: `OpenConnections`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def held(connection: Connection, process: Process) -> _Held:
     )
 
 
-class Existing:
+class OpenConnections:
     """Joins the connections that are open with the events since the probes were attached."""
 
     def __init__(self, filters: Filters) -> None:
@@ -183,7 +183,7 @@ def _name_owner(event: Closed, begin: Open) -> None:
 def with_open(
     batches: Iterator[Batch], filters: Filters, give_up: Callable[[], None]
 ) -> Iterator[Batch]:
-    """Yield batches, the first with the connections that are open; see `Existing`.
+    """Yield batches, the first with the connections that are open; see `OpenConnections`.
 
     `give_up` is called where the trace stops before all have been found.
 
@@ -193,7 +193,7 @@ def with_open(
     """
     early: list[Event] = []
     batch: Batch | None = None
-    with closing(Existing(filters)) as found:
+    with closing(OpenConnections(filters)) as found:
         for batch in batches:  # the buffer would fill up if nobody read it meanwhile
             if len(early) < MOST_EARLY:
                 early += batch.events

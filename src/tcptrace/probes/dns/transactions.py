@@ -65,7 +65,7 @@ class _Found(NamedTuple):
         return tuple(record.text for record in self.records)
 
 
-class Exchanges:
+class Transactions:
     """Pairs questions with their answers, by socket, server, id and question."""
 
     MOST = 65_536
