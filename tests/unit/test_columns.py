@@ -9,10 +9,13 @@ from click.testing import CliRunner
 from tests.unit.test_schema import probes
 
 from tcptrace.commands.tracer import tracer
-from tcptrace.model.columns import Column, choose, field
+from tcptrace.model.columns import Column, Table, choose, field
 from tcptrace.probes.accept.probe import ACCEPT
-from tcptrace.probes.connect.probe import COUNT_TABLE
+from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE
 from tcptrace.probes.tracer.probe import VERBOSE
+from tcptrace.top import listeners
+from tcptrace.top.keys import DIMENSIONS
+from tcptrace.top.traffic import figure_columns, key_columns
 
 DEFAULT = "pid comm ip raddr rport laddr lport"
 
@@ -105,3 +108,33 @@ def test_columns_help(spec: str) -> None:
     assert re.search(r"^ +type +TYPE +connect, accept, close", shown, re.MULTILINE)
     assert re.search(r"^ +time_s +TIME\(ns\) +nanoseconds since", more, re.MULTILINE)
     assert 1 == len(re.findall("^ +rport ", result.stdout, re.MULTILINE))
+
+
+def tables() -> list[Table]:
+    """Return the columns of every command, and of those of its options that have their own."""
+    shown, more = figure_columns()
+    return [
+        *(Table(one.columns, one.extra_columns) for one in probes()),
+        COUNT_TABLE,
+        Table([*key_columns(DIMENSIONS), *shown], more),
+        Table(listeners.COLUMNS, listeners.MORE_COLUMNS),
+    ]
+
+
+@pytest.mark.parametrize("table", tables(), ids=lambda table: table.columns[0].key)
+def test_a_column_keeps_its_heading_when_it_is_named(table: Table) -> None:
+    """A command's own column of a key is taken, not the common one; by its heading, too."""
+    shown, more = table.columns, table.extra_columns
+    keys = ",".join(column.key for column in shown)
+    assert list(shown) == choose(shown, more, keys, ())
+    assert list(shown) == choose(shown, more, f"+{shown[-1].key}", ())
+    of_key = {column.key for column in (*shown, *more)}
+    for column in shown:
+        if column.heading.lower() not in of_key:
+            assert [column] == choose(shown, more, column.heading, ())
+
+
+def test_connect_s_ports_are_destinations() -> None:
+    """As its heading says when nothing is picked."""
+    (column,) = choose(CONNECT.columns, CONNECT.extra_columns, "rport", ())
+    assert "DPORT" == column.heading

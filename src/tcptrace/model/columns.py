@@ -283,7 +283,7 @@ def choose(
 
     Args:
         shown: what is shown when nothing is said.
-        more: what else there is.
+        more: what else there is; of two columns of one key, the one in `shown` is taken.
         spec: ``--columns``: keys or headings, in any case, to show in that order, or changes:
             ``+key``, ``-key``. One that is named twice is shown once.
         added: keys that options such as ``-T`` add.
@@ -293,6 +293,7 @@ def choose(
 
     """
     known = {column.key: column for column in (*shown, *more)}
+    known |= {column.key: column for column in shown}  # the command's own, not the common one
     names = _by_name(known.values())
     picked: dict[str, Column] = {}
     plus, minus = {*added}, set()
