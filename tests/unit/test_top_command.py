@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 from tests.unit.test_top import (
     NETNS,
     SECOND,
@@ -40,6 +43,8 @@ GIVEN: dict[str, Any] = {
     "batch": False,
     "once": False,
     "listen": False,
+    "existing": True,
+    "follow": False,
     "by": BY,
     "rows": None,
     "failed": False,
@@ -50,6 +55,13 @@ GIVEN: dict[str, Any] = {
 def given(**changes: Any) -> dict[str, Any]:
     """Return what a command line gives."""
     return {**GIVEN, **changes}
+
+
+@pytest.fixture(autouse=True)
+def _context() -> Iterator[None]:
+    """Click's context, as it is while the command runs."""
+    with click.Context(top.top):
+        yield
 
 
 @pytest.fixture
@@ -101,6 +113,49 @@ def test_without_textual_there_is_advice(monkeypatch: pytest.MonkeyPatch) -> Non
     assert make
     with pytest.raises(RefusedError, match=r"pip install textual.*-b"):
         make(PLAIN)
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Return the usage error that a command line gets."""
+    monkeypatch.setattr(top, "is_in_initial", lambda _kind: True)
+    result = CliRunner().invoke(top.top, arguments)
+    assert (2, "") == (result.exit_code, result.stdout)
+    return " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("option", ["-r", "-w"])
+@pytest.mark.parametrize("more", [(), ("--listen",), ("--", "true")])
+def test_recordings_are_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str, more: tuple[str, ...]
+) -> None:
+    """Whatever else is asked, it says that there are none, and what keeps events."""
+    said = refusal(monkeypatch, option, "x.jsonl", *more)
+    assert "top shows figures, and neither keeps nor reads recordings" in said
+    assert "tcptrace tracer -d --failed -w FILE" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--", "true"), "with -- COMMAND, give --no-existing."),
+        (("--listen", "--", "true"), "with -- COMMAND, give --no-existing."),
+        (("-f", "-p", str(os.getpid())), "with -f, give --no-existing."),
+    ],
+)
+def test_what_is_followed_has_no_connections_of_before(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    """They are shown by default, so it says how not to."""
+    assert words in refusal(monkeypatch, *arguments)
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_the_screen_is_not_for_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how to have tables, with all else that the command needs."""
+    words = "with -- COMMAND, give -b --no-existing."
+    assert words in refusal(monkeypatch, "--", "true")
+    assert "COMMAND or --to, give -b." in refusal(monkeypatch, "--no-existing", "--", "true")
+    assert "give --no-existing." in refusal(monkeypatch, "--listen", "--", "true")
 
 
 def test_columns_are_those_of_the_dimensions() -> None:

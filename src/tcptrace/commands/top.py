@@ -15,7 +15,7 @@ from tcptrace.model.columns import TIME, TIME_S, Table
 from tcptrace.model.events import NewTable
 from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
-from tcptrace.shell.command import command
+from tcptrace.shell.command import COMMAND, command
 from tcptrace.shell.options import OUTPUT, TRACING, option
 from tcptrace.shell.plan import Shown
 from tcptrace.shell.say import say
@@ -98,8 +98,20 @@ def _screen(given: dict[str, Any], palette: Palette) -> Sink:
     return ScreenSink(picture, sys.stdout, palette)
 
 
+def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
+    """Raise UsageError where those who are followed are to have connections of before."""
+    if given["existing"] and (command or given["follow"]):
+        what = "-- COMMAND" if command else "-f"
+        has_screen = _is_screen(given) and not given["listen"]
+        needs = "-b --no-existing" if command and has_screen else "--no-existing"
+        raise click.UsageError(
+            f"top shows what was open before, and cannot tell whose: with {what}, give {needs}."
+        )
+
+
 def _show(given: dict[str, Any]) -> Shown:
-    """Return the columns, and the screen where there is to be one."""
+    """Return the columns, and the screen where there is to be one. Raises UsageError."""
+    _refuse_following(given, click.get_current_context().meta.get(COMMAND, ()))
     if given["listen"]:
         return Shown(
             Table(listeners.COLUMNS, [TIME, TIME_S, *listeners.MORE_COLUMNS], of="listener")

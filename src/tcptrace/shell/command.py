@@ -34,7 +34,7 @@ from tcptrace.shell.plan import (
     with_following,
     with_programs,
 )
-from tcptrace.shell.recordings import keeping, reading
+from tcptrace.shell.recordings import keeping, reading, refuse_for_figures
 from tcptrace.shell.run import replay, run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
@@ -158,13 +158,15 @@ def command(
 
         def callback(**given: Any) -> None:
             check_combination(options, given)
+            if show:
+                refuse_for_figures(given, function.__name__)
             shown = show(given) if show else None
             if given["columns"].strip().lower() == "help":
                 click.echo(_columns_help(*offered_columns(probe, options, given, shown)), nl=False)
                 return
             run_for = click.get_current_context().meta.get(COMMAND, ())
             output = make_output(probe, options, given, shown, run_for)
-            kept = keeping(given, counts=output.tables, has_events=shown is None)
+            kept = keeping(given, counts=output.tables)
             used = {name: given[name] for name in wanted if name in given}
             work = functools.partial(function, **used)
             if given["read"] is not None:

@@ -188,7 +188,9 @@ def make_output(
     if given["json"] and given["form"] not in (None, "json"):
         raise click.UsageError(f"--json and -o {given['form']} exclude each other.")
     if show and show.sink and (command or given["to"]):
-        raise click.UsageError("The screen is for a terminal of its own: no -- COMMAND, no --to.")
+        raise click.UsageError(
+            "The screen needs the terminal to itself: with -- COMMAND or --to, give -b."
+        )
     form = "json" if given["json"] else given["form"] or "text"
     if form == "json" and given["columns"]:
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")

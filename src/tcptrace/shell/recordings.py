@@ -60,13 +60,21 @@ class Keeping:
         return ParquetRecording(self.path, probe.row_classes, force=self.force)
 
 
-def keeping(given: Mapping[str, Any], *, counts: bool, has_events: bool) -> Keeping | None:
+def refuse_for_figures(given: Mapping[str, Any], name: str) -> None:
+    """Raise UsageError where the command `name`, which shows figures, is to keep or read events."""
+    for flag in ("write", "read"):
+        if given[flag] is not None:
+            raise click.UsageError(
+                f"{name} shows figures, and neither keeps nor reads recordings, which have events. "
+                "These are kept with: tcptrace tracer -d --failed -w FILE."
+            )
+
+
+def keeping(given: Mapping[str, Any], *, counts: bool) -> Keeping | None:
     """Return where the command line has events kept. Raises UsageError."""
     path: str | None = given["write"]
     if path is None:
         return None
-    if not has_events:
-        raise click.UsageError("-w keeps events, and this shows figures: record with tracer -w.")
     if counts:
         raise click.UsageError(
             "-c keeps no attempts: record without it, and count with -c -r FILE."
