@@ -67,6 +67,41 @@ def ask() -> None:
         client.recv(512)
 
 
+def connect_by_name(port: int) -> None:
+    """Connect as `connect_once` does, to what the fake server says."""
+
+    def ask_and_connect() -> None:
+        with connected(FAKE) as client:
+            client.send(question("a.test"))
+            client.recv(512)
+        connect_once(port)
+
+    with fake(answer("a.test", "a.test. IN A 127.0.0.1")):
+        Worker(ask_and_connect).run()
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".parquet"])
+def test_failed_attempts_and_names_are_kept(tmp_path: Path, form: str) -> None:
+    """They are read as they were printed, and left out where they are not asked for."""
+    port, path = take_port(), tmp_path / f"x{form}"
+    options = ("--failed", "-d", "--json")
+    with Tracer(*options, "-P", str(port), "-w", str(path), "--print", command="tracer") as tracer:
+        connect_by_name(port)
+        tracer.wait_for(outcome="refused")
+        tracer.wait_for(2, type="close")
+        live = tracer.stop()
+    again = run_tcptrace("tracer", *options, "-r", str(path))
+    assert (0, live.stdout) == (again.status, again.stdout)
+    begun = [(one["outcome"], one["query"]) for one in tracer.where(type="connect")]
+    assert [("established", "a.test"), ("refused", "a.test")] == begun
+    text = run_tcptrace("tracer", "--failed", "-r", str(path), "--columns", "type")
+    assert ["C", "F"] == [letter for letter in text.stdout.split() if letter in {"C", "F"}]
+    others = run_tcptrace("tracer", "-d", "--json", "-r", str(path))
+    assert others.stdout.splitlines() == [
+        line for line in live.stdout.splitlines() if "refused" not in line
+    ]
+
+
 @pytest.mark.parametrize("form", [".jsonl", ".parquet"])
 def test_dns_is_kept(tmp_path: Path, form: str) -> None:
     """Questions with their answers are rows of a recording, not the messages."""

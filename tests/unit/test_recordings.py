@@ -25,7 +25,7 @@ from tests.unit.records import to_json
 from tests.unit.test_schema import probes
 
 from tcptrace.errors import TcptraceError
-from tcptrace.model.events import NewTable, time_text, wall_ns_of
+from tcptrace.model.events import NewTable, json_keys, time_text, wall_ns_of
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.identity import Identity, Program
 from tcptrace.model.kept import PARTS, Classes, kinds, new_row
@@ -37,6 +37,7 @@ from tcptrace.probes.connect.probe import CONNECT, Connect
 from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.tracer.probe import TRACER
+from tcptrace.probes.tracer.records import Connected
 from tcptrace.shell.recordings import Keeping
 from tcptrace.sinks import parquet, thrift
 from tcptrace.sinks.choose import make_sink
@@ -532,6 +533,62 @@ def test_what_was_not_recorded_cannot_be_had(run: Run, tmp_path: Path) -> None:
     for option in (["--outcome"], ["--slower", "5"], ["-d"]):
         refused(run("connect", "-r", "x.jsonl", *option), option[0], "recorded without")
     assert 0 == run("connect", "-r", "x.jsonl", "-c").returncode
+
+
+@pytest.mark.parametrize("option", ["--failed", "-d"])
+def test_what_the_tracer_had_not_asked_for_cannot_be_had(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    """Failed attempts, and names, come of other probes, which were not there."""
+    sink = JsonLinesRecording(str(tmp_path / "x.jsonl"), force=False)
+    sink.open(Meta("tracer", "tracepoint", "host", "boot", "6.1", START_NS))
+    sink.close(NOTHING_LOST)
+    refused(run("tracer", "-r", "x.jsonl", option), option, "recorded without")
+
+
+@pytest.fixture(params=FORMS)
+def with_failures(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The name of a recording of `tracer --failed -d`: a connection, and attempts that failed."""
+    rows = [any_row(one, seeded(one.__name__)) for one in (Connected, Connect, Connect)]
+    for number, row in enumerate(rows):
+        row.ts_ns, row.pid, row.query = number, 100 + number, f"{number}.test"
+        row.query_age_ms = 1.0
+        row.outcome, row.error = "refused", "ECONNREFUSED"
+    rows[0].outcome, rows[0].error = "established", None
+    sink = recording(tmp_path / f"x{request.param}", TRACER)
+    companions = ("connect", "dns")
+    sink.open(Meta("tracer", "tracepoint", "h", "b", "6.1", START_NS, companions=companions))
+    sink.write(rows)
+    sink.close(NOTHING_LOST)
+    return f"x{request.param}"
+
+
+def test_attempts_that_failed_are_read_as_such(run: Run, with_failures: str) -> None:
+    """They are F, with their names; without --failed they are left out."""
+    picked = ("--columns", "type,pid,result,query,-lat")
+    done = run("tracer", "-r", with_failures, "--failed", "-d", *picked)
+    expected = [
+        ["T", "PID", "RESULT", "QUERY"],
+        ["C", "100", "established", "0.test"],
+        ["F", "101", "refused", "1.test"],
+        ["F", "102", "refused", "2.test"],
+    ]
+    assert expected == [line.split() for line in done.stdout.splitlines()], done.stderr
+    done = run("tracer", "-r", with_failures, "-d", *picked)
+    assert expected[:2] == [line.split() for line in done.stdout.splitlines()]
+
+
+def test_what_is_left_out_cannot_be_had_again(run: Run, with_failures: str) -> None:
+    """A recording that was made of another without its failures says that it has none."""
+    done = run("tracer", "-r", with_failures, "-w", "y.jsonl")
+    assert 0 == done.returncode, done.stderr
+    refused(run("tracer", "-r", "y.jsonl", "--failed"), "recorded without this --failed")
+    assert 2 == len(run("tracer", "-r", "y.jsonl", "-d").stdout.splitlines())
+
+
+def test_connections_and_attempts_have_the_same_keys() -> None:
+    """JSON tells them by their outcome alone, so one class does for both that are read."""
+    assert json_keys(Connected) == json_keys(Connect)
 
 
 def attempts() -> list[Any]:

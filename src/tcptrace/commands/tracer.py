@@ -15,7 +15,7 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
 from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
-from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE
+from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE, is_failure
 from tcptrace.probes.tracer.records import Open
 from tcptrace.shell.command import command
 from tcptrace.shell.options import TRACING, option
@@ -33,6 +33,10 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
     return value
 
 
+def _is_connection(row: Any) -> bool:
+    return not is_failure(row)
+
+
 @command(TRACER)
 @option(
     "--stats",
@@ -45,6 +49,7 @@ def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: 
     is_flag=True,
     adds=("result", "lat"),
     probes=(FAILED,),
+    keeps=lambda failed: None if failed else _is_connection,
     help="Also attempts that never became connections, as F: RESULT, LAT(ms).",
 )
 @option(

@@ -117,10 +117,9 @@ def reading(
     except TcptraceError:
         source.close()
         raise
+    meta = _without(source.meta, list(_own(options)), given)
     source.meta = dataclasses.replace(
-        source.meta,
-        probe=source.meta.probe or probe.name,
-        filters={**source.meta.filters, **mine.texts()},
+        meta, probe=meta.probe or probe.name, filters={**meta.filters, **mine.texts()}
     )
     return source
 
@@ -158,6 +157,18 @@ def _kept_by(options: Sequence[TraceOption], given: Mapping[str, Any]) -> list[K
     """Return what tells whether the command's own options keep a row."""
     tests = [one.keeps(given[one.name or ""]) for one in options if one.keeps]
     return [test for test in tests if test]
+
+
+def _without(meta: Meta, options: Sequence[TraceOption], given: Mapping[str, Any]) -> Meta:
+    """Return what holds when the rows of options that are not given are left out."""
+    missed = [one for one in options if one.keeps and not given[one.name or ""] and one.keeps(None)]
+    switches = {define for one in missed for define in one.switches}
+    probes = {probe.name for one in missed for probe in one.probes}
+    return dataclasses.replace(
+        meta,
+        switches={define: text for define, text in meta.switches.items() if define not in switches},
+        companions=tuple(name for name in meta.companions if name not in probes),
+    )
 
 
 def _check_meta(

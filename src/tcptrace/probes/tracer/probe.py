@@ -31,7 +31,7 @@ from tcptrace.model.events import (
 )
 from tcptrace.model.identity import Program
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.probes.connect.probe import LATENCY, QUERY, RESULT, SADDR, Connect
+from tcptrace.probes.connect.probe import LATENCY, QUERY, RESULT, SADDR
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Switch, Variant
 from tcptrace.probes.trace_points import (
     IS_TCP,
@@ -56,9 +56,14 @@ from tcptrace.probes.tracer.records import (
 LETTERS = {"connect": "C", "accept": "A", "close": "X", "open": "O", "failed": "F"}
 
 
+def is_failure(event: Any) -> bool:
+    """Tell whether a row is of an attempt that never became a connection."""
+    return bool(event.type == "connect" and event.outcome != "established")
+
+
 def _kind(event: Any, _first_ns: int = 0) -> str:
     """Return the type of a row, where an attempt that failed is one of its own."""
-    return "failed" if isinstance(event, Connect) else str(event.type)
+    return "failed" if is_failure(event) else str(event.type)
 
 
 def _letter(event: Any, _first_ns: int) -> str:
@@ -67,7 +72,7 @@ def _letter(event: Any, _first_ns: int) -> str:
 
 def _broken(event: Any) -> Mark | None:
     """Find a connection that did not end as its processes wanted, or an attempt that failed."""
-    if isinstance(event, Connect):
+    if is_failure(event):
         return "failure"
     if event.type != "close":
         return None

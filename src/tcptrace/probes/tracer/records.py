@@ -13,7 +13,10 @@ ENDED_BY = (None, "local", "remote", "reset")
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Connected(OnLink, Event):
-    """A connection that a process of this host opened; `struct tracer_connect` in tracer.bpf.c."""
+    """A connection that a process of this host opened; `struct tracer_connect` in tracer.bpf.c.
+
+    It has the keys of a `Connect`, so recordings have attempts that failed as rows of this class.
+    """
 
     type = "connect"
     nullable = frozenset({"error"})
@@ -22,9 +25,9 @@ class Connected(OnLink, Event):
     """From the SYN to ESTABLISHED; absent where the trace began between them."""
     _link: U32
     error: None = None
-    outcome: str = "established"
     retransmits: int | None = None
     """Of an attempt that failed alone, which is a `Connect`."""
+    outcome: str = "established"
     query: str | None = None
     query_age_ms: float | None = None
 
