@@ -80,12 +80,16 @@ static __always_inline void who_put_args(struct who_event *event, struct mm_stru
 	first = PAGE_SIZE - (start & (PAGE_SIZE - 1));
 	if (first > size)
 		first = size;
-	if (first > WHO_ARGS || bpf_probe_read_user(event->args, first, (void *)start))
+	FORGET(first);
+	first &= 2 * WHO_ARGS - 1;
+	if (bpf_probe_read_user(event->args, first, (void *)start))
 		return;
 	event->flags |= WHO_HAS_ARGS;
 	event->args_length = first;
 	size -= first;
-	if (!size || size > WHO_ARGS)
+	FORGET(size);
+	size &= WHO_ARGS - 1;
+	if (!size)
 		return;
 	if (bpf_probe_read_user(event->args + (first & (WHO_ARGS - 1)), size, (void *)(start + first)))
 		event->flags |= WHO_ARGS_CUT;
@@ -111,8 +115,10 @@ static __always_inline bool who_put_name(struct who_event *event)
 		event->mnt = &above->mnt;
 		return above && above != mount;
 	}
-	if (at > WHO_PATH)
+	if (at >= WHO_PATH)
 		return false;
+	FORGET(at);
+	at &= WHO_PATH - 1;
 	read(parent, &dentry->d_parent);
 	read(name, &dentry->d_name.name);
 	length = bpf_probe_read_kernel_str(event->path + at, WHO_NAME, name);

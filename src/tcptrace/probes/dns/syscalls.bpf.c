@@ -92,23 +92,32 @@ static __always_inline void dns_report_message(struct sock *sk, u64 where, u32 l
  * there may have got it. */
 static __always_inline void dns_report_missed(struct sock *sk, u32 flags)
 {
-	struct dns_event event = {
-		.head.kind = KIND_MESSAGE,
-		.head.ts_ns = bpf_ktime_get_ns(),
-		.socket = (u64)sk,
-		.flags = DNS_FAILED,
-	};
+	struct dns_event *event;
+	bool is_wanted = false;
 
 	if (!dns_remote_port(sk) && !dns_servers.lookup(&sk))
 		return;
-	fill_sock(&event.head, sk);
-	if (!keep_sock(&event.head))
+	event = events.ringbuf_reserve(sizeof(*event));	/* the stack has no room for it */
+	if (!event) {
+		count(COUNT_LOST);
 		return;
-	count(COUNT_UNTRACKED);
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->head.kind = KIND_MESSAGE;
+	event->head.ts_ns = bpf_ktime_get_ns();
+	event->socket = (u64)sk;
+	event->flags = DNS_FAILED;
+	fill_sock(&event->head, sk);
+	if (keep_sock(&event->head)) {
+		count(COUNT_UNTRACKED);
 #ifndef DNS_ANSWERS_ONLY
-	if (!(flags & DNS_SENT))
-		emit(&event, sizeof(event));
+		is_wanted = !(flags & DNS_SENT);
 #endif
+	}
+	if (is_wanted)
+		events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	else
+		events.ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 }
 
 static __always_inline void dns_report_messages(struct sock *sk, u64 where, u64 number, u32 flags)
