@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import TIME_SCALE, need_backend
+from tests.kernel.connections import OURS, THEIR_MAC, THEIRS, Older, Run
+from tests.kernel.harness import TIME_SCALE, Tracer, ended_well, need_backend
 from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
 from tcptrace.kernel.netns import NAMED, enter
@@ -125,3 +126,30 @@ def cgroup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             for child in filter(Path.is_dir, place.iterdir()):
                 child.rmdir()
             place.rmdir()
+
+
+@pytest.fixture(scope="module")
+def run(backend: Backend, netns: str) -> Iterator[Run]:
+    """Start a tracer when some connections are there already."""
+    older = Older()
+    with Tracer("--json", "--backend", backend, "-N", netns, command="tracer") as running:
+        yield Run(running, older)
+        if not older.ended:  # its test was not selected
+            older.end()
+        ended_well(running)
+
+
+@pytest.fixture
+def other_host() -> Iterator[str]:
+    """A network namespace behind a link, where `THEIRS` is; its name."""
+    name = f"tcptrace-peer-{os.getpid()}"
+    ip(f"netns add {name}")
+    ip(f"link add tr0 type veth peer name tr1 address {THEIR_MAC} netns {name}")
+    ip(f"address add {OURS}/24 dev tr0")
+    ip(f"-n {name} address add {THEIRS}/24 dev tr1")
+    ip("link set tr0 up")
+    ip(f"-n {name} link set tr1 up")
+    ip(f"-n {name} link set lo up")
+    yield name
+    ip("link delete tr0")
+    ip(f"netns delete {name}")

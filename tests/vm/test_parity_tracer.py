@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import pytest
+from tests.kernel.connections import CASES, exchange
 from tests.kernel.harness import Event, take_port
-from tests.kernel.test_tracer import CASES, exchange
 from tests.kernel.traffic import Sleepers
 from tests.vm.peers import Company, Record, Row, bcc, company, libbpf_tools
 
