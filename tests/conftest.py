@@ -7,7 +7,12 @@ from collections import Counter
 import pytest
 
 pytest.register_assert_rewrite(
-    "tests.kernel.harness", "tests.kernel.resolvers", "tests.unit.records", "tests.vm.peers"
+    "tests.kernel.connections",
+    "tests.kernel.harness",
+    "tests.kernel.resolvers",
+    "tests.kernel.tracers",
+    "tests.unit.records",
+    "tests.vm.peers",
 )
 
 

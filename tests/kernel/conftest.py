@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.backends import need_backend
 from tests.kernel.connections import OURS, THEIR_MAC, THEIRS, Older, Run
-from tests.kernel.harness import TIME_SCALE, Tracer, ended_well, need_backend
+from tests.kernel.harness import TIME_SCALE
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
 from tcptrace.kernel.netns import NAMED, enter

@@ -17,16 +17,9 @@ from collections.abc import Callable
 from unittest.mock import ANY
 
 import pytest
-from tests.kernel.harness import (
-    Event,
-    Tracer,
-    Worker,
-    eventually,
-    limit,
-    not_offered,
-    plain,
-    take_port,
-)
+from tests.kernel.backends import not_offered
+from tests.kernel.harness import Event, Worker, eventually, limit, take_port
+from tests.kernel.tracers import Tracer, plain
 from tests.kernel.traffic import (
     BACKLOG,
     DUAL,

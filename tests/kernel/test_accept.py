@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import (
-    TIME_SCALE,
-    Event,
-    Tracer,
-    Worker,
-    ended_well,
-    need,
-    not_offered,
-    take_port,
-)
+from tests.kernel.backends import need, not_offered
+from tests.kernel.harness import TIME_SCALE, Event, Worker, take_port
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,

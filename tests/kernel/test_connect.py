@@ -21,20 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kernel.backends import need
 from tests.kernel.bpfmaps import unlimited_memory
-from tests.kernel.harness import (
-    TIME_SCALE,
-    Ended,
-    Event,
-    Tracer,
-    Worker,
-    ended_well,
-    eventually,
-    limit,
-    need,
-    plain,
-    take_port,
-)
+from tests.kernel.harness import TIME_SCALE, Event, Worker, eventually, limit, take_port
+from tests.kernel.tracers import Ended, Tracer, ended_well, plain
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,

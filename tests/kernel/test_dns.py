@@ -13,18 +13,10 @@ from pathlib import Path
 
 import pytest
 from tests.kernel import resolvers
-from tests.kernel.harness import (
-    Event,
-    Tracer,
-    Worker,
-    limit,
-    need,
-    not_offered,
-    run_in_fork,
-    stop_without_loss,
-    take_port,
-)
+from tests.kernel.backends import need, not_offered
+from tests.kernel.harness import Event, Worker, limit, take_port
 from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
+from tests.kernel.tracers import Tracer, run_in_fork, stop_without_loss
 from tests.kernel.traffic import namespace_id, task_fields
 
 from tcptrace.kernel.hooks import Hook, obstacle

@@ -10,24 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.kernel.backends import available, need_backend, not_offered
 from tests.kernel.bpfmaps import ARRAY, HASH, map_exists, maps_of, pinned
-from tests.kernel.harness import (
+from tests.kernel.harness import Worker, children_of, eventually, limit, take_port
+from tests.kernel.tracers import (
     SKIPPED,
     TCPTRACE,
     Ended,
     Tracer,
-    Worker,
-    available,
     check_losses,
-    children_of,
-    eventually,
     import_path,
-    limit,
-    need_backend,
-    not_offered,
     run_in_fork,
     run_tcptrace,
-    take_port,
 )
 from tests.kernel.traffic import NOBODY, accept_once, burst, cgroup_id
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 import pytest
-from tests.kernel.harness import FROM_BTF, SEEN, not_offered
+from tests.kernel.backends import FROM_BTF, not_offered
+from tests.kernel.tracers import SEEN
 
 from tcptrace.model.events import json_keys
 from tcptrace.model.identity import Identity, Program

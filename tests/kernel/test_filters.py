@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from tests.kernel.backends import FROM_BTF, need, not_offered
 from tests.kernel.bpfmaps import pinned
-from tests.kernel.harness import FROM_BTF, Tracer, Worker, need, not_offered, take_ports
+from tests.kernel.harness import Worker, take_ports
+from tests.kernel.tracers import Tracer
 from tests.kernel.traffic import (
     DUAL,
     NAME,

@@ -15,17 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tests.kernel.harness import (
-    TCPTRACE,
-    Ended,
-    Tracer,
-    Worker,
-    eventually,
-    run_in_fork,
-    run_tcptrace,
-    take_port,
-    take_ports,
-)
+from tests.kernel.harness import Worker, eventually, take_port, take_ports
+from tests.kernel.tracers import TCPTRACE, Ended, Tracer, run_in_fork, run_tcptrace
 from tests.kernel.traffic import V4
 
 from tcptrace.probes.probe import Backend

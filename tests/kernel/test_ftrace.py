@@ -11,18 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.backends import need_backend
 from tests.kernel.conftest import mounted
-from tests.kernel.harness import (
-    Tracer,
-    Worker,
-    check_losses,
-    limit,
-    need_backend,
-    plain,
-    run_in_fork,
-    take_port,
-)
+from tests.kernel.harness import Worker, limit, take_port
 from tests.kernel.test_faults import WITHOUT_BCC, changed, check_refusal
+from tests.kernel.tracers import Tracer, check_losses, plain, run_in_fork
 from tests.kernel.traffic import (
     Actor,
     Sleepers,

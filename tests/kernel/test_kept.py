@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.harness import (
-    FROM_BTF,
-    Ended,
-    Tracer,
-    Worker,
-    not_offered,
-    run_tcptrace,
-    take_port,
-)
+from tests.kernel.backends import FROM_BTF, not_offered
+from tests.kernel.harness import Worker, take_port
 from tests.kernel.test_faults import WITHOUT_BCC, changed, check_refusal
+from tests.kernel.tracers import Ended, Tracer, run_tcptrace
 from tests.kernel.traffic import accept_once
 
 TAKEN, COMPILED = "programs taken from", "compiled by bcc"

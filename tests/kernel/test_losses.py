@@ -12,7 +12,8 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
-from tests.kernel.harness import Worker, need_backend, not_offered
+from tests.kernel.backends import need_backend, not_offered
+from tests.kernel.harness import Worker
 from tests.kernel.traffic import accept_once
 
 from tcptrace.kernel import tracefs

@@ -11,16 +11,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import (
-    TCPTRACE,
-    Event,
-    Tracer,
-    Worker,
-    ended_well,
-    not_offered,
-    run_tcptrace,
-    take_port,
-)
+from tests.kernel.backends import not_offered
+from tests.kernel.harness import Event, Worker, take_port
+from tests.kernel.tracers import TCPTRACE, Tracer, ended_well, run_tcptrace
 from tests.kernel.traffic import Actor, in_namespace, ip
 
 from tcptrace.kernel.sockets import PROC

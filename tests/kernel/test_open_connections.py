@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
+from tests.kernel.backends import need
 from tests.kernel.connections import (
     CONTAINER,
     MAPPED,
@@ -33,16 +34,8 @@ from tests.kernel.connections import (
     timeless,
     until_closed,
 )
-from tests.kernel.harness import (
-    TIME_SCALE,
-    Tracer,
-    Worker,
-    ended_well,
-    limit,
-    need,
-    take_port,
-    take_ports,
-)
+from tests.kernel.harness import TIME_SCALE, Worker, limit, take_port, take_ports
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
     DUAL,
     FAST_OPEN,

@@ -12,15 +12,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tests.kernel.harness import (
-    Event,
-    Tracer,
-    Worker,
-    available,
-    plain,
-    run_tcptrace,
-    take_port,
-)
+from tests.kernel.backends import available
+from tests.kernel.harness import Event, Worker, take_port
+from tests.kernel.tracers import Tracer, plain, run_tcptrace
 from tests.kernel.traffic import V6, Actor, accept_once
 
 import tcptrace

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.kernel.harness import Tracer, Worker, eventually, run_tcptrace, take_port
+from tests.kernel.harness import Worker, eventually, take_port
 from tests.kernel.resolvers import FAKE, answer, connected, fake, question
+from tests.kernel.tracers import Tracer, run_tcptrace
 from tests.kernel.traffic import accept_once
 
 pytestmark = pytest.mark.anywhere

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import Tracer, Worker, not_offered
+from tests.kernel.backends import not_offered
+from tests.kernel.harness import Worker
+from tests.kernel.tracers import Tracer
 from tests.kernel.traffic import accept_once, in_namespace, ip, namespace_id, raise_loopback
 
 from tcptrace.kernel.netns import NAMED

@@ -11,16 +11,9 @@ import threading
 from collections import Counter
 
 import pytest
-from tests.kernel.harness import (
-    FROM_BTF,
-    TIME_SCALE,
-    Tracer,
-    Worker,
-    ended_well,
-    limit,
-    not_offered,
-    take_ports,
-)
+from tests.kernel.backends import FROM_BTF, not_offered
+from tests.kernel.harness import TIME_SCALE, Worker, limit, take_ports
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import DUAL, V4, V6, connect, listen, port_of, reset
 
 from tcptrace.errors import TcptraceError

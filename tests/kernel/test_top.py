@@ -16,17 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.kernel.harness import (
-    TCPTRACE,
-    Event,
-    Tracer,
-    eventually,
-    limit,
-    not_offered,
-    take_port,
-    take_ports,
-)
+from tests.kernel.backends import not_offered
+from tests.kernel.harness import Event, eventually, limit, take_port, take_ports
 from tests.kernel.resolvers import FAKE, PORT, answer, bound, fake, question
+from tests.kernel.tracers import TCPTRACE, Tracer
 from tests.kernel.traffic import BACKLOG, V4, V6, connect, in_namespace, ip, listen, set_comm
 
 from tcptrace.probes.probe import Backend

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 from tests.kernel import resolvers, test_connect
-from tests.kernel.harness import (
-    Event,
-    Tracer,
-    Worker,
-    limit,
-    need,
-    stop_without_loss,
-    take_port,
-    take_ports,
-)
+from tests.kernel.backends import need
+from tests.kernel.harness import Event, Worker, limit, take_port, take_ports
 from tests.kernel.test_connect import FATES, SILENT, denying, failure
+from tests.kernel.tracers import Tracer, stop_without_loss
 from tests.kernel.traffic import (
     V4,
     accept_once,

@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from tests.kernel.backends import FROM_BTF, need
 from tests.kernel.bpfmaps import pinned
 from tests.kernel.connections import CONTAINER, SCOPE, THEIRS, cut_link, pair, seen
-from tests.kernel.harness import FROM_BTF, Tracer, Worker, ended_well, need, take_port, take_ports
+from tests.kernel.harness import Worker, take_port, take_ports
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
     DUAL,
     NAME,

@@ -30,16 +30,9 @@ from tests.kernel.connections import (
     timeless,
     until_closed,
 )
-from tests.kernel.harness import (
-    TIME_SCALE,
-    Tracer,
-    Worker,
-    ended_well,
-    eventually,
-    limit,
-    take_port,
-)
+from tests.kernel.harness import TIME_SCALE, Worker, eventually, limit, take_port
 from tests.kernel.test_open_connections import Holder
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
     V4,
     connect,

@@ -18,7 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.kernel.harness import TIME_SCALE, Event, Tracer, Worker, need, take_ports
+from tests.kernel.backends import need
+from tests.kernel.harness import TIME_SCALE, Event, Worker, take_ports
+from tests.kernel.tracers import Tracer
 from tests.kernel.traffic import (
     DUAL,
     NOBODY,

@@ -12,15 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.harness import (
-    BANNER,
-    Tracer,
-    Worker,
-    eventually,
-    run_in_fork,
-    take_port,
-    take_ports,
-)
+from tests.kernel.harness import Worker, eventually, take_port, take_ports
+from tests.kernel.tracers import BANNER, Tracer, run_in_fork
 from tests.kernel.traffic import V4, accept_once, listen
 
 from tcptrace.probes.probe import Backend

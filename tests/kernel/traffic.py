@@ -22,17 +22,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from tests.kernel.harness import (
-    FROM_BTF,
-    Event,
-    Tracer,
-    Worker,
-    eventually,
-    limit,
-    not_offered,
-    plain,
-    take_port,
-)
+from tests.kernel.backends import FROM_BTF, not_offered
+from tests.kernel.harness import Event, Worker, eventually, limit, take_port
+from tests.kernel.tracers import Tracer, plain
 
 from tcptrace.kernel.btf import KIND_FUNC, running_kernel
 from tcptrace.kernel.netns import NAMED, enter

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
-from tests.kernel.harness import TIME_SCALE, Event, Tracer
+from tests.kernel.harness import TIME_SCALE, Event
+from tests.kernel.tracers import Tracer
 from tests.kernel.traffic import DUAL, NOBODY, V4, V6, Actor
 
 Row = dict[str, object]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tests.kernel.harness import NOT_OFFERED
+from tests.kernel.backends import NOT_OFFERED
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".cache" / "tests"

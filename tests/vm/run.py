@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.kernel.harness import NOT_OFFERED  # noqa: E402 - found in ROOT
+from tests.kernel.backends import NOT_OFFERED  # noqa: E402 - found in ROOT
 from tests.vm import kernels, machine, results, roots  # noqa: E402
 from tests.vm.results import FAILED, HOST, PASSED, SKIPPED, Result  # noqa: E402
 

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 from tests.kernel import resolvers
-from tests.kernel.harness import Event, Tracer, Worker, take_port
+from tests.kernel.harness import Event, Worker, take_port
 from tests.kernel.test_connect import (
     CASES,
     NOWHERE,
@@ -21,6 +21,7 @@ from tests.kernel.test_connect import (
     links,  # noqa: F401 - a fixture
 )
 from tests.kernel.test_dns import CLIENTS
+from tests.kernel.tracers import Tracer
 from tests.kernel.traffic import V4, V6, cast, namespace_id
 from tests.vm.peers import Company, Peer, Record, actors, bcc, company, libbpf_tools, wait
 
