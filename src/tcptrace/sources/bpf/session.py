@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 
 from tcptrace.kernel import bpf
@@ -17,6 +18,25 @@ from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 
 _COUNTER = struct.Struct("=Q")
+
+
+def detach(links: Iterable[int]) -> None:
+    """Close links, all at the same time.
+
+    The kernel closes one only when no processor can be in its program, which takes some 60 ms. They
+    can wait for that together.
+    """
+    closing = []
+    for link in links:
+        thread = threading.Thread(target=os.close, args=(link,))
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had
+            os.close(link)
+        else:
+            closing.append(thread)
+    for thread in closing:
+        thread.join()
 
 
 class BpfSession(LiveSource):
@@ -40,7 +60,8 @@ class BpfSession(LiveSource):
 
     def close(self) -> None:
         """Detach and unmap."""
-        for descriptor in (*self._links, *self._programs, *self._maps.values()):
+        detach(self._links)
+        for descriptor in (*self._programs, *self._maps.values()):
             os.close(descriptor)
         self._ring.close()
         self._counters.close()
