@@ -15,21 +15,19 @@ import dataclasses
 import functools
 import os
 import re
-import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-from tcptrace.model import tables
+from tcptrace.model import expressions, tables
 from tcptrace.model.events import decode_text
 from tcptrace.model.ranges import KEEP, U32_MAX, Ranges, items_of, parse_ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, System
 
 Defines = dict[str, str]
 Expression = Callable[[Any, Sequence[str]], str]
-Between = Callable[[str, int, int], str]
 Test = Callable[..., bool]
 """Tells of a field's value, of ports of one value or more, whether it is wanted."""
 
@@ -118,53 +116,6 @@ def _comm_defines(names: Sequence[bytes]) -> Defines:
     return {"KEEP_COMM": " ".join(f"Y({first:#x}ULL,{second:#x}ULL)" for first, second in words)}
 
 
-def _either(conditions: Iterable[str]) -> str:
-    return f"({' || '.join(conditions)})"
-
-
-def _expression(ranges: Ranges, fields: Sequence[str], between: Between) -> str:
-    """Return what holds where a field is in a range to keep, and none in one to drop."""
-    parts = [
-        _either(between(field, low, high) for field in fields for low, high in pairs)
-        for pairs in (ranges.keep, ranges.drop)
-        if pairs
-    ]
-    if ranges.drop:
-        parts[-1] = f"!{parts[-1]}"
-    return " && ".join(parts)
-
-
-def _between(field: str, low: int, high: int) -> str:
-    return f"({field} >= {low} && {field} <= {high})" if low < high else f"{field} == {low}"
-
-
-def _port_between(field: str, low: int, high: int) -> str:
-    """Compare a port byte for byte: it is in network order."""
-    first, second = f"{field}_0", f"{field}_1"
-    if low == high:
-        return f"({first} == {low >> 8} && {second} == {low & 0xFF})"
-    return (
-        f"(({first} > {low >> 8} || ({first} == {low >> 8} && {second} >= {low & 0xFF}))"
-        f" && ({first} < {high >> 8} || ({first} == {high >> 8} && {second} <= {high & 0xFF})))"
-    )
-
-
-def _comm_expression(names: Sequence[bytes], _ports: Sequence[str]) -> str:
-    """Compare names as strings; these have no escapes, so that one with both quotes cannot be."""
-    texts = [os.fsdecode(name) for name in names]
-    if any('"' in text and "'" in text for text in texts):
-        return ""
-    quoted = (f'"{text}"' if '"' not in text else f"'{text}'" for text in texts)
-    return _either(f"comm == {text}" for text in quoted)
-
-
-def _family_expression(family: int, _ports: Sequence[str]) -> str:
-    mapped = socket.htonl(0xFFFF)
-    words = f"raddr6_0 == 0 && raddr6_1 == 0 && raddr6_2 == {mapped}"
-    ipv4 = f"(family == {socket.AF_INET:d} || (family == {socket.AF_INET6:d} && {words}))"
-    return ipv4 if family == 4 else f"!{ipv4}"
-
-
 def _ranges_test(ranges: Ranges) -> Test:
     """Compare a number; where there is none, a record passes unless only some are to be kept."""
     wants, without = ranges.test(), not ranges.keep
@@ -251,7 +202,7 @@ FILTERS = (
         "{ports}: a list, ranges, exclusions (80,443,8000-8100 or !22).",
         _parse_ports,
         _range_defines("PORT"),
-        lambda ranges, ports: _expression(ranges, ports, _port_between),
+        lambda ranges, ports: expressions.of_ranges(ranges, ports, expressions.port_between),
         tables.of_ranges,
         "",
         _ports_test,
@@ -263,7 +214,7 @@ FILTERS = (
         "These users, by name or id.",
         _parse_user_ids,
         _range_defines("UID"),
-        lambda ranges, _ports: _expression(ranges, ("uid",), _between),
+        lambda ranges, _ports: expressions.of_ranges(ranges, ("uid",), expressions.between),
         tables.of_ranges,
         "uid",
         _ranges_test,
@@ -275,7 +226,7 @@ FILTERS = (
         "Threads of this name (at most 15 bytes); repeatable.",
         _parse_comms,
         _comm_defines,
-        _comm_expression,
+        expressions.of_names,
         lambda names: tables.of_values(map(_padded, names)),
         "comm",
         _comms_test,
@@ -287,7 +238,7 @@ FILTERS = (
         "A network namespace: inode number, name under /run/netns, or path.",
         _parse_netns,
         lambda inodes: _listed("KEEP_NETNS", "U", inodes),
-        lambda inodes, _ports: _either(f"netns == {inode}" for inode in inodes),
+        lambda inodes, _ports: expressions.either(f"netns == {inode}" for inode in inodes),
         lambda inodes: tables.of_values(inode.to_bytes(4, "big") for inode in inodes),
         "netns",
         lambda inodes: frozenset(inodes).__contains__,
@@ -338,7 +289,7 @@ FAMILY = Filter(
     "IPv4 or IPv6 only; an IPv4-mapped IPv6 address is IPv4.",
     _parse_family,
     lambda family: {"KEEP_FAMILY": str(family)},
-    _family_expression,
+    expressions.of_family,
     None,
     "family",
     lambda family: family.__eq__,
