@@ -25,6 +25,13 @@ NAME = "tcptrace-bpf"
 LIBRARY = Path("usr/lib") / NAME
 PROGRAM = f"""\
 #!/usr/bin/python3 -I
+import _signal
+import posix
+
+# As in bin/tcptrace: Ctrl-C ends quietly while the rest is imported.
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, lambda *_: posix._exit(0))
+
 import sys
 
 sys.path.insert(0, "/{LIBRARY}")
