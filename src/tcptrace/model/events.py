@@ -334,8 +334,15 @@ class Decoder:
 class NewTable:
     """Comes between rows where a new table begins."""
 
+    weight: ClassVar[int] = 0
+
     wall_ns: int | None = None
     """Nanoseconds since 1970: the time that is shown with it."""
+
+
+def weight(row: Any) -> int:
+    """Return of how many events a row tells; the beginning of a table of none."""
+    return int(getattr(row, "weight", 1))
 
 
 @cache

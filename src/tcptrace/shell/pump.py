@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from tcptrace.model.batch import Batch
-from tcptrace.model.events import NewTable
+from tcptrace.model.events import NewTable, weight
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.shell.stop import Stop, Why
 from tcptrace.sinks.sink import Sink
@@ -108,7 +108,7 @@ class Pump:
         if row.__class__ is NewTable:
             self.shown = 0  # a table holds all that the one before it did
         else:
-            self.shown += getattr(row, "weight", 1)
+            self.shown += weight(row)
             self._passed += 1
             if self._passed == self._count:
                 self._stop.ask(Why.COUNT)
@@ -138,7 +138,7 @@ class Pump:
         self._before_output()
         rows, self._rows = self._rows, []
         if self.error and not self._sinks:
-            self._lose(sum(map(_weight, rows)))
+            self._lose(sum(map(weight, rows)))
         self._each(lambda sink: sink.write(rows))
         self._each(self._hand_over)
 
@@ -198,8 +198,3 @@ class Pump:
             self._say(str(losses.since(self._reported)))
             self._reported = losses
             self._each(lambda sink: sink.note(losses))
-
-
-def _weight(row: Any) -> int:
-    """Return of how many events a row tells; the beginning of a table of none."""
-    return 0 if isinstance(row, NewTable) else int(getattr(row, "weight", 1))

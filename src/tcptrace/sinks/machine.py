@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from tcptrace.model.columns import Column, values_of
-from tcptrace.model.events import NewTable
+from tcptrace.model.events import NewTable, weight
 from tcptrace.model.objects import encode, object_of
 from tcptrace.model.text import printable
-from tcptrace.sinks.stream import Piece, StreamSink, weight
+from tcptrace.sinks.stream import Piece, StreamSink
 
 FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide forms, too
 """What a formula begins with."""
@@ -23,7 +23,7 @@ class JsonSink(StreamSink):
         backend = encode(self._meta.backend)
         for row in rows:
             if not isinstance(row, NewTable):  # an object names its values
-                yield object_of(row.__class__)(row, backend), getattr(row, "weight", 1)
+                yield object_of(row.__class__)(row, backend), weight(row)
 
 
 class CsvSink(StreamSink):

@@ -14,11 +14,6 @@ Piece = tuple[str, int]
 """A text that is written whole or not at all, and of how many events it tells."""
 
 
-def weight(row: Any) -> int:
-    """Return of how many events a row tells."""
-    return int(getattr(row, "weight", 1))
-
-
 class StreamSink(abc.ABC):
     """Writes rows as text, each whole; never waits for the reader but in `flush`."""
 

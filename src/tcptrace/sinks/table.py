@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tcptrace.model.columns import Column, clock_time
-from tcptrace.model.events import NewTable
+from tcptrace.model.events import NewTable, weight
 from tcptrace.sinks.color import HEADING, Palette, is_dumb
 from tcptrace.sinks.layout import Cell, cell_len, padded, terminal_size
-from tcptrace.sinks.stream import Piece, StreamSink, weight
+from tcptrace.sinks.stream import Piece, StreamSink
 from tcptrace.sinks.text import NOTHING, cells
 
 if TYPE_CHECKING:

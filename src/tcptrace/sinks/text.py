@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from tcptrace.model.columns import Column, values_of
-from tcptrace.model.events import NewTable
+from tcptrace.model.events import NewTable, weight
 from tcptrace.model.text import printable
 from tcptrace.sinks.color import HEADING, Palette
 from tcptrace.sinks.layout import Cell, Screen, padded, terminal_size
-from tcptrace.sinks.stream import Piece, StreamSink, weight
+from tcptrace.sinks.stream import Piece, StreamSink
 
 NOTHING = "-"
 
