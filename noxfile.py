@@ -91,7 +91,7 @@ def deb(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Unit tests with the lowest versions of all dependencies, in an environment of their own."""
     project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
-    needed = [one.replace(">=", "==") for one in project["dependencies"]]
+    needed = [requirement.replace(">=", "==") for requirement in project["dependencies"]]
     with tempfile.TemporaryDirectory() as place:
         session.run(str(BIN / "python"), "-m", "venv", place)
         python = f"{place}/bin/python"

@@ -83,7 +83,9 @@ def page(command: click.Command, context: click.Context, others: Sequence[str]) 
 def pages(program: str) -> dict[str, str]:
     """Return all pages, by name."""
     top = click.Context(cli, info_name=program)
-    names = sorted(one.name for one in entry_points(group=GROUP) if one.value.startswith(BUILT_IN))
+    names = sorted(
+        entry.name for entry in entry_points(group=GROUP) if entry.value.startswith(BUILT_IN)
+    )
     every = [program, *(f"{program}-{name}" for name in names)]
     result = {program: page(cli, top, every)}
     for name in names:

@@ -106,7 +106,7 @@ def answer_dns(server: socket.socket) -> None:
     while True:
         question, client = server.recvfrom(512)
         labels = question[12:].split(b"\0")[0]
-        name = next(one for one in SERVERS if encoded(one) == labels)
+        name = next(server for server in SERVERS if encoded(server) == labels)
         answer = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04" + socket.inet_aton(SERVERS[name][0])
         head = question[:2] + b"\x81\x80\0\x01\0\x01\0\0\0\0"
         server.sendto(head + question[12:] + answer, client)

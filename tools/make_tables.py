@@ -82,31 +82,39 @@ def load(command: str) -> TraceCommand:
     return found
 
 
-def flags(one: click.Option) -> str:
+def flags(option: click.Option) -> str:
     """Return an option's names, with what it takes."""
-    names = ", ".join(f"`{name}`" for name in one.opts)
-    value = one.make_metavar(click.Context(click.Command(""))) if not one.is_flag else ""
+    names = ", ".join(f"`{name}`" for name in option.opts)
+    value = option.make_metavar(click.Context(click.Command(""))) if not option.is_flag else ""
     return f"{names} `{escaped(value)}`" if value else names
 
 
 def options(shown: Iterable[click.Parameter]) -> str:
     """Return the table of options, with their help."""
-    rows = ((flags(one), escaped(one.help or "")) for one in shown if isinstance(one, TraceOption))
+    rows = (
+        (flags(option), escaped(option.help or ""))
+        for option in shown
+        if isinstance(option, TraceOption)
+    )
     return whole(("option", "meaning"), rows)
 
 
 def shared(section: str) -> str:
     """Return the table of the options that all commands share, of a section of the help."""
     probe = dataclasses.replace(load("accept").probe, ports="Ports, of the end that it is about")
-    every = (one for one in shared_options(probe) if isinstance(one, TraceOption))
-    return options(one for one in every if one.section == section)
+    every = (option for option in shared_options(probe) if isinstance(option, TraceOption))
+    return options(option for option in every if option.section == section)
 
 
 def own(command: TraceCommand) -> str:
     """Return the table of a command's own options, and of those that are others there."""
-    common = {(one.name, getattr(one, "help", "")) for one in shared_options(command.probe)}
+    common = {
+        (option.name, getattr(option, "help", "")) for option in shared_options(command.probe)
+    }
     return options(
-        one for one in command.params if (one.name, getattr(one, "help", "")) not in common
+        option
+        for option in command.params
+        if (option.name, getattr(option, "help", "")) not in common
     )
 
 
@@ -114,15 +122,15 @@ def columns(command: TraceCommand) -> str:
     """Return the table of a command's columns: those that are shown first."""
     probe = command.probe
     adding: dict[str, list[str]] = {column.key: ["always"] for column in probe.columns}
-    for one in command.params:
-        for key in one.adds if isinstance(one, TraceOption) else ():
-            adding.setdefault(key, []).append(f"`{one.opts[0]}`")
+    for option in command.params:
+        for key in option.adds if isinstance(option, TraceOption) else ():
+            adding.setdefault(key, []).append(f"`{option.opts[0]}`")
     every: dict[str, Column] = {}
     for column in (*probe.columns, *probe.extra_columns):
         every.setdefault(column.key, column)
     rows = (
-        (f"`{key}`", one.heading, escaped(one.meaning), ", ".join(adding.get(key, [])))
-        for key, one in every.items()
+        (f"`{key}`", column.heading, escaped(column.meaning), ", ".join(adding.get(key, [])))
+        for key, column in every.items()
     )
     return whole(("key", "heading", "meaning", "shown"), rows)
 

@@ -109,9 +109,9 @@ def _installed() -> Iterator[Entry]:
 def _entries() -> dict[str, list[Entry]]:
     """Return the entries by name, a built-in before those that take its name."""
     built_in = (Entry(name, f"{BUILT_IN}{name}:{name}", "tcptrace") for name in SHORT_HELP)
-    unique = {(one.name, one.value): one for one in chain(built_in, _installed())}.values()
+    unique = {(entry.name, entry.value): entry for entry in chain(built_in, _installed())}.values()
     entries: dict[str, list[Entry]] = {}
-    for entry in sorted(unique, key=lambda one: not one.value.startswith(BUILT_IN)):
+    for entry in sorted(unique, key=lambda entry: not entry.value.startswith(BUILT_IN)):
         entries.setdefault(entry.name, []).append(entry)
     return entries
 

@@ -50,7 +50,7 @@ def _filter(globs: tuple[str, ...], types: frozenset[str], *, failed: bool) -> W
         if types and types.isdisjoint({qtype, qtype.partition("/")[0]}):
             return False
         name = (row.query or "").lower()
-        return not patterns or any(fnmatch.fnmatchcase(name, one) for one in patterns)
+        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
     return wanted
 

@@ -145,7 +145,7 @@ def _trials(commands: Mapping[str, TraceCommand], stopped: Callable[[], bool]) -
     begun: deque[_Attempt] = deque()
     left = iter(commands.items())
     while True:
-        begun.extend(_Attempt(*one) for one in islice(left, at_once - len(begun)))
+        begun.extend(_Attempt(*command) for command in islice(left, at_once - len(begun)))
         if not begun:
             return
         show_progress(f"Trying {begun[0].name} ...")
@@ -181,8 +181,12 @@ def _as_json(findings: Findings) -> str:
                 "place": findings.programs.place,
                 "files": len(findings.programs.entries),
                 "bytes": sum(entry.bytes for entry in findings.programs.entries),
-                "oldest": min((one.written_s for one in findings.programs.entries), default=None),
-                "newest": max((one.written_s for one in findings.programs.entries), default=None),
+                "oldest": min(
+                    (entry.written_s for entry in findings.programs.entries), default=None
+                ),
+                "newest": max(
+                    (entry.written_s for entry in findings.programs.entries), default=None
+                ),
                 "problem": findings.programs.problem or None,
             },
             "commands": {

@@ -24,7 +24,9 @@ def tracing_commands(context: click.Context) -> Mapping[str, TraceCommand]:
     if not isinstance(group, click.Group):
         return {}
     commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
-    return {name: one for name, one in commands.items() if isinstance(one, TraceCommand)}
+    return {
+        name: command for name, command in commands.items() if isinstance(command, TraceCommand)
+    }
 
 
 def usual_options(command: TraceCommand) -> Iterator[list[str]]:
@@ -32,11 +34,11 @@ def usual_options(command: TraceCommand) -> Iterator[list[str]]:
     yield []
     filters = {"pid": ["-p", str(os.getpid())], "port": ["-P", "1"], "uid": ["-u", "0"]}
     yield from (arguments for name, arguments in filters.items() if name in command.probe.filters)
-    own = {one.name: one for one in command.params if isinstance(one, TraceOption)}
-    for one in own.values():
-        if one.section == OWN and (one.switches or one.probes):
-            needed = [own[name] for name in one.needs]
-            yield [word for option in (*needed, one) for word in _given(option)]
+    own = {option.name: option for option in command.params if isinstance(option, TraceOption)}
+    for option in own.values():
+        if option.section == OWN and (option.switches or option.probes):
+            together = (*(own[name] for name in option.needs), option)
+            yield [word for given in together for word in _given(given)]
 
 
 def _given(option: TraceOption) -> list[str]:
@@ -118,7 +120,7 @@ def prepare(
             say(f"{shlex.join([command.name or '', *arguments])}: {error}")
             failed = True
     if export_to and prepared:
-        number = export((name for one in prepared for name in one.names), export_to)
+        number = export((name for programs in prepared for name in programs.names), export_to)
         click.echo(f"{number} files are in {export_to}")
     context.exit(1 if failed else 0)
 

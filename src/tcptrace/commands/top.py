@@ -44,7 +44,7 @@ from tcptrace.top.traffic import (
 
 USUAL_ROWS = 20
 """Of a table, where it is text."""
-SORTS = (*(one.key for one in MEASURES), *(one.name for one in DIMENSIONS))
+SORTS = (*(measure.key for measure in MEASURES), *(measure.name for measure in DIMENSIONS))
 NO_SCREEN = (
     "the screen needs textual, which is not installed.\n"
     "Install it (pip install textual), or have tables with -b"
@@ -80,7 +80,7 @@ def _parse_existing(_context: click.Context, _parameter: click.Parameter, value:
 def _is_screen(given: dict[str, Any]) -> bool:
     """Tell whether the options, and the terminal, are for a screen."""
     is_text = not given["json"] and given["form"] in (None, "text")
-    is_terminal = all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
+    is_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     return is_text and is_terminal and not (given["batch"] or given["once"] or is_dumb())
 
 
@@ -127,7 +127,7 @@ def _show(given: dict[str, Any]) -> Shown:
     metavar="LIST",
     default=",".join(keys.DEFAULT),
     callback=_parse_by,
-    help=f"Add up by these: {', '.join(one.name for one in DIMENSIONS)}. "
+    help=f"Add up by these: {', '.join(dimension.name for dimension in DIMENSIONS)}. "
     f"Default: {','.join(keys.DEFAULT)}.",
 )
 @option("--in", "inward", is_flag=True, excludes=("outward",), help="What was accepted here only.")
@@ -246,9 +246,9 @@ def _listeners(
     trace: Trace, interval_s: float, rows: int | None, most: int | None
 ) -> Iterator[NewTable | listeners.Listener]:
     """Yield tables of who listens."""
-    for one in islice(listeners.tables(trace, interval_s), most):
-        yield NewTable(one.wall_ns)
-        yield from one.rows[:rows]
+    for found in islice(listeners.tables(trace, interval_s), most):
+        yield NewTable(found.wall_ns)
+        yield from found.rows[:rows]
 
 
 def _tables(
@@ -272,7 +272,7 @@ def _chosen(
     """Return the rows to show, in their order."""
     rows = [row for row in interval.rows if row.run.failed or not only_failed]
     rows = [row for row in rows if is_alive(row) or only_failed]
-    names = [one.name for one in by]
+    names = [dimension.name for dimension in by]
     if sort in names:
         return sorted(rows, key=lambda row: sort_text(by, row, names.index(sort)))
     measure = BY_KEY.get(sort or "")

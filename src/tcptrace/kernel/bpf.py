@@ -233,7 +233,7 @@ def lookup_u64(map_fd: int, index: int) -> int:
 def fill(map_fd: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
     """Put entries, keys and values, into a map. Raises OSError."""
     for key, value in entries:
-        buffers = [ctypes.create_string_buffer(one, len(one)) for one in (key, value)]
+        buffers = [ctypes.create_string_buffer(part, len(part)) for part in (key, value)]
         attributes = pack_attributes("IIQQQ", map_fd, 0, *map(c_pointer, buffers), 0)
         bpf(MAP_UPDATE_ELEM, attributes)
 

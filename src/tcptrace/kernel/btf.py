@@ -108,8 +108,8 @@ class Btf:
 
     def plain(self, type_id: int) -> int:
         """Return the id of a type without typedefs and qualifiers."""
-        while (one := self.type(type_id)).kind in MODIFIERS:
-            type_id = one.target
+        while (type_ := self.type(type_id)).kind in MODIFIERS:
+            type_id = type_.target
         return type_id
 
     def size(self, type_id: int) -> int:

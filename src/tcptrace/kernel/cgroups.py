@@ -36,7 +36,7 @@ def _mounts() -> Iterator[_Mount]:
         if after.startswith(b"cgroup2 "):
             root, place = before.split(b" ")[3:5]
             yield _Mount(
-                *(os.fsdecode(re.sub(rb"\\([0-7]{3})", _octal, one)) for one in (place, root))
+                *(os.fsdecode(re.sub(rb"\\([0-7]{3})", _octal, field)) for field in (place, root))
             )
 
 
@@ -87,7 +87,7 @@ def _root() -> int | None:
 
 def _inside(path: str, directory: str) -> str | None:
     """Return the path from a directory, such as ``/a/b``; None for what is not below it."""
-    above, parts = (one.rstrip("/").split("/") for one in (directory, path))
+    above, parts = (text.rstrip("/").split("/") for text in (directory, path))
     below = parts[len(above) :]
     if parts[: len(above)] != above or ".." in below:
         return None
@@ -136,4 +136,4 @@ def ids_of(pid: int) -> tuple[int, ...]:
     above = (own, *own.parents)
     if not own.is_dir():
         return ()
-    return tuple(one.stat().st_ino for one in above[: above.index(place) + 1])
+    return tuple(directory.stat().st_ino for directory in above[: above.index(place) + 1])

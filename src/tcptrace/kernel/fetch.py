@@ -120,4 +120,4 @@ def fetch_arguments(types: btf.Btf, function: str, name: str, expression: str) -
 def zeros(name: str, parts: int) -> list[str]:
     """Return arguments for a value of so many words that a kernel does not have."""
     names = [f"{name}_{n}" for n in range(parts)] if parts > 1 else [name]
-    return [f"{one}=\\0:u32" for one in names]
+    return [f"{part}=\\0:u32" for part in names]

@@ -79,11 +79,11 @@ class Question:
 
 def ask(question: Callable[[], Any], what: str = "asked") -> Any:
     """Return what `question` answers in a child. Raises TcptraceError as `Question.answer` does."""
-    one = Question(what, question)
+    asked = Question(what, question)
     try:
-        return one.answer()
+        return asked.answer()
     finally:
-        one.close()
+        asked.close()
 
 
 def telling(error: TcptraceError) -> dict[str, str]:

@@ -71,7 +71,9 @@ def places(owner: int | None, root: Path = Path("/")) -> Places:
         moved = _texts(_load(root / DOCKER_SETTINGS)).get("data-root", "")
         docker = [root / moved.strip("/")] if moved else []
         docker += [root / place for place in DOCKER_ROOTS]
-        return Places(docker, [root / one for one in STORAGES], [root / one for one in TASKS])
+        return Places(
+            docker, [root / place for place in STORAGES], [root / place for place in TASKS]
+        )
     try:
         home = root / pwd.getpwuid(owner).pw_dir.strip("/")
     except KeyError:
@@ -123,7 +125,7 @@ def _by_containerd(where: Places, container: str) -> Names | None:
 
 def _by_storage(where: Places, container: str) -> Names | None:
     """Return what the storage that Podman and CRI-O share tells."""
-    name = next(filter(None, (_name_in(one, container) for one in _lists(where))), None)
+    name = next(filter(None, (_name_in(place, container) for place in _lists(where))), None)
     for spec in _listed(where.storages, f"*-containers/{container}/userdata/config.json"):
         notes = _texts(_member(_load(spec), "annotations"))
         if notes.get("io.container.manager") == "cri-o":

@@ -147,7 +147,7 @@ class _Work:
             try:
                 if self._visit(netns):
                     states = (LISTEN,) if listeners else OPEN
-                    rows += [(netns, tuple(one)) for one in sock_diag.sockets(states)]
+                    rows += [(netns, tuple(connection)) for connection in sock_diag.sockets(states)]
             except (TcptraceError, OSError) as error:
                 refused = str(error)
         end_ns = clock.now_ns()
@@ -173,7 +173,7 @@ class _Work:
         if new:
             found = {inode: process(pids[0]) for inode, pids in holders(new).items()}
             for inode in new:
-                one = found.get(inode)
-                self._holders[inode] = tuple(one) if one else None
+                holder = found.get(inode)
+                self._holders[inode] = tuple(holder) if holder else None
         self._holders = {inode: self._holders[inode] for inode in inodes}
-        return {inode: one for inode, one in self._holders.items() if one}
+        return {inode: holder for inode, holder in self._holders.items() if holder}

@@ -69,10 +69,17 @@ def namespaces() -> dict[int, Path]:
 
 def _dump(netns: int) -> Iterator[Connection]:
     """Yield the connections of this thread's network namespace that a process can have."""
-    for one in sock_diag.sockets():
-        if one.inode:  # else it waits to be accepted, or was closed
-            ends = Ends(netns, one.laddr, one.lport, one.raddr, one.rport, one.link)
-            yield Connection(ends, one.uid, one.inode)
+    for connection in sock_diag.sockets():
+        if connection.inode:  # else it waits to be accepted, or was closed
+            ends = Ends(
+                netns,
+                connection.laddr,
+                connection.lport,
+                connection.raddr,
+                connection.rport,
+                connection.link,
+            )
+            yield Connection(ends, connection.uid, connection.inode)
 
 
 def connections(wanted: Collection[int] | None = None) -> list[Connection]:
@@ -161,7 +168,11 @@ class Survey:
 def _survey(wanted: Collection[int] | None) -> list[Any]:
     """Return what `Survey.result` does, in JSON's types."""
     found = connections(wanted)
-    held = holders({one.inode for one in found})
+    held = holders({connection.inode for connection in found})
     pids = sorted({pid for group in held.values() for pid in group})
-    known = [(pid, one.comm.hex(), one.mntns, one.cgroups) for pid in pids if (one := process(pid))]
+    known = [
+        (pid, owner.comm.hex(), owner.mntns, owner.cgroups)
+        for pid in pids
+        if (owner := process(pid))
+    ]
     return [found, list(held.items()), known]

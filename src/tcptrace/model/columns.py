@@ -315,7 +315,7 @@ def choose(
             chosen.insert(0, column)
     for key, column in known.items():
         if key in plus and column not in chosen:
-            keys = [one.key for one in chosen]
+            keys = [shown.key for shown in chosen]
             at = keys.index(column.after) + 1 if column.after in keys else len(chosen)
             chosen.insert(at, column)
     left = [column for column in chosen if column.key not in minus]

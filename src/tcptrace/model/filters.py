@@ -249,9 +249,9 @@ FILTERS = (
         "PATH",
         "Processes in this cgroup v2 directory or below it.",
         _parse_cgroups,
-        lambda cgroups: _listed("KEEP_CGROUP", "ULL", (one.id for one in cgroups)),
+        lambda cgroups: _listed("KEEP_CGROUP", "ULL", (cgroup.id for cgroup in cgroups)),
         None,
-        lambda cgroups: tables.of_values((one.id or 0).to_bytes(8, "big") for one in cgroups),
+        lambda cgroups: tables.of_values((cgroup.id or 0).to_bytes(8, "big") for cgroup in cgroups),
         "cgroups",
         _cgroups_test,
     ),
@@ -295,7 +295,7 @@ FAMILY = Filter(
     lambda family: family.__eq__,
     multiple=False,
 )
-BY_NAME = {one.name: one for one in (*FILTERS, FAMILY)}
+BY_NAME = {entry.name: entry for entry in (*FILTERS, FAMILY)}
 
 
 def _length(value: Any) -> int:
@@ -373,9 +373,9 @@ class Filters:
         once more.
         """
         conditions = (
-            one.expression(value, ports)
+            entry.expression(value, ports)
             for name, value in self.values.items()
-            if (one := BY_NAME[name]).expression
+            if (entry := BY_NAME[name]).expression
         )
         return " && ".join(filter(None, conditions))
 

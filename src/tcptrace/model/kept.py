@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     def holds(self, value: Any) -> bool:
         """Tell whether a value is of this kind."""
         if self.is_list:
-            return isinstance(value, list) and all(type(one) is self.base for one in value)
+            return isinstance(value, list) and all(type(item) is self.base for item in value)
         return type(value) is self.base or (self.base is float and type(value) is int)
 
 
@@ -42,7 +42,7 @@ def _kind(hint: Any, form: str = "") -> Kind:
         return _kind(hint.__origin__, hint.__metadata__[0])
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
-        (inner,) = (one for one in get_args(hint) if one is not type(None))
+        (inner,) = (kind for kind in get_args(hint) if kind is not type(None))
         return _kind(inner, form)
     if origin in {list, tuple}:
         return Kind(get_args(hint)[0], is_list=True)
@@ -99,7 +99,10 @@ class Classes:
             raise ValueError(msg)
         first, *others = self._by_type[kind]
         asked = set(keys)
-        return next((one for one in (first, *others) if asked <= kinds(one).keys()), first)
+        return next(
+            (record for record in (first, *others) if asked <= kinds(record).keys()),
+            first,
+        )
 
     def __iter__(self) -> Any:
         """Yield the classes."""

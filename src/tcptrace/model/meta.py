@@ -58,7 +58,7 @@ def meta_from_json(values: Mapping[str, Any]) -> Meta:
     texts: dict[str, Any] = {name: values.get(name) for name in _TEXTS}
     maps: dict[str, Any] = {name: values.get(name, {}) for name in ("filters", "switches")}
     are_texts = all(isinstance(text, str) for text in (*texts.values(), *companions))
-    if not are_texts or not all(_is_texts(one) for one in maps.values()):
+    if not are_texts or not all(_is_texts(by_name) for by_name in maps.values()):
         msg = "its first line is not as tcptrace writes it"
         raise ValueError(msg)
     start_ns = wall_ns_of(str(values.get("start")))
@@ -66,4 +66,4 @@ def meta_from_json(values: Mapping[str, Any]) -> Meta:
 
 
 def _is_texts(values: Any) -> bool:
-    return isinstance(values, dict) and all(isinstance(one, str) for one in values.values())
+    return isinstance(values, dict) and all(isinstance(text, str) for text in values.values())

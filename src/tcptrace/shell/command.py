@@ -121,7 +121,10 @@ def _columns_help(shown: Sequence[Column], more: Sequence[Column]) -> str:
         if group:
             with formatter.section(title):
                 formatter.write_dl(
-                    [(f"{one.key:{width}}  {one.heading}", one.meaning) for one in group]
+                    [
+                        (f"{column.key:{width}}  {column.heading}", column.meaning)
+                        for column in group
+                    ]
                 )
     return formatter.getvalue()
 
@@ -152,8 +155,8 @@ def command(
 
     def decorate(function: RowFunction) -> click.Command:
         own = list(reversed(getattr(function, "__click_params__", [])))
-        taken = {one.name for one in own}
-        options = [*own, *(one for one in shared_options(probe) if one.name not in taken)]
+        taken = {option.name for option in own}
+        options = [*own, *(option for option in shared_options(probe) if option.name not in taken)]
         wanted = list(inspect.signature(function).parameters)[1:]
 
         def callback(**given: Any) -> None:

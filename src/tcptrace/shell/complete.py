@@ -26,7 +26,7 @@ Complete = Callable[["click.Context", "click.Parameter", str], "list[CompletionI
 
 def _processes() -> Iterator[Word]:
     """Yield process ids with their names."""
-    for path in sorted(PROC.glob("[0-9]*"), key=lambda one: int(one.name)):
+    for path in sorted(PROC.glob("[0-9]*"), key=lambda directory: int(directory.name)):
         with contextlib.suppress(OSError):  # it has ended
             yield (
                 path.name,
@@ -91,7 +91,9 @@ def columns(
     """Return keys of columns, with what they mean."""
     probe = getattr(context.command, "probe", None)
     every = (
-        {one.key: one.meaning for one in (*probe.columns, *probe.extra_columns)} if probe else {}
+        {column.key: column.meaning for column in (*probe.columns, *probe.extra_columns)}
+        if probe
+        else {}
     )
     return _lists(every.items, "+-")(context, parameter, incomplete)
 

@@ -64,6 +64,6 @@ def shown_options(
     context: click.Context, parameters: Iterable[click.Parameter]
 ) -> Iterator[click.Parameter]:
     """Yield the options that the help shows."""
-    for one in parameters:
-        if shows_all(context) or not getattr(one, "is_rare", False):
-            yield one
+    for parameter in parameters:
+        if shows_all(context) or not getattr(parameter, "is_rare", False):
+            yield parameter

@@ -113,9 +113,9 @@ def _system(context: click.Context) -> System:
     return host
 
 
-def _filter_option(one: Filter, probe: Probe) -> TraceOption:
-    default = probe.defaults.get(one.name)
-    help_ = one.help.format(ports=probe.ports)
+def _filter_option(entry: Filter, probe: Probe) -> TraceOption:
+    default = probe.defaults.get(entry.name)
+    help_ = entry.help.format(ports=probe.ports)
     if default:
         help_ += f" Default: {default}."
 
@@ -123,20 +123,20 @@ def _filter_option(one: Filter, probe: Probe) -> TraceOption:
         if value is None or value == ():
             return None
         try:
-            return one.parse(value, _system(context))
+            return entry.parse(value, _system(context))
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
 
     return TraceOption(
-        [*one.flags, one.name],
-        metavar=one.metavar,
-        multiple=one.multiple,
+        [*entry.flags, entry.name],
+        metavar=entry.metavar,
+        multiple=entry.multiple,
         callback=parse,
         help=help_,
         section=FILTER,
-        is_rare=one.name in RARE_FILTERS,
-        shell_complete=complete.OF_FILTERS.get(one.name),
-        default=[default] if default and one.multiple else default,
+        is_rare=entry.name in RARE_FILTERS,
+        shell_complete=complete.OF_FILTERS.get(entry.name),
+        default=[default] if default and entry.multiple else default,
     )
 
 
@@ -194,7 +194,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
     trace: dict[str, Any] = {"section": TRACING}
     rare: dict[str, Any] = {"is_rare": True}
     return [
-        *(_filter_option(one, probe) for one in FILTERS if one.name in probe.filters),
+        *(_filter_option(entry, probe) for entry in FILTERS if entry.name in probe.filters),
         *(_follow_options() if "pid" in probe.filters else ()),
         *(_family_options() if "family" in probe.filters else ()),
         TraceOption(
@@ -331,20 +331,20 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
 
 def turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iterator[TraceOption]:
     """Yield the options that the command line gives and that change something."""
-    for one in options:
-        if not isinstance(one, TraceOption) or not one.name or not given[one.name]:
+    for option in options:
+        if not isinstance(option, TraceOption) or not option.name or not given[option.name]:
             continue
-        if not any(given[name] for name in one.idle_with):
-            yield one
+        if not any(given[name] for name in option.idle_with):
+            yield option
 
 
 def check_combination(options: Sequence[click.Parameter], given: dict[str, Any]) -> None:
     """Raise UsageError where an option misses one that it needs, or excludes another."""
-    flags = {one.name: one.opts[0] for one in options}
-    for one in turned_on(options, given):
-        for name in one.needs:
+    flags = {option.name: option.opts[0] for option in options}
+    for option in turned_on(options, given):
+        for name in option.needs:
             if not given[name]:
-                raise click.UsageError(f"{one.opts[0]} needs {flags[name]}.")
-        for name in one.excludes:
+                raise click.UsageError(f"{option.opts[0]} needs {flags[name]}.")
+        for name in option.excludes:
             if given[name]:
-                raise click.UsageError(f"{one.opts[0]} and {flags[name]} exclude each other.")
+                raise click.UsageError(f"{option.opts[0]} and {flags[name]} exclude each other.")

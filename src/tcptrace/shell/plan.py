@@ -65,7 +65,7 @@ def make_filters(probe: Probe, given: dict[str, Any]) -> Filters:
     families = [number for name, number in family.items() if given.get(name)]
     if len(families) > 1:
         raise click.UsageError("-4 and -6 exclude each other.")
-    names = [one.name for one in FILTERS if one.name in probe.filters]
+    names = [entry.name for entry in FILTERS if entry.name in probe.filters]
     values = {name: given[name] for name in names if given[name] is not None}
     if families:
         values["family"] = families[0]
@@ -76,9 +76,9 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
     """Return what the command line asks to be traced. Raises UsageError."""
     filters = make_filters(probe, given)
     switches = {
-        define: str(int(given[one.name or ""]))
-        for one in turned_on(options, given)
-        for define in one.switches
+        define: str(int(given[option.name or ""]))
+        for option in turned_on(options, given)
+        for define in option.switches
     }
     return Plan(
         probe,
@@ -88,7 +88,7 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
         int(given["buffer_mb"]),
         given["headers"],
         cache="none" if given["no_cache"] else "keep",
-        companions=tuple(two for one in turned_on(options, given) for two in one.probes),
+        companions=tuple(other for option in turned_on(options, given) for other in option.probes),
         not_in_ftrace=tuple(_not_in_ftrace(probe, filters.values, list(turned_on(options, given)))),
     )
 
@@ -99,12 +99,16 @@ def _not_in_ftrace(
     """Yield the options that the backend ftrace cannot honour."""
     yield from (BY_NAME[name].flags[0] for name in filters if not BY_NAME[name].expression)
     known = frozenset().union(*(variant.options for variant in probe.trace_variants))
-    yield from (one.opts[0] for one in options if one.probes or not known.issuperset(one.switches))
+    yield from (
+        option.opts[0]
+        for option in options
+        if option.probes or not known.issuperset(option.switches)
+    )
 
 
 def _table(on: Iterable[TraceOption], show: Shown | None) -> Table | None:
     """Return the table that the command or an option shows in place of the probe's columns."""
-    return show.table if show else next((one.table for one in on if one.table), None)
+    return show.table if show else next((option.table for option in on if option.table), None)
 
 
 def offered_columns(
@@ -116,7 +120,7 @@ def offered_columns(
     """Return the columns that are shown when nothing is said, and what else there is."""
     on = list(turned_on(options, given))
     table = _table(on, show)
-    replaced = {new.key: new for one in on for new in one.replaces}
+    replaced = {new.key: new for option in on for new in option.replaces}
     offers = table or probe
     shown, more = (
         [replaced.get(column.key, column) for column in group]
@@ -196,14 +200,14 @@ def make_output(
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
     on = list(turned_on(options, given))
     shown, more = offered_columns(probe, options, given, show)
-    adds = [key for one in on for key in one.adds]
+    adds = [key for option in on for key in option.adds]
     if form == "csv":
-        adds += [key for one in on for key in one.adds_to_csv]
+        adds += [key for option in on for key in option.adds_to_csv]
     table = _table(on, show)
     known = {column.key for column in (*shown, *more)}
-    for one in on:
-        if not known.issuperset(one.adds):
-            raise click.UsageError(f"{one.opts[0]} adds a column that these rows do not have.")
+    for option in on:
+        if not known.issuperset(option.adds):
+            raise click.UsageError(f"{option.opts[0]} adds a column that these rows do not have.")
     try:
         chosen = columns.choose(shown, more, given["columns"], adds)
     except ValueError as error:

@@ -143,27 +143,31 @@ def _is_said(context: click.Context, name: str) -> bool:
 
 
 def _own(options: Sequence[click.Parameter]) -> Iterator[TraceOption]:
-    return (one for one in options if isinstance(one, TraceOption))
+    return (option for option in options if isinstance(option, TraceOption))
 
 
 def _refuse_kernel_s(context: click.Context, options: Sequence[click.Parameter]) -> None:
     """Raise UsageError where an option asks something of the kernel."""
-    for one in _own(options):
-        if one.needs_kernel and _is_said(context, one.name or ""):
-            raise click.UsageError(f"{one.opts[0]} is about the kernel; it is not for -r.")
+    for option in _own(options):
+        if option.needs_kernel and _is_said(context, option.name or ""):
+            raise click.UsageError(f"{option.opts[0]} is about the kernel; it is not for -r.")
 
 
 def _kept_by(options: Sequence[TraceOption], given: Mapping[str, Any]) -> list[Keeps]:
     """Return what tells whether the command's own options keep a row."""
-    tests = [one.keeps(given[one.name or ""]) for one in options if one.keeps]
+    tests = [option.keeps(given[option.name or ""]) for option in options if option.keeps]
     return [test for test in tests if test]
 
 
 def _without(meta: Meta, options: Sequence[TraceOption], given: Mapping[str, Any]) -> Meta:
     """Return what holds when the rows of options that are not given are left out."""
-    missed = [one for one in options if one.keeps and not given[one.name or ""] and one.keeps(None)]
-    switches = {define for one in missed for define in one.switches}
-    probes = {probe.name for one in missed for probe in one.probes}
+    missed = [
+        option
+        for option in options
+        if option.keeps and not given[option.name or ""] and option.keeps(None)
+    ]
+    switches = {define for option in missed for define in option.switches}
+    probes = {probe.name for option in missed for probe in option.probes}
     return dataclasses.replace(
         meta,
         switches={define: text for define, text in meta.switches.items() if define not in switches},
@@ -180,10 +184,10 @@ def _check_meta(
         raise RefusedError(
             f"{source.name} was recorded by `tcptrace {meta.probe}`: read it with that"
         )
-    for one in options:
-        if not _has(probe, meta, one, given[one.name or ""]):
+    for option in options:
+        if not _has(probe, meta, option, given[option.name or ""]):
             raise RefusedError(
-                f"{source.name} was recorded without this {one.opts[0]}: it cannot be had now"
+                f"{source.name} was recorded without this {option.opts[0]}: it cannot be had now"
             )
 
 
@@ -197,7 +201,7 @@ def _has(probe: Probe, meta: Meta, option: TraceOption, value: Any) -> bool:
         for define, text in wanted.items()
         if meta.switches.get(define, text if define in option.narrows else None) != text
     }
-    return not left and all(one.name in meta.companions for one in option.probes)
+    return not left and all(probe.name in meta.companions for probe in option.probes)
 
 
 def _check_filters(meta: Meta, filters: Filters) -> None:

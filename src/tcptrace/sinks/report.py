@@ -25,7 +25,7 @@ def write_report(
     sections: Mapping[str, Sequence[Line]], stream: TextIO, palette: Palette = PLAIN
 ) -> None:
     """Write `sections` by heading as one table; rich folds long lines on a terminal."""
-    width = max((cell_len(one.label) for lines in sections.values() for one in lines), default=0)
+    width = max((cell_len(line.label) for lines in sections.values() for line in lines), default=0)
     if stream.isatty():
         _write_rich(sections, stream, palette, width)
         return

@@ -136,7 +136,7 @@ def _list(field: Field) -> bytes:
     head = min(size, _LONG) << 4 | field.items
     more = _varint(size) if size >= _LONG else b""
     items = b"".join(
-        one if isinstance(one, bytes) and field.items == STRUCT else _encoded(field.items, one)
-        for one in field.value
+        item if isinstance(item, bytes) and field.items == STRUCT else _encoded(field.items, item)
+        for item in field.value
     )
     return bytes([head]) + more + items

@@ -36,7 +36,7 @@ def describe(plan: Plan, backend: str) -> Meta:
             define: plan.probe.switch_text(define, int(text))
             for define, text in plan.switches.items()
         },
-        companions=tuple(one.name for one in plan.companions),
+        companions=tuple(companion.name for companion in plan.companions),
     )
 
 

@@ -46,7 +46,9 @@ class Plan:
         """All probes, each once."""
         asked = (self.probe, *self.companions)
         known: dict[str, Probe] = {}
-        for probe in (one for two in asked for one in (two, *two.companions)):
+        for probe in itertools.chain.from_iterable(
+            (wanted, *wanted.companions) for wanted in asked
+        ):
             known.setdefault(probe.name, probe)
         return tuple(known.values())
 
@@ -73,7 +75,8 @@ class Plan:
         return [
             self._with_switches(_joined(way))
             for way in ways
-            if len({one.backend for one in way}) == 1 and self.backend in ("auto", way[0].backend)
+            if len({variant.backend for variant in way}) == 1
+            and self.backend in ("auto", way[0].backend)
         ]
 
     def maps(self) -> list[str]:
@@ -116,8 +119,8 @@ class Plan:
 
 def _joined(variants: Sequence[Variant]) -> Variant:
     """Return variants of one backend as one."""
-    hooks = itertools.chain.from_iterable(one.hooks for one in variants)
-    defines = itertools.chain.from_iterable(one.defines for one in variants)
+    hooks = itertools.chain.from_iterable(variant.hooks for variant in variants)
+    defines = itertools.chain.from_iterable(variant.defines for variant in variants)
     return Variant(variants[0].backend, tuple(hooks), tuple(defines))
 
 

@@ -200,16 +200,16 @@ class Aggregator:
     def _begin(self, side: Side, *, is_new: bool = True) -> None:
         """Begin to follow a connection; one that is older than the trace is no attempt."""
         row = self._row(side)
-        for one in self._both(row):
-            one.open += 1
+        for counted in self._both(row):
+            counted.open += 1
             if not is_new:
                 continue
             if side.is_in:
-                one.now.accepts += 1
+                counted.now.accepts += 1
             else:
-                one.now.attempts += 1
+                counted.now.attempts += 1
                 if side.event.latency_ms is not None:
-                    one.now.latency_ms.add(side.event.latency_ms)
+                    counted.now.latency_ms.add(side.event.latency_ms)
         self._follow(side, row, is_new=is_new)
 
     def _both(self, row: Row | None) -> tuple[Row, ...]:
@@ -234,14 +234,14 @@ class Aggregator:
 
     def _forget(self, row: Row | None) -> None:
         """Take one from the open connections."""
-        for one in self._both(row):
-            one.open -= 1
+        for counted in self._both(row):
+            counted.open -= 1
 
     def _fail(self, side: Side, kind: str) -> None:
-        for one in self._both(self._row(side)):
-            one.now.attempts += 1
-            one.now.failures[kind] += 1
-            one.failed.append(Failure(side.event, kind, side.name))
+        for counted in self._both(self._row(side)):
+            counted.now.attempts += 1
+            counted.now.failures[kind] += 1
+            counted.failed.append(Failure(side.event, kind, side.name))
 
     def _close(self, event: Any) -> None:
         """Count what a connection has come to since it was last sampled."""
@@ -254,8 +254,8 @@ class Aggregator:
             found = Connection(event, row, None, (0, 0, 0))
         if found:
             self._count(found, final)
-            for one in self._both(found.row):
-                one.now.closes += 1
+            for counted in self._both(found.row):
+                counted.now.closes += 1
 
     def _count(self, connection: Connection, counters: tuple[int, int, int]) -> None:
         """Add what has come since the last time; the first tells what an older one had before."""
@@ -275,19 +275,23 @@ class Aggregator:
         """
         for row in (*self._rows.values(), self._others, self._total):
             row.rtt_us = Distribution()
-        for netns, one in sample.sockets:
-            ends = Ends(netns, one.laddr, one.lport, one.raddr, one.rport, one.link)
+        for netns, sampled in sample.sockets:
+            ends = Ends(
+                netns, sampled.laddr, sampled.lport, sampled.raddr, sampled.rport, sampled.link
+            )
             found = self._connections.get(self._known(ends))
             if found and found.event.ts_ns <= sample.begin_ns:
-                self._count(found, (one.tx_bytes, one.rx_bytes, one.retransmits))
-                found.rtt_us = one.rtt_us
-                for row in self._both(found.row) if one.rtt_us else ():
-                    row.rtt_us.add(one.rtt_us)
+                self._count(found, (sampled.tx_bytes, sampled.rx_bytes, sampled.retransmits))
+                found.rtt_us = sampled.rtt_us
+                for row in self._both(found.row) if sampled.rtt_us else ():
+                    row.rtt_us.add(sampled.rtt_us)
 
     def namespaces(self) -> set[int]:
         """Return the network namespaces of the open connections that are added up."""
         known = self._connections.items()
-        return {ends.netns for ends, one in known if one.row and ends.netns is not None}
+        return {
+            ends.netns for ends, connection in known if connection.row and ends.netns is not None
+        }
 
     def end(self, end_ns: int) -> Interval:
         """End the interval and begin the next."""
@@ -312,7 +316,11 @@ class Aggregator:
         """Yield the open connections of some rows."""
         wanted = set(map(id, rows))
         known = self._connections.values()
-        return (one for one in known if one.row and id(_live(one.row)) in wanted)
+        return (
+            connection
+            for connection in known
+            if connection.row and id(_live(connection.row)) in wanted
+        )
 
 
 def _ends(event: Any) -> Ends:

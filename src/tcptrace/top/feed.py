@@ -146,4 +146,4 @@ def awaited(sampler: Sampler) -> Sample | None:
 
 def _listening(sample: Sample | None) -> set[tuple[int | None, int | None]]:
     """Return the namespaces and ports that have a listener."""
-    return {(netns, one.lport) for netns, one in (sample.sockets if sample else ())}
+    return {(netns, listener.lport) for netns, listener in (sample.sockets if sample else ())}

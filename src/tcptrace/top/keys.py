@@ -222,7 +222,7 @@ DIMENSIONS = (
         "inode number of the network namespace",
     ),
 )
-BY_NAME = {one.name: one for one in DIMENSIONS}
+BY_NAME = {dimension.name: dimension for dimension in DIMENSIONS}
 DEFAULT = ("program", "name", "port")
 
 
@@ -241,15 +241,15 @@ def parse(text: str) -> tuple[Dimension, ...]:
 
 def json_keys(dimensions: Sequence[Dimension]) -> tuple[str, ...]:
     """Return the JSON keys of a `Key` of these dimensions."""
-    return tuple(key for one in dimensions for key in one.keys)
+    return tuple(key for dimension in dimensions for key in dimension.keys)
 
 
 def cells(dimensions: Sequence[Dimension], key: Key) -> list[str | None]:
     """Return a key's text, one cell for each dimension."""
     at, texts = 0, []
-    for one in dimensions:
-        texts.append(one.cell(*key[at : at + len(one.keys)]))
-        at += len(one.keys)
+    for dimension in dimensions:
+        texts.append(dimension.cell(*key[at : at + len(dimension.keys)]))
+        at += len(dimension.keys)
     return texts
 
 
@@ -257,9 +257,9 @@ def key_of(dimensions: Sequence[Dimension], side: Side) -> Key:
     """Return what a connection is added up under."""
     if len(dimensions) == 1:
         return dimensions[0].values(side)
-    return tuple(value for one in dimensions for value in one.values(side))
+    return tuple(value for dimension in dimensions for value in dimension.values(side))
 
 
 def is_about(dimensions: Sequence[Dimension], side: Side) -> bool:
     """Tell whether a connection has a place under all of these dimensions."""
-    return side.is_in or not any(one.is_for_accepts for one in dimensions)
+    return side.is_in or not any(dimension.is_for_accepts for dimension in dimensions)

@@ -116,8 +116,8 @@ class _Counts:
 
     def begin(self, sample: Sample | None) -> None:
         """Learn what was dropped before the start."""
-        for _, one in sample.sockets if sample else ():
-            self._drops[one.inode] = one.drops, one.drops
+        for _, listener in sample.sockets if sample else ():
+            self._drops[listener.inode] = listener.drops, listener.drops
 
     def table(
         self, sample: Sample, keeps: Callable[[Any], bool], begin_ns: int, batch: Batch
@@ -126,54 +126,60 @@ class _Counts:
         wall_ns = batch.wall_ns(batch.until_ns)
         seconds = (batch.until_ns - begin_ns) / 1e9
         of = {"ts_ns": batch.until_ns, "wall_ns": wall_ns, "interval_s": seconds}
-        places = Counter((netns, one.laddr, one.lport) for netns, one in sample.sockets)
+        places = Counter(
+            (netns, listener.laddr, listener.lport) for netns, listener in sample.sockets
+        )
         rows = []
         # Those at one address first: what came to them is not of those at any address.
-        for netns, one in sorted(sample.sockets, key=lambda pair: pair[1].laddr in ANY):
-            process = sample.holders.get(one.inode, NOBODY)
-            ends = Ends(netns, one.laddr, one.lport, None, 0, 0)
-            if keeps(held(Connection(ends, one.uid, one.inode), process)):
-                is_shared = places[netns, one.laddr, one.lport] > 1
-                accepts = self._accepted(netns, one, process, is_shared=is_shared)
-                rows.append(self._row(netns, one, process, accepts, **of))
+        for netns, listener in sorted(sample.sockets, key=lambda pair: pair[1].laddr in ANY):
+            process = sample.holders.get(listener.inode, NOBODY)
+            ends = Ends(netns, listener.laddr, listener.lport, None, 0, 0)
+            if keeps(held(Connection(ends, listener.uid, listener.inode), process)):
+                is_shared = places[netns, listener.laddr, listener.lport] > 1
+                accepts = self._accepted(netns, listener, process, is_shared=is_shared)
+                rows.append(self._row(netns, listener, process, accepts, **of))
         self._accepts.clear()
-        alive = {one.inode for _, one in sample.sockets}
+        alive = {listener.inode for _, listener in sample.sockets}
         self._drops = {inode: self._drops[inode] for inode in alive & self._drops.keys()}
         self._run_accepts = Counter({inode: self._run_accepts[inode] for inode in alive})
         rows.sort(key=lambda row: (-row.drops, -row.backlog, -row.accepts, row.lport))
         return Table(wall_ns, rows)
 
-    def _row(self, netns: int, one: Socket, process: Process, accepts: int, **of: Any) -> Listener:
+    def _row(
+        self, netns: int, listener: Socket, process: Process, accepts: int, **of: Any
+    ) -> Listener:
         """Return the row of a listener; `of` is what all rows of an interval have."""
-        self._run_accepts[one.inode] += accepts
-        first, last = self._drops.get(one.inode, (one.drops, one.drops))
-        self._drops[one.inode] = first, one.drops
+        self._run_accepts[listener.inode] += accepts
+        first, last = self._drops.get(listener.inode, (listener.drops, listener.drops))
+        self._drops[listener.inode] = first, listener.drops
         identity = identity_of(next(iter(process.cgroups), None))
         return Listener(
             **of,
             pid=process.pid or None,
             comm=decode_text(process.comm) if process.pid else None,
-            uid=one.uid,
+            uid=listener.uid,
             netns=netns,
             unit=identity.unit,
             container=identity.container,
             container_name=identity.container_name,
-            laddr=one.laddr,
-            lport=one.lport,
+            laddr=listener.laddr,
+            lport=listener.lport,
             accepts=accepts,
-            backlog=one.queue,
-            backlog_max=one.queue_max,
-            drops=one.drops - last,
-            run_accepts=self._run_accepts[one.inode],
-            run_drops=one.drops - first,
+            backlog=listener.queue,
+            backlog_max=listener.queue_max,
+            drops=listener.drops - last,
+            run_accepts=self._run_accepts[listener.inode],
+            run_drops=listener.drops - first,
         )
 
-    def _accepted(self, netns: int, one: Socket, process: Process, *, is_shared: bool) -> int:
+    def _accepted(self, netns: int, listener: Socket, process: Process, *, is_shared: bool) -> int:
         """Take the accepts that came to a listener; of several at one place, by its process."""
         found = [
             key
             for key in self._accepts
-            if key[0] == netns and key[2] == one.lport and (one.laddr in ANY or key[1] == one.laddr)
+            if key[0] == netns
+            and key[2] == listener.lport
+            and (listener.laddr in ANY or key[1] == listener.laddr)
         ]
         own = [key for key in found if key[3] == process.pid] if is_shared else []
         return sum(self._accepts.pop(key) for key in own or found)

@@ -328,7 +328,7 @@ MEASURES = (
         "payload sent since the start",
     ),
 )
-BY_KEY = {one.key: one for one in MEASURES}
+BY_KEY = {measure.key: measure for measure in MEASURES}
 _HEADINGS = {"bytes": "KB", "ms": "ms"}
 _SHOWN = ("conn", "acc", "fail", "open", "rx", "tx", "lat", "p95", "rtt", "retr")
 
@@ -376,21 +376,28 @@ def _column(measure: Measure) -> Column:
 def key_columns(dimensions: Sequence[Dimension]) -> list[Column]:
     """Return one column for each dimension; the first names rows that have no key."""
 
-    def column(at: int, one: Dimension) -> Column:
+    def column(at: int, dimension: Dimension) -> Column:
         def value(traffic: Any, _: object) -> str | None:
             if traffic.scope != "key":
                 return LABELS[traffic.scope] if at == 0 else None
-            return one.cell(*(getattr(traffic, key) for key in one.keys))
+            return dimension.cell(*(getattr(traffic, key) for key in dimension.keys))
 
         style = "" if at else "bold"
-        return Column(one.name, one.name.upper(), one.width, value, style, meaning=one.meaning)
+        return Column(
+            dimension.name,
+            dimension.name.upper(),
+            dimension.width,
+            value,
+            style,
+            meaning=dimension.meaning,
+        )
 
-    return [column(at, one) for at, one in enumerate(dimensions)]
+    return [column(at, dimension) for at, dimension in enumerate(dimensions)]
 
 
 def figure_columns() -> tuple[list[Column], list[Column]]:
     """Return the columns of figures that text shows, and those that it can show besides."""
-    columns = {one.key: _column(one) for one in MEASURES}
+    columns = {measure.key: _column(measure) for measure in MEASURES}
     shown = [columns.pop(key) for key in _SHOWN]
     shown.insert(3, WHY)
     return shown, list(columns.values())

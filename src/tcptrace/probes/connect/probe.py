@@ -471,8 +471,10 @@ CONNECT = Probe(
 FAILED = dataclasses.replace(
     CONNECT,
     variants=tuple(
-        dataclasses.replace(one, defines=(*one.defines, "CONNECT_OUTCOME", "CONNECT_FAILED_ONLY"))
-        for one in CONNECT.variants
+        dataclasses.replace(
+            variant, defines=(*variant.defines, "CONNECT_OUTCOME", "CONNECT_FAILED_ONLY")
+        )
+        for variant in CONNECT.variants
     ),
     trace_variants=(),
     gaps={},

@@ -85,16 +85,16 @@ class Packet:
 
 
 def _addresses(asked: str, records: tuple[Record, ...]) -> Iterator[tuple[str, int]]:
-    aliases = {one.owner.lower(): one for one in records if one.kind == CNAME}
+    aliases = {record.owner.lower(): record for record in records if record.kind == CNAME}
     name = asked.lower()
     ttls = {name: 1 << 32}
     while (alias := aliases.get(name)) and alias.text.lower() not in ttls:
         ttls[alias.text.lower()] = min(ttls[name], alias.ttl)
         name = alias.text.lower()
-    for one in records:
-        ttl = ttls.get(one.owner.lower())
-        if one.kind in {A, AAAA} and one.rclass == IN and ttl is not None:
-            yield one.text, min(one.ttl, ttl)
+    for record in records:
+        ttl = ttls.get(record.owner.lower())
+        if record.kind in {A, AAAA} and record.rclass == IN and ttl is not None:
+            yield record.text, min(record.ttl, ttl)
 
 
 def is_header(data: bytes, length: int) -> bool:

@@ -89,7 +89,7 @@ class Names:
         answer = _Answer(name, message.ts_ns, message.ts_ns + ns)
         for cache, key in zip(self._answers, self._keys(message, address), strict=True):
             before = cache.get(key, ())
-            others = tuple(one for one in before if one.name != name)
+            others = tuple(other for other in before if other.name != name)
             cache[key] = (answer, *others)[: self.KEPT]
 
     def find(self, event: Event, ts_ns: int | None = None) -> tuple[str, int] | None:

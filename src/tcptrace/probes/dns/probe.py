@@ -289,8 +289,8 @@ DNS = Probe(
 ANSWERS = dataclasses.replace(
     DNS,
     variants=tuple(
-        dataclasses.replace(one, defines=("DNS_ANSWERS_ONLY",))
-        for one in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND_TO)))
+        dataclasses.replace(variant, defines=("DNS_ANSWERS_ONLY",))
+        for variant in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND_TO)))
     ),
     own_filters=Filters({"port": Ranges(((53, 53),), ())}, DNS.port_fields),
     self_test=None,

@@ -199,16 +199,16 @@ class Transactions:
     def _answer(self, message: Message, packet: Packet) -> Iterator[Query]:
         """Yield what an answer says to the questions that it is about."""
         found = list(self._found(message, packet))
-        if not any(one.asked for one in found):
+        if not any(match.asked for match in found):
             if packet.is_malformed:
                 yield from self._unreadable(message, packet)
                 return
             if _transfer(message, packet) in self._transfers:
                 return
-        for one in found:
-            if one.asked:
-                self._end(one.asked, message, packet)
-            yield self._row(message, packet, one)
+        for match in found:
+            if match.asked:
+                self._end(match.asked, message, packet)
+            yield self._row(message, packet, match)
 
     def _end(self, asked: _Asked, message: Message, packet: Packet) -> None:
         """Take an answered question from those that wait, and note what is to follow."""
@@ -227,7 +227,7 @@ class Transactions:
             yield from self._by_records(alike, packet)
         elif alike:
             newest = alike[0].asker
-            for asked in (one for one in alike if one.asker is newest):
+            for asked in (candidate for candidate in alike if candidate.asker is newest):
                 yield _Found(asked, asked.question, packet.records)
         else:
             yield from self._unasked(packet.records)
@@ -308,7 +308,7 @@ class Transactions:
             yield from self._end_all(unsent, message, again=_is_sent_again(message))
             return
         by_id = self._asked.get(message.socket, {}).get(_server(message), {})
-        sent = {one: None for alike in by_id.values() for one in alike}
+        sent = {asked: None for alike in by_id.values() for asked in alike}
         for asked in unsent:
             sent.pop(asked, None)
         yield from self._end_all(sent, message, again=False)
@@ -332,7 +332,7 @@ class Transactions:
             if asked.asker.socket == message.socket and asked.asker.ts_ns >= message.ts_ns:
                 of_call.setdefault(id(asked.asker), []).append(asked)
         unsent = itertools.islice(of_call.values(), message.sent, None)
-        return [asked for one in unsent for asked in one if asked in self._waiting]
+        return [asked for questions in unsent for asked in questions if asked in self._waiting]
 
     def _unanswered(self, asked: _Asked, rcode: str, ts_ns: int) -> Query:
         return row(

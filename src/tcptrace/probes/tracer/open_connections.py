@@ -127,10 +127,10 @@ class OpenConnections:
                 first.setdefault(_ends(event), event)
         # Their holders were looked for by the numbers of sockets, which may be others' by then.
         ended = {_ends(event) for event in early if isinstance(event, Closed)}
-        for one in found:
-            begin = first.get(one.ends)
-            if one.ends not in ended and (begin is None or not begin.pid):
-                self._add(one, holders.get(one.inode, []), known)
+        for connection in found:
+            begin = first.get(connection.ends)
+            if connection.ends not in ended and (begin is None or not begin.pid):
+                self._add(connection, holders.get(connection.inode, []), known)
         for ends, event in first.items():
             if isinstance(event, Closed) and event.older and event.passed:
                 self._rows[ends] = self._row(Connection(ends, 0, 0), NOBODY, [])
@@ -141,12 +141,16 @@ class OpenConnections:
         wall_ns = self._since_ns + self._offset_ns
         return _row(connection, process, holders, self._since_ns, wall_ns)
 
-    def _add(self, one: Connection, holders: list[int], known: Mapping[int, Process]) -> None:
+    def _add(
+        self, connection: Connection, holders: list[int], known: Mapping[int, Process]
+    ) -> None:
         """Add a row for a connection, if there is a process that passes the filters."""
         processes = [known[pid] for pid in holders if pid in known] or [NOBODY]
-        kept = next((process for process in processes if self._keeps(held(one, process))), None)
+        kept = next(
+            (process for process in processes if self._keeps(held(connection, process))), None
+        )
         if kept:
-            self._rows[one.ends] = self._row(one, kept, holders)
+            self._rows[connection.ends] = self._row(connection, kept, holders)
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yield events; name the owner where one of the open connections ends.

@@ -48,9 +48,9 @@ def _process_text(pid: int | None, comm: str | None) -> str:
 
 def _processes(row: Row, connections: Sequence[Connection], width: int) -> list[Line]:
     held: dict[int, int] = {}
-    for one in connections:
-        if one.event.pid is not None:
-            held[one.event.pid] = held.get(one.event.pid, 0) + 1
+    for connection in connections:
+        if connection.event.pid is not None:
+            held[connection.event.pid] = held.get(connection.event.pid, 0) + 1
     rows = [
         [Cell(_process_text(pid, comm)), Cell(str(held.get(pid, 0)))]
         for pid, comm in reversed(row.processes.items())
@@ -61,11 +61,11 @@ def _processes(row: Row, connections: Sequence[Connection], width: int) -> list[
 
 def _connections(connections: Sequence[Connection], now_ns: int, width: int) -> list[Line]:
     rows = []
-    for one in connections[:MOST_SHOWN]:
-        event = one.event
+    for connection in connections[:MOST_SHOWN]:
+        event = connection.event
         is_older = event.type == "open"
         age = "older" if is_older else duration((now_ns - event.ts_ns) / 1e9)
-        tx, rx, again = one.counted or (None, None, None)
+        tx, rx, again = connection.counted or (None, None, None)
         texts = (
             endpoint(event.laddr, event.lport) or NOTHING,
             endpoint(event.raddr, event.rport) or NOTHING,
@@ -73,7 +73,7 @@ def _connections(connections: Sequence[Connection], now_ns: int, width: int) -> 
             age,
             number(rx, "bytes"),
             number(tx, "bytes"),
-            number(one.rtt_us / 1000 if one.rtt_us else None, "ms"),
+            number(connection.rtt_us / 1000 if connection.rtt_us else None, "ms"),
             number(again, "count"),
         )
         rows.append([Cell(text) for text in texts])
@@ -85,17 +85,17 @@ def _connections(connections: Sequence[Connection], now_ns: int, width: int) -> 
 
 
 def _failures(row: Row, now_ns: int, width: int) -> list[Line]:
-    rows = [_failure(one, now_ns) for one in reversed(row.failed)]
+    rows = [_failure(failure, now_ns) for failure in reversed(row.failed)]
     return _table("Last failures", ("AGO", "WHY", "TO", "NAME", "PROCESS"), rows, width)
 
 
-def _failure(one: Failure, now_ns: int) -> list[Cell]:
-    event = one.event
-    why = one.kind if one.kind != "error" else event.error or one.kind
+def _failure(failure: Failure, now_ns: int) -> list[Cell]:
+    event = failure.event
+    why = failure.kind if failure.kind != "error" else event.error or failure.kind
     return [
         Cell(duration(max(now_ns - event.ts_ns, 0) / 1e9)),
         Cell(str(why), "failure"),
         Cell(endpoint(event.raddr, event.rport) or NOTHING),
-        Cell(printable(one.name or NOTHING)),
+        Cell(printable(failure.name or NOTHING)),
         Cell(_process_text(event.pid, event.comm)),
     ]

@@ -54,12 +54,12 @@ def columns(dimensions: Sequence[Dimension], seen: Sequence[int], width: int) ->
         width: of the screen, in cells.
 
     """
-    names = [one.name for one in dimensions]
+    names = [dimension.name for dimension in dimensions]
     pairs = zip(names, seen, strict=True)
     needed = [min(max(len(name) + 1, wide), _MOST_KEY) for name, wide in pairs]
     least = [
-        min(wide, max(_LEAST_KEY, one.width * 2 // 3))
-        for wide, one in zip(needed, dimensions, strict=True)
+        min(wide, max(_LEAST_KEY, dimension.width * 2 // 3))
+        for wide, dimension in zip(needed, dimensions, strict=True)
     ]
     left = width - sum(least) - len(least) + 1
     wanting = sum(needed) - sum(least)

@@ -124,7 +124,7 @@ class Picture:
         return not self.needle or self.needle.lower() in search_text(row, self._dimensions)
 
     def _in_order(self, wanted: list[Row]) -> list[Row]:
-        names = [one.name for one in self._dimensions]
+        names = [dimension.name for dimension in self._dimensions]
         if self.sorted_by in names:
             at = names.index(self.sorted_by)
             rows = sorted(wanted, key=lambda row: sort_text(self._dimensions, row, at))
@@ -273,7 +273,7 @@ class Picture:
                 line.append(self._cell(row, key, wide))
             line.append(Cell(" "))
         line = filled(line, width)
-        return [Cell(one.text, "selected") for one in line] if row is self.selected else line
+        return [Cell(cell.text, "selected") for cell in line] if row is self.selected else line
 
     def _cell(self, row: Row, key: str, wide: int) -> Cell:
         """Return a figure of a row."""
@@ -299,7 +299,9 @@ class Picture:
         """Return what is behind a row."""
         if self._frame is None:
             return []
-        found = sorted(self._frame.connections_of([row]), key=lambda one: -one.event.ts_ns)
+        found = sorted(
+            self._frame.connections_of([row]), key=lambda connection: -connection.event.ts_ns
+        )
         tables = behind.tables(row, found, self._frame.interval.end_ns, width)
         return [*self._figures(row, width), *tables]
 
@@ -309,7 +311,10 @@ class Picture:
         for heading, key in GRAPHS:
             yield filled(with_graph(heading, key, history, min(width, INTERVALS + 15)), width)
         traffic = self._traffic(row)
-        texts = [f"{one.heading} {number(one.value(traffic), one.unit)}" for one in MEASURES]
+        texts = [
+            f"{measure.heading} {number(measure.value(traffic), measure.unit)}"
+            for measure in MEASURES
+        ]
         for some in (texts[:10], texts[10:]):
             yield [Cell(fitted("  ".join(some), width))]
 

@@ -54,7 +54,9 @@ def _programs(lib: Any, module: Any) -> Programs:
         maps.append(
             bpf.MapSpec(name, info.type, info.key_size, info.value_size, info.entries, info.flags)
         )
-    names = [lib.bpf_function_name(module, one) for one in range(lib.bpf_num_functions(module))]
+    names = [
+        lib.bpf_function_name(module, number) for number in range(lib.bpf_num_functions(module))
+    ]
     return Programs(
         tuple(maps), {name.decode(): _instructions(lib, module, name, places) for name in names}
     )

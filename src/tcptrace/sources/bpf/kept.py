@@ -87,11 +87,11 @@ class Kept:
         wanted = sorted(set(names))
         if not wanted:
             return {}
-        name = self._hash(_KIND_FUNCTIONS, *(one.encode() for one in wanted))
+        name = self._hash(_KIND_FUNCTIONS, *map(str.encode, wanted))
         fields = self._read(name, _KIND_FUNCTIONS)
-        if fields and len(fields) == len(wanted) and all(len(one) == _ID.size for one in fields):
-            return dict(zip(wanted, (_ID.unpack(one)[0] for one in fields), strict=True))
-        ids = {one: btf.running_kernel().id_of(one, btf.KIND_FUNC) for one in wanted}
+        if fields and [len(field) for field in fields] == [_ID.size] * len(wanted):
+            return dict(zip(wanted, (_ID.unpack(field)[0] for field in fields), strict=True))
+        ids = {name: btf.running_kernel().id_of(name, btf.KIND_FUNC) for name in wanted}
         self._write(name, [_KIND_FUNCTIONS, *(_ID.pack(number) for number in ids.values())])
         return ids
 
@@ -137,7 +137,7 @@ def check(fields: list[bytes]) -> None:
     """Raise DamagedError where the fields of a file are not what is kept here."""
     if fields[:1] == [_KIND_PROGRAMS]:
         decode_programs(fields[1:])
-    elif any(len(one) != _ID.size for one in _of_kind(_KIND_FUNCTIONS, fields)):
+    elif any(len(field) != _ID.size for field in _of_kind(_KIND_FUNCTIONS, fields)):
         raise DamagedError("they make no sense")
 
 
@@ -163,14 +163,14 @@ def decode_programs(fields: Sequence[bytes]) -> tuple[Compiler, Programs]:
         (number,) = _ID.unpack(fields[1])
         maps, rest = fields[2 : 2 + number], fields[2 + number :]
         specs = tuple(
-            MapSpec(one[_MAP.size :].decode("ascii"), *_MAP.unpack(one[: _MAP.size]))
-            for one in maps
+            MapSpec(described[_MAP.size :].decode("ascii"), *_MAP.unpack(described[: _MAP.size]))
+            for described in maps
         )
         pairs = zip(rest[::2], rest[1::2], strict=True)
         functions = {name.decode("ascii"): code for name, code in pairs}
     except (ValueError, IndexError, struct.error) as error:
         raise DamagedError(f"they make no sense ({error})") from None
-    if len(maps) != number or any(len(one) % INSTRUCTION_BYTES for one in functions.values()):
+    if len(maps) != number or any(len(code) % INSTRUCTION_BYTES for code in functions.values()):
         raise DamagedError("they make no sense")
     return compiler, Programs(specs, functions)
 

@@ -159,7 +159,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return what is kept, the latest used first."""
-        return sorted(self._matching(NAME), key=lambda one: one.used_s, reverse=True)
+        return sorted(self._matching(NAME), key=lambda entry: entry.used_s, reverse=True)
 
     def _matching(self, pattern: re.Pattern[str]) -> Iterator[Entry]:
         with contextlib.suppress(OSError), os.scandir(self._directory) as files:

@@ -148,7 +148,7 @@ class ParquetRows(KeptSource):
             return self._alike(types[0], table)
         rows: list[Any] = [None] * len(types)
         for kind in set(types):
-            places = [at for at, one in enumerate(types) if one == kind]
+            places = [at for at, type_ in enumerate(types) if type_ == kind]
             for at, row in zip(
                 places,
                 self._alike(kind, table.take(pa.array(places, pa.uint32()))),

@@ -325,7 +325,7 @@ def condition(plan: Plan, variant: TraceVariant, event: TraceEvent) -> str:
         ports = f"{event.any_port} || {ports}"
     rest = asked.without({"port"}).expression(variant.ports)
     conditions = (event.condition, rest, ports)
-    return " && ".join(f"({one})" for one in conditions if one)
+    return " && ".join(f"({part})" for part in conditions if part)
 
 
 def check(plan: Plan) -> None:
@@ -339,7 +339,11 @@ def check(plan: Plan) -> None:
     if plan.not_in_ftrace:
         raise RefusedError(f"the backend ftrace cannot honour {', '.join(plan.not_in_ftrace)}")
     variants = plan.probe.trace_variants
-    if any(len(condition(plan, one, event)) >= PAGE for one in variants for event in one.events):
+    if any(
+        len(condition(plan, variant, event)) >= PAGE
+        for variant in variants
+        for event in variant.events
+    ):
         raise RefusedError(
             "the backend ftrace cannot honour so many filters: tracefs takes a page of text.\n"
             "Give ranges (8000-8100), or fewer values"
