@@ -35,7 +35,7 @@ def obstacles() -> dict[str, str | None]:
     def ask() -> dict[str, str | None]:
         reasons: dict[str, str | None] = {}
         for backend in BACKENDS:
-            variants = [one for one in ACCEPT.variants if one.backend == backend]
+            variants = [variant for variant in ACCEPT.variants if variant.backend == backend]
             found = [obstacle_to(variant) for variant in variants]
             reasons[backend] = None if None in found else "; ".join(filter(None, found))
         reasons["ftrace"] = tracefs.obstacle()

@@ -63,11 +63,11 @@ class PinnedMap:
 @contextlib.contextmanager
 def pinned(path: Path, key_size: int, value_size: int, kind: int = HASH) -> Iterator[PinnedMap]:
     """Create and pin a map, for as long as it is wanted."""
-    one = PinnedMap(path, key_size, value_size, kind)
+    pinned = PinnedMap(path, key_size, value_size, kind)
     try:
-        yield one
+        yield pinned
     finally:
-        one.remove()
+        pinned.remove()
 
 
 def map_exists(map_id: int) -> bool:

@@ -563,7 +563,7 @@ def seen(tracer: Tracer, port: int, count: int = 0) -> list[Event]:
     """
 
     def found() -> list[Event]:
-        return [one for one in tracer.events if port in (one["lport"], one["rport"])]
+        return [event for event in tracer.events if port in (event["lport"], event["rport"])]
 
     tracer.wait_until(lambda: len(found()) >= count, f"{count} events of port {port}")
     marker = accept_once()["lport"]

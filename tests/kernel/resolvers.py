@@ -135,7 +135,7 @@ def _send_pages(sock: socket.socket, data: bytes) -> None:
 def answer(name: str, *records: str) -> bytes:
     """Return an answer's bytes behind its id."""
     reply = DNSRecord.question(name).reply()
-    reply.add_answer(*(one for record in records for one in RR.fromZone(record)))
+    reply.add_answer(*(answer for record in records for answer in RR.fromZone(record)))
     return bytes(reply.pack())[2:]
 
 
@@ -268,7 +268,8 @@ class Calls32:
         self._code, self.buffer = (mmap.mmap(-1, mmap.PAGESIZE, flags, rights) for _ in range(2))
         self._code[: len(INT_80)] = INT_80
         start, self._address = (
-            ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in (self._code, self.buffer)
+            ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            for memory in (self._code, self.buffer)
         )
         self._call = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint] * 4)(start)
 
@@ -304,8 +305,8 @@ class _Mmsghdr(ctypes.Structure):
 def _mmsghdrs(buffers: list[ctypes.Array[ctypes.c_char]]) -> tuple[ctypes.Array[_Mmsghdr], object]:
     """Return what sendmmsg and recvmmsg take, one message for each buffer, and what that needs."""
     vectors = [
-        ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(one), len(one)))
-        for one in buffers
+        ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(buffer), len(buffer)))
+        for buffer in buffers
     ]
     messages = (_Mmsghdr * len(buffers))(
         *(_Mmsghdr(segments=ctypes.addressof(vector), segment_count=1) for vector in vectors)

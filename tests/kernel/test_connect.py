@@ -335,8 +335,8 @@ def test_attempt_is_shown_once_and_whole(tracer: Tracer, backend: Backend, case:
     event = CASES[case](port)
     event.pop("latency_ms", None)
     actual = observed(tracer, backend, port)
-    for one in actual:
-        one.pop("latency_ms", None)
+    for row in actual:
+        row.pop("latency_ms", None)
     assert [known(event, backend)] == actual
 
 
@@ -578,7 +578,9 @@ def test_counts(backend: Backend) -> None:
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert ["LADDR", "RADDR", "RPORT", "CONNECTS"] == lines[0]
     assert [V4, V4, "3"] == [lines[1][0], lines[1][1], lines[1][3]]
-    assert {(V6, V6, "1"), ("-", NOWHERE, "1")} == {(one[0], one[1], one[3]) for one in lines[2:]}
+    assert {(V6, V6, "1"), ("-", NOWHERE, "1")} == {
+        (line[0], line[1], line[3]) for line in lines[2:]
+    }
     assert (0, (5, 0)) == (ended.status, ended.summary)
     assert "tcptrace: 5 attempts in" in ended.stderr
 

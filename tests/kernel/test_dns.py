@@ -369,9 +369,9 @@ def test_failures_are_shown(backend: Backend) -> None:
 def test_truncation_and_retry_are_shown(exchanges: Tracer) -> None:
     """An answer that is cut off is shown as such, and so is the retry over TCP."""
     Worker(lambda: resolvers.ask_glibc("many.test")).run()
-    rows = [one for one in ours(exchanges, "many.test", 2) if one["qtype"] == "A"]
+    rows = [row for row in ours(exchanges, "many.test", 2) if row["qtype"] == "A"]
     assert [("udp", True, None), ("tcp", None, True)] == [
-        (one["protocol"], one.get("truncated"), one.get("retry")) for one in rows[:2]
+        (row["protocol"], row.get("truncated"), row.get("retry")) for row in rows[:2]
     ]
     assert MANY == len(rows[1]["answers"])
 
@@ -502,7 +502,7 @@ def test_multicast_dns(backend: Backend) -> None:
         worker = Worker(work)
         worker.run()
         rows = tracer.wait_for(3, pid=worker.pid)
-        shown = [(one["query"], one["qtype"], one["rcode"], one.get("sent")) for one in rows]
+        shown = [(row["query"], row["qtype"], row["rcode"], row.get("sent")) for row in rows]
         assert 3 == stop_without_loss(tracer).summary[0]
     assert [
         ("known.local", "A", "NOERROR", True),

@@ -138,13 +138,13 @@ def test_a_command_runs_as_the_user_behind_sudo(tmp_path: Path) -> None:
     script = "id -u; id -g; echo $HOME $SUDO_UID; ls -l /proc/self/fd"
     behind = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(nobody.pw_gid)}
     options: list[tuple[str, ...]] = [(), ("--as", "root")]
-    one, two = (
+    traced, two = (
         run_tcptrace("connect", *option, "--", "sh", "-c", script, env=behind, cwd="/")
         for option in options
     )
-    assert [str(NOBODY), str(nobody.pw_gid), nobody.pw_dir] == one.stdout.splitlines()[:3]
+    assert [str(NOBODY), str(nobody.pw_gid), nobody.pw_dir] == traced.stdout.splitlines()[:3]
     assert ["0", "0"] == two.stdout.splitlines()[:2]
-    assert "anon_inode" not in one.stdout + two.stdout
+    assert "anon_inode" not in traced.stdout + two.stdout
 
 
 def test_a_running_process_is_followed(backend: Backend) -> None:

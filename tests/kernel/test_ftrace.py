@@ -229,7 +229,9 @@ def test_new_threads_of_a_filtered_process(root: Path) -> None:
     with Tracer(*FTRACE, "-p", str(worker.pid)) as tracer:
         tids = worker.run()
         events = tracer.wait_for(len(ports), pid=worker.pid)
-        assert [*zip(ports, tids, strict=True)] == [(one["lport"], one["tid"]) for one in events]
+        assert [*zip(ports, tids, strict=True)] == [
+            (event["lport"], event["tid"]) for event in events
+        ]
         assert (len(ports), 0) == tracer.stop().summary
 
 

@@ -150,7 +150,7 @@ def test_doctor_tells_what_is_kept(place: Path) -> None:
 
     def told() -> tuple[dict[str, Any], dict[str, bool]]:
         answer = json.loads(run_tcptrace("doctor", "--json").stdout)
-        compiles = {name: one["compiles"] for name, one in answer["commands"].items()}
+        compiles = {name: command["compiles"] for name, command in answer["commands"].items()}
         return answer["programs"], compiles
 
     programs, compiles = told()

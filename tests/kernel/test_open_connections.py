@@ -152,7 +152,7 @@ def test_open_connections_come_first(backend: Backend, other_host: str) -> None:
                 for event in tracer.where(type="open", rport=ports[2])
             ]
             expected = [cut_off(begin), closed({**begin, **task_fields()}, "local")]
-            expected = [{key: one[key] for key in one if key != "holders"} for one in expected]
+            expected = [{key: row[key] for key in row if key != "holders"} for row in expected]
             reset(mapped[1])
             with pytest.raises(ConnectionResetError):
                 mapped[0].recv(1)

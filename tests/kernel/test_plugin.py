@@ -56,8 +56,8 @@ class Link:
         server = in_namespace(SERVER, lambda: socket.create_server((address, 0), family=family))
         port = server.getsockname()[1]
         client = in_namespace(CLIENT, lambda: socket.create_connection((address, port), timeout=5))
-        for one in (server.accept()[0], server, client):
-            self._stack.callback(one.close)
+        for sock in (server.accept()[0], server, client):
+            self._stack.callback(sock.close)
         return client
 
     def lose(self, *clients: socket.socket) -> None:

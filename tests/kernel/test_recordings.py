@@ -44,7 +44,9 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("form", [".jsonl", ".parquet"])
-@pytest.mark.parametrize("traced", COMMANDS, ids=lambda one: " ".join([one.command, *one.options]))
+@pytest.mark.parametrize(
+    "traced", COMMANDS, ids=lambda traced: " ".join([traced.command, *traced.options])
+)
 def test_what_is_kept_is_what_is_printed(tmp_path: Path, traced: Traced, form: str) -> None:
     """JSON and text of a recording are those of the run that kept it."""
     port = take_port()
@@ -93,7 +95,7 @@ def test_failed_attempts_and_names_are_kept(tmp_path: Path, form: str) -> None:
         live = tracer.stop()
     again = run_tcptrace("tracer", *options, "-r", str(path))
     assert (0, live.stdout) == (again.status, again.stdout)
-    begun = [(one["outcome"], one["query"]) for one in tracer.where(type="connect")]
+    begun = [(event["outcome"], event["query"]) for event in tracer.where(type="connect")]
     assert [("established", "a.test"), ("refused", "a.test")] == begun
     text = run_tcptrace("tracer", "--failed", "-r", str(path), "--columns", "type")
     assert ["C", "F"] == [letter for letter in text.stdout.split() if letter in {"C", "F"}]

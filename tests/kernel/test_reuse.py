@@ -62,7 +62,7 @@ def test_a_process_id_is_that_process_s(backend: Backend, others: int) -> None:
         last.run()
         for tracer in (keeping, dropping):
             tracer.wait_for(pid=last.pid)
-        assert (1, 1) == tuple(len(one.where(pid=first.pid)) for one in (keeping, dropping))
+        assert (1, 1) == tuple(len(tracer.where(pid=first.pid)) for tracer in (keeping, dropping))
 
 
 @pytest.fixture

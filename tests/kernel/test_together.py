@@ -117,7 +117,7 @@ def test_all_that_happens_is_shown_and_nothing_else(backend: Backend, netns: str
             (kind, worker.pid, *ports) for worker in workers for kind, *ports in worker.result()
         )
         for command, tracer in tracers.items():
-            expected = Counter({one: n for one, n in happened.items() if one[0] in SHOWN[command]})
+            expected = Counter({key: n for key, n in happened.items() if key[0] in SHOWN[command]})
             await_rows(tracer, expected.total())
             ended_well(tracer)
             shown = Counter((e["type"], e["pid"], e["lport"], e["rport"]) for e in tracer.events)
@@ -160,7 +160,7 @@ def test_an_unknown_hook_is_an_error(define: str) -> None:
     def refused() -> bool:
         plan = Plan(ACCEPT, Filters(), backend="tracepoint")
         shape = shape_of(plan, plan.variants()[0])
-        flags = tuple(one for one in shape.flags if not one.startswith(f"-D{define}"))
+        flags = tuple(flag for flag in shape.flags if not flag.startswith(f"-D{define}"))
         flags += ("-DUNKNOWN=1",)
         try:
             compile_shape(dataclasses.replace(shape, flags=flags), headers.prepare)
@@ -184,7 +184,7 @@ def seen_by_all(backend: Backend, ports: list[int]) -> list[list[int | str | Non
         Filters({"port": Ranges(((port, port),), ())}, ends)
         for port, ends in zip(ports, fields, strict=True)
     ]
-    own = {probe.name: one for probe, one in zip(PROBES, only, strict=True)}
+    own = {probe.name: filters for probe, filters in zip(PROBES, only, strict=True)}
     plan = Plan(
         ACCEPT, only[0], backend=backend, companions=PROBES[1:], own_filters=own, buffer_mb=1
     )

@@ -310,8 +310,8 @@ def test_other_namespaces(backend: Backend, netns: str) -> None:
             near.sendall(b"x" * 4321)
             receive(far, 4321)
             wait_for_run(tracer, {"tx_bytes": 4321}, port=server.getsockname()[1])
-            for one in (near, far, server):
-                one.close()
+            for sock in (near, far, server):
+                sock.close()
             stop(tracer)
     finally:
         ip(f"netns delete {other}")
@@ -340,7 +340,7 @@ def test_once(backend: Backend, netns: str) -> None:
         ended = tracer.ended()
     lines = ended.stdout.splitlines()
     assert lines[0].startswith("program,name,port,conn")
-    assert ["(total)"] == [one[:7] for one in lines if one.startswith("(total),,,")]
+    assert ["(total)"] == [line[:7] for line in lines if line.startswith("(total),,,")]
     assert 0 == ended.status
 
 
@@ -419,7 +419,7 @@ def test_who_listens(backend: Backend, netns: str) -> None:
         started(backend, netns, "--listen") as tracer,
         contextlib.ExitStack() as held,
     ):
-        ports = [one.getsockname()[1] for one in (server, slow)]
+        ports = [listener.getsockname()[1] for listener in (server, slow)]
         tracer.wait_until(
             lambda: all(tracer.where(type="listener", lport=port) for port in ports), "both"
         )

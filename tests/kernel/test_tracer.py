@@ -64,7 +64,7 @@ def test_older_connections_are_shown_when_they_end(run: Run, backend: Backend) -
     for lport, rport in ports:
         run.tracer.wait_for(type="close", lport=lport, rport=rport)
     seen(run.tracer, 0)
-    actual = [one for one in run.tracer.events if (one["lport"], one["rport"]) in ports]
+    actual = [event for event in run.tracer.events if (event["lport"], event["rport"]) in ports]
     assert in_order(expected) == in_order([timeless(event) for event in actual])
     assert [None] * len(actual) == [event.get("duration_ms") for event in actual]
     assert [] == run.tracer.where(lport=run.older.orphan_port, rport=run.older.orphan_peer)

@@ -89,7 +89,7 @@ def test_what_the_filters_drop_takes_no_place(backend: Backend, netns: str, by: 
             if turn % 2:
                 stack.enter_context(listener.accept()[0])
         assert whole(["kept"]) == stories(tracer, cast({"kept": kept}))
-        assert all(kept.port in (one["lport"], one["rport"]) for one in tracer.events)
+        assert all(kept.port in (event["lport"], event["rport"]) for event in tracer.events)
         ended_well(tracer)
 
 
@@ -199,5 +199,5 @@ def test_a_close_follows_the_connection_that_its_owner_opened(backend: Backend, 
         child_pid = worker.run()
         tracer.wait_for(type="close", rport=port)
         tracer.wait_for(type="close", lport=port)
-        client = [(one["type"], one["pid"], one["uid"]) for one in tracer.where(rport=port)]
+        client = [(event["type"], event["pid"], event["uid"]) for event in tracer.where(rport=port)]
         assert [("connect", worker.pid, NOBODY), ("close", child_pid, NOBODY)] == client

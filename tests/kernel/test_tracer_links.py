@@ -149,7 +149,7 @@ def test_the_kernel_gives_a_silent_peer_up(
 def entries_of(name: str) -> int:
     """Return how many entries the newest BPF map of a name has."""
     shown = subprocess.run(["bpftool", "-j", "map"], capture_output=True, check=True).stdout
-    number = max(one["id"] for one in json.loads(shown) if one.get("name") == name)
+    number = max(bpf_map["id"] for bpf_map in json.loads(shown) if bpf_map.get("name") == name)
     dump = ["bpftool", "-j", "map", "dump", "id", str(number)]
     return len(json.loads(subprocess.run(dump, capture_output=True, check=True).stdout))
 
@@ -185,7 +185,7 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
         tracer.wait_for_rows(4 * (BURST + 1))
         ended = ended_well(tracer)
     events = [event for event in tracer.events if port in (event["lport"], event["rport"])]
-    kinds = collections.Counter((one["type"], one["lport"] == port) for one in events)
+    kinds = collections.Counter((event["type"], event["lport"] == port) for event in events)
     whole = {("connect", False), ("accept", True), ("close", False), ("close", True)}
     assert dict.fromkeys(whole, BURST) == kinds
     assert 4 * (BURST + 1) == ended.summary[0]

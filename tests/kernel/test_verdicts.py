@@ -150,7 +150,7 @@ def lengthened(texts: Texts, cgroup: Path) -> Texts:
     return {
         name: [*typed, *others.get(name, [])]
         if name not in excluding
-        else [*typed, ",".join(f"!{one}" for one in others[name][0].split(","))]
+        else [*typed, ",".join(f"!{value}" for value in others[name][0].split(","))]
         for name, typed in texts.items()
     }
 
@@ -166,8 +166,8 @@ def parsed(texts: Texts, probe: Probe, host: Host) -> Filters:
     """Return the filters that a command line becomes."""
     values = {}
     for name, typed in texts.items():
-        one = BY_NAME[name]
-        values[name] = one.parse(typed if one.multiple else typed[0], host)
+        entry = BY_NAME[name]
+        values[name] = entry.parse(typed if entry.multiple else typed[0], host)
     return Filters(values, probe.port_fields)
 
 
@@ -213,7 +213,7 @@ def test_the_kernel_s_verdict_is_python_s(
     """Tracers with random filters show what Python keeps of what happened."""
     need(backend, probe)
     pick = random.Random(f"{probe.name} {backend}")  # noqa: S311 - no secret
-    names = [name for name, one in BY_NAME.items() if not name.endswith("map")]
+    names = [name for name, entry in BY_NAME.items() if not name.endswith("map")]
     if backend == "ftrace":
         names = [name for name in names if BY_NAME[name].expression]
     cgroups, ports = [cgroup, cgroup / "below", cgroup / "beside"], take_ports(4)

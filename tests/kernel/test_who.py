@@ -36,7 +36,9 @@ def of_this_process() -> dict[str, object]:
         "ppid": os.getppid(),
         "parent_comm": Path(f"/proc/{os.getppid()}/comm").read_text().rstrip("\n"),
         "exe": str(Path("/proc/self/exe").readlink()),
-        "args": [os.fsdecode(one) for one in arguments[:512].removesuffix(b"\0").split(b"\0")],
+        "args": [
+            os.fsdecode(argument) for argument in arguments[:512].removesuffix(b"\0").split(b"\0")
+        ],
     }
     if len(arguments) > 512:
         result["args_cut"] = True
@@ -107,7 +109,7 @@ def test_processes_that_do_not_live_long(backend: Backend) -> None:
         (parent,) = Worker(storm).run()
         events = tracer.wait_for(count, rport=port)
     assert [{parent}, {BUSYBOX}] == [{event[key] for event in events} for key in ("ppid", "exe")]
-    assert [[os.fsdecode(one) for one in command] for command in commands] == (
+    assert [[os.fsdecode(word) for word in command] for command in commands] == (
         [event["args"] for event in events]
     )
 
@@ -131,7 +133,9 @@ def test_execve_makes_another_program_of_a_process(backend: Backend) -> None:
         os.waitpid(pid, 0)
         before, after = tracer.wait_for(2, rport=port)
     python = str(Path(sys.executable).resolve())
-    assert [(pid, python), (pid, BUSYBOX)] == [(one["pid"], one["exe"]) for one in (before, after)]
+    assert [(pid, python), (pid, BUSYBOX)] == [
+        (event["pid"], event["exe"]) for event in (before, after)
+    ]
     assert ["nc", V4, str(port)] == after["args"]
 
 
@@ -185,7 +189,7 @@ def test_long_arguments_are_cut() -> None:
 def is_listening(port: int) -> bool:
     """Tell whether a server has this port, over IPv4 or IPv6."""
     tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
-    return any(f":{port:04X} " in one.read_text() for one in tables if one.exists())
+    return any(f":{port:04X} " in table.read_text() for table in tables if table.exists())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ A_RECORD = struct.pack("!HHIH", 1, 1, 60, 4) + b"\xc0\0\x02\x01"
 def answer(name: str, *records: str, kind: str = "A") -> bytes:
     """Return a response with records as zone files have them."""
     reply = DNSRecord.question(name, kind).reply()
-    reply.add_answer(*(one for record in records for one in RR.fromZone(record)))
+    reply.add_answer(*(answer for record in records for answer in RR.fromZone(record)))
     return bytes(reply.pack())
 
 

@@ -35,8 +35,8 @@ def defined(path: Path) -> set[tuple[str, str]]:
     text = path.read_text()
     return {
         (kind, name)
-        for kind, one in DEFINITIONS.items()
-        for name in re.findall(one, text, re.MULTILINE)
+        for kind, pattern in DEFINITIONS.items()
+        for name in re.findall(pattern, text, re.MULTILINE)
     }
 
 
@@ -44,7 +44,11 @@ def test_no_two_files_define_the_same() -> None:
     """All fit in one compilation: each name is defined in one file."""
     files = (*COMPONENTS, FILTERS, *(path for probe in PROBES for path in probe.sources))
     names = Counter(chain.from_iterable(map(defined, files)))
-    assert [] == [one for one, count in names.items() if count > 1 and one[1] not in EITHER]
+    assert [] == [
+        definition
+        for definition, count in names.items()
+        if count > 1 and definition[1] not in EITHER
+    ]
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)

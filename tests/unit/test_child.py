@@ -31,8 +31,8 @@ def start() -> Iterator[Start]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.kill()
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_time_in_which_nobody_waits_does_not_count(
     """A parent that was stopped itself (Ctrl-Z) finds its child alive."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    one = start(signal.pause)
+    started = start(signal.pause)
     clock[0] += 10 * child.MOST_S
-    one.check()
+    started.check()
 
 
 def test_a_child_is_not_ended_by_what_is_sent_to_all(start: Start) -> None:
@@ -97,10 +97,10 @@ def test_a_child_is_not_ended_by_what_is_sent_to_all(start: Start) -> None:
             os.kill(os.getpid(), number)
         os.write(writing, b"alive")
 
-    one = start(main)
-    assert one.wait(reading)
+    child = start(main)
+    assert child.wait(reading)
     assert b"alive" == os.read(reading, 5)
-    assert 0 == one.end()
+    assert 0 == child.end()
     os.close(reading)
     os.close(writing)
 

@@ -29,7 +29,7 @@ def test_hooks_are_tried_once(tried: list[Hook]) -> None:
     """A hook that several variants and stand-ins have is tried for all of them."""
     notes: list[str] = []
     assert ["tracepoint"] == [
-        one.backend for one in usable_variants(Plan(TRACER, Filters()), notes.append)
+        variant.backend for variant in usable_variants(Plan(TRACER, Filters()), notes.append)
     ]
     places = [(hook.how, hook.target) for hook in tried]
     assert sorted(set(places)) == sorted(places)

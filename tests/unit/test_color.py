@@ -61,7 +61,7 @@ def test_the_terminal_s_colours_are_used() -> None:
     many = palette("auto", stream, {"TERM": "xterm-256color"})
     true = palette("auto", stream, {**XTERM, "COLORTERM": "truecolor"})
     few = palette("auto", stream, XTERM)
-    assert ["\x1b[38;5;166mx\x1b[0m"] * 2 == [one.paint("x", "slow") for one in (many, true)]
+    assert ["\x1b[38;5;166mx\x1b[0m"] * 2 == [colors.paint("x", "slow") for colors in (many, true)]
     assert "\x1b[35mx\x1b[0m" == few.paint("x", "slow")
     assert "x" == PLAIN.paint("x", "slow") == few.paint("x", None) == few.paint("x", "yellow")
     assert SGR_8.keys() == SGR_256.keys()
@@ -72,8 +72,11 @@ def luminance(number: int) -> float:
     number -= 16
     steps = (0, 95, 135, 175, 215, 255)
     channels = [steps[digit] / 255 for digit in (number // 36, number // 6 % 6, number % 6)]
-    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
-    return sum(share * one for share, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    linear = [
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in channels
+    ]
+    return sum(share * light for share, light in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 @pytest.mark.parametrize("look", [look for look, code in SGR_256.items() if "38;5" in code])

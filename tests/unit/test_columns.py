@@ -80,8 +80,8 @@ def test_a_column_can_be_put_behind_another() -> None:
         return Column(key, key.upper(), 1, lambda _row, _first_ns: key, after=after)
 
     shown, more = [column("a"), column("b")], [column("c", after="a")]
-    assert ["a", "c", "b"] == [one.key for one in choose(shown, more, "+c", ())]
-    assert ["b", "c"] == [one.key for one in choose(shown, more, "b,+c", ())]
+    assert ["a", "c", "b"] == [column.key for column in choose(shown, more, "+c", ())]
+    assert ["b", "c"] == [column.key for column in choose(shown, more, "b,+c", ())]
 
 
 def test_a_key_comes_before_a_heading() -> None:
@@ -95,7 +95,10 @@ def test_a_key_comes_before_a_heading() -> None:
 def test_each_column_says_what_it_means() -> None:
     """--columns help has a meaning for each, in every command."""
     tables = [COUNT_TABLE.columns, COUNT_TABLE.extra_columns, VERBOSE]
-    groups = [*tables, *(group for one in probes() for group in (one.columns, one.extra_columns))]
+    groups = [
+        *tables,
+        *(group for probe in probes() for group in (probe.columns, probe.extra_columns)),
+    ]
     assert [] == [column.key for group in groups for column in group if not column.meaning]
 
 
@@ -114,7 +117,7 @@ def tables() -> list[Table]:
     """Return the columns of every command, and of those of its options that have their own."""
     shown, more = figure_columns()
     return [
-        *(Table(one.columns, one.extra_columns) for one in probes()),
+        *(Table(probe.columns, probe.extra_columns) for probe in probes()),
         COUNT_TABLE,
         Table([*key_columns(DIMENSIONS), *shown], more),
         Table(listeners.COLUMNS, listeners.MORE_COLUMNS),

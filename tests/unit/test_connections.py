@@ -137,7 +137,7 @@ def test_a_port_that_is_not_wanted_is_forgotten() -> None:
     ports = iter([False, True])
     follow = Connections(lambda _: True, lambda _: next(ports))
     queued = move(State.SYN_RECV, State.ESTABLISHED, pid=STRANGER)
-    assert [] == [event for one in (CONNECTING, OPENED, queued) for event in follow(one)]
+    assert [] == [event for change in (CONNECTING, OPENED, queued) for event in follow(change)]
 
 
 def test_a_process_closes_an_mptcp_connection() -> None:
@@ -152,11 +152,13 @@ def test_an_mptcp_connection_outlives_its_link_to_the_subflow() -> None:
     ended = dataclasses.replace(
         CLOSED, fields={**CLOSED.fields, "is_mptcp": 1, "mptcp_sk": 0xF000, "path_sk": 0}
     )
-    assert ["connect", "close"] == [one.type for one in told([CONNECTING, OPENED, FINISHED, ended])]
+    assert ["connect", "close"] == [row.type for row in told([CONNECTING, OPENED, FINISHED, ended])]
 
 
 def test_a_path_that_the_kernel_adds_is_no_connection() -> None:
     """A second subflow is of the MPTCP connection that its first stands for."""
     added = {"is_mptcp": 1, "mptcp_sk": 0xF000, "path_sk": 0xEEEE}
     samples = (CONNECTING, OPENED, FINISHED, CLOSED)
-    assert not told(dataclasses.replace(one, fields={**one.fields, **added}) for one in samples)
+    assert not told(
+        dataclasses.replace(sample, fields={**sample.fields, **added}) for sample in samples
+    )

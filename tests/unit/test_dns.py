@@ -47,7 +47,7 @@ def record(
     sent: int = 0,
 ) -> bytes:
     """Return a `struct dns_event` with its payload."""
-    ends = [ip_address(one).packed.ljust(16, b"\0") for one in ("192.0.2.1", server)]
+    ends = [ip_address(address).packed.ljust(16, b"\0") for address in ("192.0.2.1", server)]
     family = ip_address(server).version
     head = (ts_ns, 1, 1, 181, 182, 1000, 1, 1, *ends, 40000, rport, family, 0, b"client")
     return struct.pack(HEAD, *head, 0, socket, len(data) + more, flags, error, sent) + data
@@ -64,7 +64,7 @@ def pair(name: str, *records: str, kind: str = "A", **header: int) -> tuple[byte
     reply = question.reply()
     for key, value in header.items():
         setattr(reply.header, key, value)
-    reply.add_answer(*(one for text in records for one in RR.fromZone(text)))
+    reply.add_answer(*(record for text in records for record in RR.fromZone(text)))
     return bytes(question.pack()), bytes(reply.pack())
 
 
@@ -113,7 +113,9 @@ def test_several_servers_are_several_questions() -> None:
     refused = question[:2] + refused[2:]
     servers = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
     exchanges = Transactions(SECOND)
-    sent = [record(question, flags=SENT, server=one, ts_ns=at) for at, one in enumerate(servers)]
+    sent = [
+        record(question, flags=SENT, server=server, ts_ns=at) for at, server in enumerate(servers)
+    ]
     answers = [
         record(answer, server=servers[1], ts_ns=1_000_001),
         record(refused, server=servers[0], ts_ns=2_000_000),
@@ -212,7 +214,7 @@ def test_answer_without_question_belongs_to_its_id(rcode: str) -> None:
     other, wanted = (packet_bytes(0x0100, (asked(n),), id=i) for n, i in (("b.t", 8), ("a.t", 7)))
     found = rows(
         exchanges,
-        *(record(one, flags=SENT) for one in (wanted, other)),
+        *(record(asked_name, flags=SENT) for asked_name in (wanted, other)),
         record(NO_QUESTION[rcode], ts_ns=1_000_000),
     )
     assert [("a.t", "A", rcode, 1.0)] == [(r.query, r.qtype, r.rcode, r.latency_ms) for r in found]
@@ -239,7 +241,7 @@ def to_group(data: bytes, flags: int = 0) -> bytes:
 def multicast(*names: str, answers: tuple[bytes, ...] = ()) -> bytes:
     """Return a message of multicast DNS."""
     return packet_bytes(
-        0x8400 if answers else 0, tuple(asked(one, 12, FLUSH) for one in names), answers, id=0
+        0x8400 if answers else 0, tuple(asked(name, 12, FLUSH) for name in names), answers, id=0
     )
 
 
@@ -318,7 +320,7 @@ def test_message_of_another_operation_is_told_from_a_question() -> None:
     update, reply = (packet_bytes(bits, (asked("a.test", 6),)) for bits in (0x2800, 0xA800))
     question = packet_bytes(0, (asked("a.test", 6),))
     exchanges = Transactions(SECOND)
-    sent = [record(one, flags=SENT) for one in (update, question)]
+    sent = [record(packet, flags=SENT) for packet in (update, question)]
     found = rows(exchanges, *sent, record(reply))
     assert [("UPDATE", "NOERROR", 0.0)] == [(r.opcode, r.rcode, r.latency_ms) for r in found]
     assert [None] == [row.opcode for row in exchanges.timed_out(2 * SECOND)]
@@ -436,7 +438,7 @@ def test_questions_whose_answers_were_missed_are_given_up() -> None:
     """Where messages of a stream were not captured, its questions are counted, not timed out."""
     exchanges = Transactions(SECOND)
     questions = [pair(name) for name in ("a.t", "b.t")]
-    sent = record(b"".join(framed(one) for one, _ in questions), flags=SENT | TCP)
+    sent = record(b"".join(framed(query) for query, _ in questions), flags=SENT | TCP)
     reply = record(framed(questions[0][1]), flags=TCP, more=900)
     assert ["a.t"] == [row.query for row in rows(exchanges, sent, reply)]
     assert [] == list(exchanges.timed_out(2 * SECOND))

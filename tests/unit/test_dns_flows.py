@@ -16,7 +16,7 @@ SECOND = answer("b.test", "b.test. IN A 192.0.2.2")
 
 def framed(*messages: bytes) -> bytes:
     """Return messages as TCP has them."""
-    return b"".join(struct.pack("!H", len(one)) + one for one in messages)
+    return b"".join(struct.pack("!H", len(message)) + message for message in messages)
 
 
 STREAM = framed(FIRST, SECOND)

@@ -226,7 +226,9 @@ def test_types_classes_and_data_are_shown(
 def test_several_questions_are_read() -> None:
     """Each has its name and type; the bit that asks for a unicast answer is not shown."""
     packet = read(packet_bytes(0, (asked("a.local", 12), asked("b.local", 255, 0x8001))))
-    assert [("a.local", "PTR"), ("b.local", "ANY")] == [tuple(one) for one in packet.questions]
+    assert [("a.local", "PTR"), ("b.local", "ANY")] == [
+        tuple(question) for question in packet.questions
+    ]
 
 
 def test_questions_beyond_the_bound_are_counted() -> None:

@@ -70,12 +70,12 @@ class FakeTypes(Btf):
 
     def id_of(self, name: str, kind: int) -> int:
         """Return the id of a struct."""
-        return next((IDS[key] for key, one in TYPES.items() if one.name == name), 0)
+        return next((IDS[key] for key, type_ in TYPES.items() if type_.name == name), 0)
 
     def type(self, type_id: int) -> Type:
         """Return a type by its id; its address is its id."""
-        one = TYPES[NAMES[type_id]]
-        return Type(one.kind, one.name, IDS.get(one.target, 0), len(one.members), type_id)
+        type_ = TYPES[NAMES[type_id]]
+        return Type(type_.kind, type_.name, IDS.get(type_.target, 0), len(type_.members), type_id)
 
     def size(self, type_id: int) -> int:
         """Return a type's size."""
@@ -83,8 +83,8 @@ class FakeTypes(Btf):
 
     def element(self, type_id: int) -> tuple[int, int]:
         """Return an array's elements."""
-        one = TYPES[NAMES[type_id]]
-        return IDS[one.target], one.number
+        type_ = TYPES[NAMES[type_id]]
+        return IDS[type_.target], type_.number
 
     def parameter(self, function: str, name: str) -> Parameter | None:
         """Return a parameter of the function."""

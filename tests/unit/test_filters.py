@@ -31,8 +31,8 @@ RANGE = r" ?X\((\d+)U,(\d+)U\)"
 
 def parse(name: str, *texts: str) -> Any:
     """Read option values as the command line does."""
-    one = BY_NAME[name]
-    return one.parse(texts if one.multiple else texts[0], Host())
+    entry = BY_NAME[name]
+    return entry.parse(texts if entry.multiple else texts[0], Host())
 
 
 def ranges(keep: str = "", drop: str = "") -> Ranges:
@@ -221,7 +221,7 @@ def test_another_kind_of_namespace_is_refused() -> None:
 def test_cgroups(tmp_path: Path) -> None:
     """A cgroup v2 directory becomes its id; any other directory is refused."""
     (tmp_path / "cgroup.controllers").touch()
-    assert [tmp_path.stat().st_ino] == [one.id for one in parse("cgroup", str(tmp_path))]
+    assert [tmp_path.stat().st_ino] == [cgroup.id for cgroup in parse("cgroup", str(tmp_path))]
     for other in (tmp_path.parent, tmp_path / "cgroup.controllers", tmp_path / "missing", "a\0b"):
         with pytest.raises(ValueError, match="cgroup v2"):
             parse("cgroup", str(other))
@@ -385,9 +385,9 @@ def test_ranges_test_is_their_definition(ranges: Ranges, more: list[int]) -> Non
     """Looking numbers up gives what comparing them with each range does."""
     test, of_ports = ranges.test(), Filters({"port": ranges}).test("port")
     bounds = {bound for pair in (*ranges.keep, *ranges.drop) for bound in pair}
-    for one in {0, U16_MAX, *bounds, *(bound + 1 for bound in bounds if bound < U16_MAX)}:
-        assert wants(ranges, one) == test(one)
-        assert wants(ranges, one, *more) == of_ports(one, *more)
+    for number in {0, U16_MAX, *bounds, *(bound + 1 for bound in bounds if bound < U16_MAX)}:
+        assert wants(ranges, number) == test(number)
+        assert wants(ranges, number, *more) == of_ports(number, *more)
 
 
 RECORD = {
@@ -465,7 +465,7 @@ def test_a_probe_s_ports_are_compared() -> None:
 def test_what_is_not_known_passes_exclusions_alone(name: str) -> None:
     """A record without a process is kept unless only some are to be kept."""
     assert [True, False] == [
-        keeps({name: one}, NOT_KNOWN) for one in (ranges(drop="1000"), ranges("1000"))
+        keeps({name: chosen}, NOT_KNOWN) for chosen in (ranges(drop="1000"), ranges("1000"))
     ]
 
 
@@ -480,8 +480,8 @@ def test_an_unknown_container_is_in_none() -> None:
 
 def recorded(name: str, text: str) -> Any:
     """Read an option's value for a recording."""
-    one = BY_NAME[name]
-    return one.parse((text,) if one.multiple else text, Recorded())
+    entry = BY_NAME[name]
+    return entry.parse((text,) if entry.multiple else text, Recorded())
 
 
 def test_a_recording_takes_numbers_and_paths() -> None:

@@ -56,7 +56,9 @@ def test_the_kernel_compares_what_an_event_has() -> None:
 def test_in_softirq_the_kernel_compares_no_task() -> None:
     """There the current task is any; and a port may not be known yet."""
     variant = TRACER.trace_variants[0]
-    texts = {one.name: ftrace.condition(asked(TRACER), variant, one) for one in variant.events}
+    texts = {
+        event.name: ftrace.condition(asked(TRACER), variant, event) for event in variant.events
+    }
     assert not any("uid ==" in text for text in texts.values())
     assert "from == 2 || to == 2 || " in texts["state"]
     assert "rport_1 == 80" in texts["state"]
@@ -69,12 +71,14 @@ def test_what_the_kernel_has_not_compared_is_compared_here() -> None:
     session._take_filters(asked(TRACER).filters)
     session._ports = ("lport", "rport")
     fields = {"uid": 1000, "comm": "curl", "lport": b"\x9c\x40", "rport": b"\0\x50"}
-    one = Sample("state", 0, 181, 182, fields)
-    assert session._wants(one)
-    assert session._wants_ports(one)
-    assert not session._wants(dataclasses.replace(one, pid=7))
-    assert not session._wants(dataclasses.replace(one, fields={**fields, "uid": 0}))
-    assert not session._wants_ports(dataclasses.replace(one, fields={**fields, "rport": b"\0\1"}))
+    sample = Sample("state", 0, 181, 182, fields)
+    assert session._wants(sample)
+    assert session._wants_ports(sample)
+    assert not session._wants(dataclasses.replace(sample, pid=7))
+    assert not session._wants(dataclasses.replace(sample, fields={**fields, "uid": 0}))
+    assert not session._wants_ports(
+        dataclasses.replace(sample, fields={**fields, "rport": b"\0\1"})
+    )
 
 
 def test_threads_belong_to_their_creator_s_process() -> None:

@@ -170,9 +170,9 @@ def test_damage_is_noted(
     opened: Callable[[], Kept], notes: Notes, tmp_path: Path, content: bytes, why: str
 ) -> None:
     """What cannot be used is not, and why is told."""
-    one = opened()
-    one.keep(SHAPE, (), PROGRAMS, NOBODY_S)
-    (tmp_path / "cache" / one.names[0]).write_bytes(content)
+    keeper = opened()
+    keeper.keep(SHAPE, (), PROGRAMS, NOBODY_S)
+    (tmp_path / "cache" / keeper.names[0]).write_bytes(content)
     assert opened().find(SHAPE, ()) is None
     assert why in notes
 
@@ -182,9 +182,9 @@ def test_no_place_is_noted(
 ) -> None:
     """Where nothing can be kept, nothing fails."""
     (tmp_path / "cache").write_bytes(b"a file")
-    one = opened()
-    assert not one.keep(SHAPE, (), PROGRAMS, compiler)
-    assert one.find(SHAPE, ()) is None
+    store = opened()
+    assert not store.keep(SHAPE, (), PROGRAMS, compiler)
+    assert store.find(SHAPE, ()) is None
     assert "programs are not kept" in notes
 
 

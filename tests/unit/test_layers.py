@@ -110,7 +110,8 @@ def test_the_model_knows_neither_kernel_nor_terminal(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [one for one in MODULES if part(one) in {"sources", "probes", "model", "kernel"}]
+    "module",
+    [module for module in MODULES if part(module) in {"sources", "probes", "model", "kernel"}],
 )
 def test_only_what_is_above_knows_standard_output(module: str) -> None:
     """Where rows go is the affair of sinks; what runs them says which stream."""

@@ -193,7 +193,9 @@ def test_cells_stand_below_their_headings(
             continue
         event = events.pop(0)
         assert below_their_headings(header, block, len(columns))
-        assert all(event[one.key] in " ".join(block) for one in columns if not one.is_spare)
+        assert all(
+            event[column.key] in " ".join(block) for column in columns if not column.is_spare
+        )
         assert max(map(len, block)) <= max(width, len(LONG) + 4)
     assert not events
 

@@ -29,7 +29,7 @@ def listening(inode: int, **changes: Any) -> Socket:
 
 def sample(*sockets: Socket) -> Sample:
     """Return a list of listeners: nginx's, and one of another process."""
-    both = [(NETNS, one) for one in sockets]
+    both = [(NETNS, sock) for sock in sockets]
     return Sample(0, 0, both, holders={1: NGINX, 2: OTHER})
 
 
@@ -42,9 +42,9 @@ def tables(
     """Return the rows of each interval of a second."""
     monkeypatch.setattr(FakeSampler, "answers", answers)
     monkeypatch.setattr(listeners, "Sampler", FakeSampler)
-    one = trace(*batches)
-    one.filters = SimpleNamespace(values={}, predicate=lambda: keeps)
-    return [table.rows for table in listeners.tables(one, 1.0)]
+    traced = trace(*batches)
+    traced.filters = SimpleNamespace(values={}, predicate=lambda: keeps)
+    return [table.rows for table in listeners.tables(traced, 1.0)]
 
 
 def test_accepts_queue_and_drops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_filters_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """A listener of another process is left out."""
     sockets = sample(listening(1), listening(2, lport=81))
     batches: list[tuple[float, list[Any]]] = [(0.5, []), (1.5, [])]
-    (rows,) = tables(monkeypatch, batches, sockets, sockets, keeps=lambda one: one.pid == 8)
+    (rows,) = tables(monkeypatch, batches, sockets, sockets, keeps=lambda row: row.pid == 8)
     assert [81] == [row.lport for row in rows]
 
 
@@ -129,5 +129,5 @@ def test_rows_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     (rows,) = tables(monkeypatch, batches, lists, lists)
     for row in rows:
         VALIDATOR.validate(json.loads(json.dumps(to_json(row, "tracepoint"))))
-        assert [] == [one.key for one in (*COLUMNS, *MORE_COLUMNS) if not one.meaning]
+        assert [] == [column.key for column in (*COLUMNS, *MORE_COLUMNS) if not column.meaning]
     assert SECOND == rows[0].ts_ns // 2

@@ -25,7 +25,7 @@ def looked_up(entries: Sequence[tuple[bytes, bytes]], value: bytes) -> int:
     for key, stored in entries:
         (bits,) = struct.unpack_from("=I", key)
         shift = 8 * len(value) - bits
-        prefixes = [int.from_bytes(one, "big") >> shift for one in (key[4:], value)]
+        prefixes = [int.from_bytes(data, "big") >> shift for data in (key[4:], value)]
         if prefixes[0] == prefixes[1] and bits >= best:
             best, verdict = bits, int(struct.unpack("=Q", stored)[0])
     return verdict
@@ -99,4 +99,4 @@ def test_values_are_found_whole() -> None:
     assert [KEEP, 0] == [looked_up(names, name.ljust(16, b"\0")) for name in (b"name-3", b"name-")]
     cgroups = tuple(Cgroup(number << 33, None) for number in range(1, MOST_COMPARED + 2))
     ids = Filters({"cgroup": cgroups}).tables["cgroup"]
-    assert [KEEP, 0] == [looked_up(ids, one.to_bytes(8, "big")) for one in (1 << 33, 1)]
+    assert [KEEP, 0] == [looked_up(ids, number.to_bytes(8, "big")) for number in (1 << 33, 1)]

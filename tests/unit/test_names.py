@@ -54,7 +54,7 @@ def test_what_was_open_is_named_by_what_was_asked_since() -> None:
     names.name_late(late)
     names.name(event)
     assert (("late.test", 0.0), (None, None)) == tuple(
-        (one.query, one.query_age_ms) for one in (late, event)
+        (row.query, row.query_age_ms) for row in (late, event)
     )
 
 

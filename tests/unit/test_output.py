@@ -53,11 +53,11 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     os.close(reading)
 
 
-def fill(one: Output) -> int:
+def fill(output: Output) -> int:
     """Put lines until nothing is taken any more; return how many were put."""
     count = 0
-    while one.push():
-        one.put(LINE, rows=1)
+    while output.push():
+        output.put(LINE, rows=1)
         count += 1
     return count
 
@@ -76,44 +76,44 @@ def read(descriptor: int, least: int = 0) -> bytes:
 def test_a_reader_that_stands_still_is_not_waited_for(ends: Ends) -> None:
     """What it has no room for stays, and is written, whole and in order, when it reads on."""
     reading, stream = ends
-    one = Output(stream)
-    count = fill(one)
+    output = Output(stream)
+    count = fill(output)
     data = read(reading)
-    while not one.push():
+    while not output.push():
         data += read(reading)
     data += read(reading, count * len(LINE) - len(data))
     assert LINE.encode() * count == data
-    one.close()
+    output.close()
 
 
 @pytest.mark.parametrize("ends", [pipe, sockets], indirect=True)  # a terminal takes its time
 def test_what_is_dropped_and_what_is_read_are_all(ends: Ends) -> None:
     """Rows that were written in part count as lost."""
     reading, stream = ends
-    one = Output(stream)
-    count = fill(one)
+    output = Output(stream)
+    count = fill(output)
     for _ in range(50):
-        one.put(LINE, rows=1)
-    one.push()
-    dropped = one.drop()
+        output.put(LINE, rows=1)
+    output.push()
+    dropped = output.drop()
     assert count + 50 == read(reading).count(b"\n") + dropped
-    assert one.push()
-    one.close()
+    assert output.push()
+    output.close()
 
 
 @pytest.mark.parametrize("ends", [pipe, sockets], indirect=True)
 def test_of_many_rows_at_once_those_that_were_read_are_known(ends: Ends) -> None:
     """Rows that are put together are counted one by one where their reader stands still."""
     reading, stream = ends
-    one = Output(stream)
-    one.put_all([(LINE, 1)] * 20_000)
-    assert not one.push()
+    output = Output(stream)
+    output.put_all([(LINE, 1)] * 20_000)
+    assert not output.push()
     data = read(reading)
-    assert not one.push()
-    dropped = one.drop()
+    assert not output.push()
+    dropped = output.drop()
     data += read(reading)
     assert 20_000 == dropped + data.count(b"\n")
-    one.close()
+    output.close()
 
 
 class Lines(StreamSink):
@@ -142,21 +142,21 @@ def test_a_pipe_takes_whole_rows() -> None:
     """At the end of what a reader finds stands no half line."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", encoding="utf-8") as stream:
-        one = Output(stream)
-        fill(one)
-        one.drop()
+        output = Output(stream)
+        fill(output)
+        output.drop()
         assert read(reading).endswith(LINE.encode())
-        one.close()
+        output.close()
     os.close(reading)
 
 
 def test_others_flags_stay(ends: Ends) -> None:
     """Who shares the stream still waits in a write, as before."""
     _, stream = ends
-    one = Output(stream)
-    fill(one)
+    output = Output(stream)
+    fill(output)
     assert os.get_blocking(stream.fileno())
-    one.close()
+    output.close()
 
 
 def test_a_stream_that_does_not_wait_by_itself(ends: Ends) -> None:
@@ -180,28 +180,28 @@ def test_a_pipe_that_cannot_be_opened_again(ends: Ends, monkeypatch: pytest.Monk
 def test_to_wait_ends_when_there_is_room(ends: Ends) -> None:
     """However long it would be."""
     reading, stream = ends
-    one = Output(stream)
-    fill(one)
+    output = Output(stream)
+    fill(output)
     read(reading)
-    one.wait(60)
-    before = one.drop()
-    one.put(LINE, rows=before)
-    assert one.push()
-    one.close()
+    output.wait(60)
+    before = output.drop()
+    output.put(LINE, rows=before)
+    assert output.push()
+    output.close()
 
 
 def test_a_reader_that_is_gone_is_noticed() -> None:
     """Also when there is nothing to write."""
     reading, writing = os.pipe()
     with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w") as stream:
-        one = Output(stream)
-        assert one.has_reader()
+        output = Output(stream)
+        assert output.has_reader()
         os.close(reading)
-        assert not one.has_reader()
-        one.put(LINE)
+        assert not output.has_reader()
+        output.put(LINE)
         with pytest.raises(BrokenPipeError):
-            one.push()
-        one.close()
+            output.push()
+        output.close()
 
 
 def test_a_file_is_appended_to(tmp_path: Path) -> None:
@@ -210,31 +210,31 @@ def test_a_file_is_appended_to(tmp_path: Path) -> None:
     file.write_text("first\n")
     with file.open("a", encoding="utf-8") as stream:
         stream.write("second\n")
-        one = Output(stream)
-        one.put("third\n", rows=1)
-        assert one.push()
-        assert 0 == one.drop()
-        one.close()
+        output = Output(stream)
+        output.put("third\n", rows=1)
+        assert output.push()
+        assert 0 == output.drop()
+        output.close()
     assert ["first", "second", "third"] == file.read_text().split()
 
 
 def test_a_full_device_is_an_error() -> None:
     """It is raised, and what could not be written is still known."""
     with Path("/dev/full").open("w", encoding="utf-8") as stream:
-        one = Output(stream)
-        one.put(LINE, rows=3)
+        output = Output(stream)
+        output.put(LINE, rows=3)
         with pytest.raises(OSError, match="No space"):
-            one.push()
-        assert 3 == one.drop()
+            output.push()
+        assert 3 == output.drop()
 
 
 def test_a_buffer_is_a_stream() -> None:
     """Text goes straight to what is no file."""
     stream = io.StringIO()
-    one = Output(stream)
-    one.put("a\n")
-    assert one.push()
-    assert one.has_reader()
+    output = Output(stream)
+    output.put("a\n")
+    assert output.push()
+    assert output.has_reader()
     assert "a\n" == stream.getvalue()
 
 
@@ -243,9 +243,9 @@ def test_what_has_no_encoding_is_escaped(kind: Callable[[], tuple[int, int]]) ->
     """A surrogate is no reason to end."""
     reading, writing = kind()
     with os.fdopen(writing, "w", encoding="ascii") as stream:
-        one = Output(stream)
-        one.put("\udcff\u2026\n")
-        assert one.push()
+        output = Output(stream)
+        output.put("\udcff\u2026\n")
+        assert output.push()
         assert rb"\udcff\u2026" in read(reading, 1)
-        one.close()
+        output.close()
     os.close(reading)

@@ -145,10 +145,10 @@ class Host:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     """Return a host."""
-    one = Host()
-    monkeypatch.setattr(command, "prepare_plan", one.prepare)
-    monkeypatch.setattr(command, "export", one.export)
-    return one
+    host = Host()
+    monkeypatch.setattr(command, "prepare_plan", host.prepare)
+    monkeypatch.setattr(command, "export", host.export)
+    return host
 
 
 def run(*arguments: str) -> Result:
@@ -218,10 +218,10 @@ def test_usual_options_can_be_parsed() -> None:
     """Whatever a command's options are, those that are taken for usual make a plan."""
     context = click.Context(cli)
     for name in cli.list_commands(context):
-        one = cli.get_command(context, name)
-        if isinstance(one, TraceCommand):
-            for arguments in command.usual_options(one):
-                assert one.probe is one.plan(arguments).probe
+        subcommand = cli.get_command(context, name)
+        if isinstance(subcommand, TraceCommand):
+            for arguments in command.usual_options(subcommand):
+                assert subcommand.probe is subcommand.plan(arguments).probe
 
 
 def test_what_is_not_kept_is_an_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

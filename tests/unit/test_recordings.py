@@ -549,7 +549,7 @@ def test_what_the_tracer_had_not_asked_for_cannot_be_had(
 @pytest.fixture(params=FORMS)
 def with_failures(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """The name of a recording of `tracer --failed -d`: a connection, and attempts that failed."""
-    rows = [any_row(one, seeded(one.__name__)) for one in (Connected, Connect, Connect)]
+    rows = [any_row(record, seeded(record.__name__)) for record in (Connected, Connect, Connect)]
     for number, row in enumerate(rows):
         row.ts_ns, row.pid, row.query = number, 100 + number, f"{number}.test"
         row.query_age_ms = 1.0

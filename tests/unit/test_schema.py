@@ -27,14 +27,18 @@ UNITS = {"ms": "Milliseconds", "ns": "nanoseconds", "bytes": "bytes"}
 def probes() -> list[Probe]:
     """Return all probes in the package."""
     found = pkgutil.iter_modules(tcptrace.probes.__path__)
-    names = [one.name for one in found if one.ispkg]
+    names = [module.name for module in found if module.ispkg]
     modules = [importlib.import_module(f"tcptrace.probes.{name}.probe") for name in names]
-    return [one for module in modules for one in vars(module).values() if isinstance(one, Probe)]
+    return [
+        value for module in modules for value in vars(module).values() if isinstance(value, Probe)
+    ]
 
 
 ALL_RECORDS = {record for probe in probes() for record in probe.records}
 # What has a tail of bytes is no row: a command makes rows of it.
-RECORDS = sorted((one for one in ALL_RECORDS if not Layout(one).has_tail), key=lambda r: r.type)
+RECORDS = sorted(
+    (record for record in ALL_RECORDS if not Layout(record).has_tail), key=lambda r: r.type
+)
 
 
 def as_json(event: Event) -> dict[str, Any]:
@@ -50,9 +54,13 @@ def test_the_schema_is_one_and_has_a_version() -> None:
 
 def test_every_type_refuses_unknown_keys() -> None:
     """No key is written that is not described."""
-    types = {name: one for name, one in SCHEMA["$defs"].items() if name.endswith("_event")}
+    types = {
+        name: definition for name, definition in SCHEMA["$defs"].items() if name.endswith("_event")
+    }
     assert {"accept_event", "connect_event", "close_event", "dns_event"} <= types.keys()
-    assert [False] * len(types) == [one["additionalProperties"] for one in types.values()]
+    assert [False] * len(types) == [
+        definition["additionalProperties"] for definition in types.values()
+    ]
 
 
 def described(definition: dict[str, Any]) -> str:

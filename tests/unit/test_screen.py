@@ -74,20 +74,20 @@ class World:
 def picture(frames: int = 1, **options: object) -> Picture:
     """Return a picture that has had some frames."""
     world = World()
-    one = Picture(BY, "tcptrace top", **options)  # type: ignore[arg-type]
+    shown = Picture(BY, "tcptrace top", **options)  # type: ignore[arg-type]
     for _ in range(frames):
-        one.update(world.frame())
-    return one
+        shown.update(world.frame())
+    return shown
 
 
-def rows(one: Picture, width: int = 80, height: int = 24) -> list[str]:
+def rows(shown: Picture, width: int = 80, height: int = 24) -> list[str]:
     """Return the rows of the table as text, without the header."""
-    return [text_of(line) for line in one.table(width, height)[1:]]
+    return [text_of(line) for line in shown.table(width, height)[1:]]
 
 
-def programs(one: Picture) -> list[str]:
+def programs(shown: Picture) -> list[str]:
     """Return the programs of the rows, in order."""
-    return [row.split()[0] for row in rows(one)]
+    return [row.split()[0] for row in rows(shown)]
 
 
 @pytest.mark.parametrize(
@@ -138,19 +138,19 @@ def test_graphs() -> None:
 def test_every_line_fits(size: tuple[int, int]) -> None:
     """Whatever the size, no line is wider, and the table no higher."""
     width, height = size
-    one = picture(3)
-    one.filter_by("e")
-    table = one.table(width, height)
+    shown = picture(3)
+    shown.filter_by("e")
+    table = shown.table(width, height)
     assert len(table) <= height
-    behind = one.behind(one.rows[0], width)
-    for line in (*one.head(width), *table, *behind):
+    behind = shown.behind(shown.rows[0], width)
+    for line in (*shown.head(width), *table, *behind):
         assert sum(cell_len(cell.text) for cell in line) <= width
 
 
 def test_the_table_at_80_columns() -> None:
     """The busiest come first; failures are red, zeros are dim."""
-    one = picture(2)
-    header, *lines = one.table(80, 24)
+    shown = picture(2)
+    header, *lines = shown.table(80, 24)
     assert text_of(header).split() == [
         *("PROGRAM", "NAME", "PORT", "CONN/s", "ACC/s"),
         *("FAIL", "OPEN", "RX/s", "TX/s", "LAT", "RTT"),
@@ -166,8 +166,8 @@ def test_the_table_at_80_columns() -> None:
 
 def test_a_wide_screen_shows_all() -> None:
     """There is room for why attempts fail, for the whole run, and for a graph."""
-    one = picture(3)
-    header, *lines = (text_of(line) for line in one.table(200, 24))
+    shown = picture(3)
+    header, *lines = (text_of(line) for line in shown.table(200, 24))
     assert ["WHY", "P95", "RETR", "CONNS", "FAILS", "LAST"] == [
         word for word in header.split() if word in ("WHY", "P95", "RETR", "CONNS", "FAILS", "LAST")
     ]
@@ -177,20 +177,20 @@ def test_a_wide_screen_shows_all() -> None:
 
 def test_the_head() -> None:
     """It says what holds for all, and what is not as usual."""
-    one = Picture(BY, "tcptrace top")
-    assert "waiting" in text_of(one.head(80)[0])
+    shown = Picture(BY, "tcptrace top")
+    assert "waiting" in text_of(shown.head(80)[0])
     world = World()
-    one.update(world.frame())
-    one.update(world.frame("sockets are listed in each 3rd interval"))
-    first, graphs, state = (text_of(line) for line in one.head(120))
+    shown.update(world.frame())
+    shown.update(world.frame("sockets are listed in each 3rd interval"))
+    first, graphs, state = (text_of(line) for line in shown.head(120))
     assert "up 0:00:02  3 open  3 rows" in first
     assert ["CONN/s", "5", "ACC/s", "1", "FAIL/s", "2"] == [
         word for word in graphs.split() if "█" not in word
     ][:6]
     assert "sockets are listed in each 3rd interval" == state
-    one.pause()
-    one.filter_by("c")
-    assert "PAUSED  filter: c  sockets" in text_of(one.head(120)[2])
+    shown.pause()
+    shown.filter_by("c")
+    assert "PAUSED  filter: c  sockets" in text_of(shown.head(120)[2])
 
 
 def test_what_fell_out_is_said() -> None:
@@ -198,62 +198,62 @@ def test_what_fell_out_is_said() -> None:
     aggregator = Aggregator(BY, 0, most_rows=2, most_connections=1)
     for port in range(1, 5):
         aggregator.take(connected(rport=port))
-    one = Picture(BY, "top")
-    one.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
-    assert "2 fell out  3 not tracked" in text_of(one.head(120)[0])
+    shown = Picture(BY, "top")
+    shown.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
+    assert "2 fell out  3 not tracked" in text_of(shown.head(120)[0])
 
 
 def test_sorting() -> None:
     """By any column, either way; what is not known comes last; the next interval is sorted, too."""
     world = World()
-    one = Picture(BY, "top")
-    one.update(world.frame())
-    assert ["curl", "psql", "nginx"] == programs(one)
-    one.sort_by("fail")
-    assert "psql" == programs(one)[0]
-    one.sort_by("acc")
-    assert "nginx" == programs(one)[0]
-    one.sort_by("acc")
-    assert "nginx" == programs(one)[-1]
-    one.update(world.frame())
-    assert "nginx" == programs(one)[-1]
-    one.sort_by("port")
-    assert ["nginx", "curl", "psql"] == programs(one)
-    one.reverse()
-    assert ["psql", "curl", "nginx"] == programs(one)
-    one.sort_by("program")
-    assert ["curl", "nginx", "psql"] == programs(one)
-    one.sort_beside(1, 80)
-    assert "name" == one.sorted_by
-    one.sort_beside(-1, 80)
-    one.sort_beside(-1, 80)
-    assert ("", False) == (one.sorted_by, one.is_reversed)
-    one.sort_beside(-1, 80)
-    assert "rtt" == one.sorted_by
+    shown = Picture(BY, "top")
+    shown.update(world.frame())
+    assert ["curl", "psql", "nginx"] == programs(shown)
+    shown.sort_by("fail")
+    assert "psql" == programs(shown)[0]
+    shown.sort_by("acc")
+    assert "nginx" == programs(shown)[0]
+    shown.sort_by("acc")
+    assert "nginx" == programs(shown)[-1]
+    shown.update(world.frame())
+    assert "nginx" == programs(shown)[-1]
+    shown.sort_by("port")
+    assert ["nginx", "curl", "psql"] == programs(shown)
+    shown.reverse()
+    assert ["psql", "curl", "nginx"] == programs(shown)
+    shown.sort_by("program")
+    assert ["curl", "nginx", "psql"] == programs(shown)
+    shown.sort_beside(1, 80)
+    assert "name" == shown.sorted_by
+    shown.sort_beside(-1, 80)
+    shown.sort_beside(-1, 80)
+    assert ("", False) == (shown.sorted_by, shown.is_reversed)
+    shown.sort_beside(-1, 80)
+    assert "rtt" == shown.sorted_by
 
 
 def test_the_sorted_column_is_marked() -> None:
     """By its look, and by an arrow where there is room."""
-    one = picture()
-    one.sort_by("fail")
-    marked = [cell.text for cell in one.table(80, 24)[0] if cell.look == "sorted"]
+    shown = picture()
+    shown.sort_by("fail")
+    marked = [cell.text for cell in shown.table(80, 24)[0] if cell.look == "sorted"]
     assert ["FAIL▼"] == marked
     assert ("fail", "program", None) == (
-        one.column_at(sum(len(c.text) for c in one.table(80, 24)[0][:10]), 80),
-        one.column_at(0, 80),
-        one.column_at(1000, 80),
+        shown.column_at(sum(len(c.text) for c in shown.table(80, 24)[0][:10]), 80),
+        shown.column_at(0, 80),
+        shown.column_at(1000, 80),
     )
 
 
 def test_filtering() -> None:
     """A part of the key is enough, in either case."""
-    one = picture()
-    one.filter_by("EXAMPLE")
-    assert ["curl"] == programs(one)
-    one.filter_by("5432")
-    assert ["psql"] == programs(one)
-    one.filter_by("")
-    assert 3 == len(rows(one))
+    shown = picture()
+    shown.filter_by("EXAMPLE")
+    assert ["curl"] == programs(shown)
+    shown.filter_by("5432")
+    assert ["psql"] == programs(shown)
+    shown.filter_by("")
+    assert 3 == len(rows(shown))
 
 
 def test_rows_with_failures_only() -> None:
@@ -265,16 +265,16 @@ def test_rows_with_failures_only() -> None:
 def test_a_paused_picture_stands_still() -> None:
     """Its graphs go on."""
     world = World()
-    one = Picture(BY, "top")
-    one.update(world.frame())
-    before = rows(one, 80)
-    one.pause()
-    one.update(world.frame())
-    assert before == rows(one, 80)
-    one.pause()
-    one.update(world.frame())
-    assert before != rows(one, 80)
-    assert 3 == text_of(one.head(200)[1]).split()[2].count("█")
+    shown = Picture(BY, "top")
+    shown.update(world.frame())
+    before = rows(shown, 80)
+    shown.pause()
+    shown.update(world.frame())
+    assert before == rows(shown, 80)
+    shown.pause()
+    shown.update(world.frame())
+    assert before != rows(shown, 80)
+    assert 3 == text_of(shown.head(200)[1]).split()[2].count("█")
 
 
 def test_moving() -> None:
@@ -282,50 +282,50 @@ def test_moving() -> None:
     aggregator = Aggregator(BY, 0)
     for port in range(1, 101):
         aggregator.take(connected(rport=port))
-    one = Picture(BY, "top")
-    one.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
-    one.move(1)
-    assert one.rows[0] is one.selected
-    one.move(50)
-    shown = [line for line in one.table(80, 11) if line[0].look == "selected"]
+    top = Picture(BY, "top")
+    top.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
+    top.move(1)
+    assert top.rows[0] is top.selected
+    top.move(50)
+    shown = [line for line in top.table(80, 11) if line[0].look == "selected"]
     assert ["51"] == [text_of(line).split()[2] for line in shown]
-    assert 11 == len(one.table(80, 11))
-    one.move(1000)
-    assert one.rows[-1] is one.selected
-    assert 11 == len(one.table(80, 11))
-    one.select_at(0)
-    assert one.rows[90] is one.selected
-    one.filter_by("nothing")
-    one.move(1)
-    assert one.selected is None
+    assert 11 == len(top.table(80, 11))
+    top.move(1000)
+    assert top.rows[-1] is top.selected
+    assert 11 == len(top.table(80, 11))
+    top.select_at(0)
+    assert top.rows[90] is top.selected
+    top.filter_by("nothing")
+    top.move(1)
+    assert top.selected is None
 
 
 def test_behind_a_row() -> None:
     """Graphs, all figures, processes, connections and failures."""
-    one = picture(2)
-    one.sort_by("program")
-    curl, nginx, psql = one.rows
-    assert "curl  example.org  443" == one.title_of(curl)
-    lines = [text_of(line) for line in one.behind(curl, 120)]
+    shown = picture(2)
+    shown.sort_by("program")
+    curl, nginx, psql = shown.rows
+    assert "curl  example.org  443" == shown.title_of(curl)
+    lines = [text_of(line) for line in shown.behind(curl, 120)]
     assert "  curl[181]  1" in lines
     assert f"  {HOST}:1000  {PEER}:443  curl[181]  0:00:02  0   200K  0.50  0" in lines
     assert "Open connections: 1" in lines
-    failures = [text_of(line) for line in one.behind(psql, 120)]
+    failures = [text_of(line) for line in shown.behind(psql, 120)]
     assert 4 == failures.count(f"  0:00:01  refused  {PEER}:5432  db.internal  psql[5]") + sum(
         f"refused  {PEER}:5432  db.internal  psql[5]" in line and "0:00:02" in line
         for line in failures
     )
-    assert "Open connections: 2" in [text_of(line) for line in one.behind(nginx, 120)]
+    assert "Open connections: 2" in [text_of(line) for line in shown.behind(nginx, 120)]
 
 
 def test_older_connections_have_no_age() -> None:
     """What was open at the start is said to be older."""
     aggregator = Aggregator(BY, 0)
     aggregator.take(opened())
-    one = Picture(BY, "top")
-    one.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
+    shown = Picture(BY, "top")
+    shown.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
     (line,) = (
-        text for text in map(text_of, one.behind(one.rows[0], 120)) if f"{HOST}:40000" in text
+        text for text in map(text_of, shown.behind(shown.rows[0], 120)) if f"{HOST}:40000" in text
     )
     assert ["older", "-", "-", "-", "-"] == line.split()[3:]
 
@@ -335,10 +335,10 @@ def test_a_terminal_is_sent_no_control_characters() -> None:
     aggregator = Aggregator(BY, 0)
     aggregator.take(connected(comm="\x1b[2J"), "a\x1bb")
     aggregator.take(failed(comm="\x1b[2J"), "a\x1bb")
-    one = Picture(BY, "top")
-    one.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
-    lines = [*one.table(80, 24), *one.behind(one.rows[0], 80)]
-    assert "\x1b" not in one.title_of(one.rows[0]) + "".join(map(text_of, lines))
+    shown = Picture(BY, "top")
+    shown.update(Frame(aggregator.end(SECOND), 0, aggregator.connections))
+    lines = [*shown.table(80, 24), *shown.behind(shown.rows[0], 80)]
+    assert "\x1b" not in shown.title_of(shown.rows[0]) + "".join(map(text_of, lines))
 
 
 Steps = Callable[[Pilot[None], TopApp, World], Awaitable[None]]
@@ -490,8 +490,8 @@ def test_what_is_said_is_in_the_foot() -> None:
 def shown_by_sink(palette: Palette, *, frames: int = 1, quits: bool = False) -> tuple[str, bool]:
     """Return what a sink leaves behind, and whether the user had ended it."""
     stream, world = io.StringIO(), World()
-    one = Picture(BY, "tcptrace top")
-    sink = ScreenSink(one, stream, palette, headless=True, size=(80, 24))
+    shown = Picture(BY, "tcptrace top")
+    sink = ScreenSink(shown, stream, palette, headless=True, size=(80, 24))
     sink.open(None)
     for _ in range(frames):
         sink.write([world.frame()])
@@ -522,13 +522,13 @@ def test_the_last_picture_stays() -> None:
 
 def test_a_screen_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not taken for the user's end."""
-    one = Picture(BY, "tcptrace top")
-    sink = ScreenSink(one, io.StringIO(), PLAIN, headless=True, size=(80, 24))
+    shown = Picture(BY, "tcptrace top")
+    sink = ScreenSink(shown, io.StringIO(), PLAIN, headless=True, size=(80, 24))
 
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(one, "table", fail)
+    monkeypatch.setattr(shown, "table", fail)
     sink.write([World().frame()])
     with pytest.raises(TcptraceError, match="the screen has failed"):
         all(sink.flush() for _ in range(1000))

@@ -115,20 +115,20 @@ EXPECTED = Socket(
 
 def test_a_socket_with_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that were sent again are not counted; other attributes are passed over."""
-    one = sent(attribute(SHUTDOWN, b"\0"), attribute(INFO, tcp_info(NEW)))
-    assert [EXPECTED] == told(monkeypatch, one, DONE)
+    answer = sent(attribute(SHUTDOWN, b"\0"), attribute(INFO, tcp_info(NEW)))
+    assert [EXPECTED] == told(monkeypatch, answer, DONE)
 
 
 def test_kernels_that_do_not_count_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was acknowledged stands for it, with the byte that a connect counts."""
-    one = sent(attribute(INFO, tcp_info(OLD)))
-    assert [EXPECTED._replace(tx_bytes=1501)] == told(monkeypatch, one, DONE)
+    answer = sent(attribute(INFO, tcp_info(OLD)))
+    assert [EXPECTED._replace(tx_bytes=1501)] == told(monkeypatch, answer, DONE)
 
 
 def test_the_peers_fin_is_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel counts it as one that was received."""
-    one = sent(attribute(INFO, tcp_info(NEW)), state=CLOSE_WAIT)
-    assert [EXPECTED._replace(state=CLOSE_WAIT, rx_bytes=699)] == told(monkeypatch, one, DONE)
+    answer = sent(attribute(INFO, tcp_info(NEW)), state=CLOSE_WAIT)
+    assert [EXPECTED._replace(state=CLOSE_WAIT, rx_bytes=699)] == told(monkeypatch, answer, DONE)
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = str(ip_address("::ffff:192.0.2.1"))
     answer = sent(laddr="fd00::1", raddr=mapped, family=V6) + sent(laddr=mapped, family=V6) + DONE
     assert [("fd00::1", "192.0.2.1", 0), ("192.0.2.1", "c000:202::", 0)] == [
-        (one.laddr, one.raddr, one.tx_bytes) for one in told(monkeypatch, answer)
+        (row.laddr, row.raddr, row.tx_bytes) for row in told(monkeypatch, answer)
     ]
 
 
@@ -145,8 +145,8 @@ def test_what_a_listener_has_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = [
         attribute(MEMORY, struct.pack(f"={count}I", *range(1, count + 1))) for count in (9, 8)
     ]
-    sockets = [sent(attribute(SHUTDOWN, b"\0"), one, state=LISTEN) for one in memory]
-    assert [9, 0] == [one.drops for one in told(monkeypatch, *sockets, DONE)]
+    sockets = [sent(attribute(SHUTDOWN, b"\0"), part, state=LISTEN) for part in memory]
+    assert [9, 0] == [row.drops for row in told(monkeypatch, *sockets, DONE)]
 
 
 def test_a_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +162,16 @@ def test_sockets_of_this_machine() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=7) as server:
         port = server.getsockname()[1]
         with socket.create_connection(server.getsockname()) as near:
-            (listener,) = (one for one in sock_diag.sockets({LISTEN}) if one.lport == port)
+            (listener,) = (sock for sock in sock_diag.sockets({LISTEN}) if sock.lport == port)
             assert (1, 7) == (listener.queue, listener.queue_max)
             far = server.accept()[0]
             near.sendall(b"x" * 1000)
             far.sendall(b"y" * 50)
             assert 1000 == len(far.recv(1000, socket.MSG_WAITALL))
             assert 50 == len(near.recv(50, socket.MSG_WAITALL))
-            ours = {one.rport: one for one in sock_diag.sockets() if port in (one.lport, one.rport)}
+            ours = {
+                sock.rport: sock for sock in sock_diag.sockets() if port in (sock.lport, sock.rport)
+            }
             far.close()
     assert (1000, 50) == (ours[port].tx_bytes, ours.pop(port).rx_bytes)
     (other,) = ours.values()

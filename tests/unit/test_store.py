@@ -72,12 +72,12 @@ def test_a_field_longer_than_the_file_is_refused() -> None:
 
 def test_what_was_written_is_read(place: Path) -> None:
     """A file is kept under its name, readable for this user alone, and replaced by the next."""
-    one = Store(str(place), make=True)
-    assert one.read(NAME) is None
-    one.write(NAME, b"first")
-    one.write(NAME, b"second")
+    store = Store(str(place), make=True)
+    assert store.read(NAME) is None
+    store.write(NAME, b"first")
+    store.write(NAME, b"second")
     assert Store(str(place)).read(NAME) == b"second"
-    assert [NAME] == [entry.name for entry in one.entries()]
+    assert [NAME] == [entry.name for entry in store.entries()]
     assert 0o600 == stat.S_IMODE((place / NAME).stat().st_mode)
     assert 0o700 == stat.S_IMODE(place.stat().st_mode)
 
@@ -120,11 +120,11 @@ def test_a_directory_in_one_that_others_can_write_to_is_refused(place: Path) -> 
 def test_what_belongs_to_others_is_refused(place: Path) -> None:
     """What another user owns is not used, be it a file or a directory on the way to it."""
     inner = place / "deep"
-    one = Store(str(inner), make=True)
-    one.write(NAME, b"code")
+    store = Store(str(inner), make=True)
+    store.write(NAME, b"code")
     os.chown(inner / NAME, 1000, 1000)
     with pytest.raises(DamagedError, match="others could have written it"):
-        one.read(NAME)
+        store.read(NAME)
     for path in (inner, place):
         os.chown(path, 1000, 1000)
         with pytest.raises(StoreError, match="others can write"):
@@ -135,21 +135,21 @@ def test_what_belongs_to_others_is_refused(place: Path) -> None:
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_can_write_to_is_refused(place: Path, mode: int) -> None:
     """Whoever can write to a file could have changed it."""
-    one = Store(str(place), make=True)
-    one.write(NAME, b"code")
+    store = Store(str(place), make=True)
+    store.write(NAME, b"code")
     (place / NAME).chmod(mode)
     with pytest.raises(DamagedError, match="others could have written it"):
-        one.read(NAME)
+        store.read(NAME)
 
 
 def test_links_are_not_followed(place: Path, tmp_path: Path) -> None:
     """Neither a link in place of a file nor one on the way is followed."""
     real = tmp_path / "real"
-    one = Store(str(real), make=True)
-    one.write(OTHER, b"code")
+    store = Store(str(real), make=True)
+    store.write(OTHER, b"code")
     (real / NAME).symlink_to(real / OTHER)
     with pytest.raises(OSError, match="symbolic links"):
-        one.read(NAME)
+        store.read(NAME)
     place.symlink_to(real)
     with pytest.raises(StoreError):
         Store(str(place), make=True)
@@ -171,22 +171,22 @@ def make_large(path: Path) -> None:
 @pytest.mark.parametrize("make", [make_pipe, make_large, Path.mkdir])
 def test_what_is_no_file_of_programs_is_refused(place: Path, make: Callable[[Path], None]) -> None:
     """Nothing hangs, or fills the memory, for what has a file's name."""
-    one = Store(str(place), make=True)
+    store = Store(str(place), make=True)
     make(place / NAME)
     with pytest.raises(DamagedError, match="no file of programs"):
-        one.read(NAME)
+        store.read(NAME)
 
 
 def test_a_writer_that_was_killed_does_no_harm(place: Path) -> None:
     """What it left is not read, and goes after a while; what is being written stays."""
-    one = Store(str(place), make=True)
+    opened = Store(str(place), make=True)
     left, fresh = (place / f"{NAME}.{number}" for number in (1, 2))
     for path in (left, fresh):
         path.write_bytes(b"half")
     long_ago = left.stat().st_mtime - store.ABANDONED_S - 60
     os.utime(left, (long_ago, long_ago))
-    assert one.read(NAME) is None
-    one.write(OTHER, b"code")
+    assert opened.read(NAME) is None
+    opened.write(OTHER, b"code")
     assert (False, True) == (left.exists(), fresh.exists())
 
 
@@ -218,36 +218,36 @@ def test_old_files_go(place: Path, monkeypatch: pytest.MonkeyPatch, files: int, 
     """There are never more files, or bytes, than allowed; what was used longest ago goes."""
     monkeypatch.setattr(store, "MOST_FILES", files)
     monkeypatch.setattr(store, "MOST_BYTES", most)
-    one = Store(str(place), make=True)
+    opened = Store(str(place), make=True)
     names = [f"{number:032x}" for number in range(5)]
     for age, name in enumerate(names):
-        one.write(name, bytes(100))
+        opened.write(name, bytes(100))
         os.utime(place / name, (1_000_000 + age, 1_000_000 + age))
         if name != names[0]:
-            one.read(names[0])  # it is used all the time
+            opened.read(names[0])  # it is used all the time
     (place / "foreign").write_bytes(b"not ours")
-    one.write(OTHER, bytes(100))
-    assert {names[0], names[4], OTHER} == {entry.name for entry in one.entries()}
+    opened.write(OTHER, bytes(100))
+    assert {names[0], names[4], OTHER} == {entry.name for entry in opened.entries()}
     assert (place / "foreign").exists()
 
 
 @pytest.mark.skipif(IS_ROOT, reason="root may write anywhere")
 def test_a_directory_that_cannot_be_written_to_is_said(place: Path) -> None:
     """What cannot be kept is an OSError, and nothing is left behind."""
-    one = Store(str(place), make=True)
+    store = Store(str(place), make=True)
     place.chmod(0o500)
     with pytest.raises(PermissionError):
-        one.write(NAME, b"code")
+        store.write(NAME, b"code")
 
 
 def test_a_full_disk_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no room, that is an OSError, and nothing is left behind."""
-    one = Store(str(place), make=True)
+    store = Store(str(place), make=True)
 
     def fail(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(OSError, match="No space left"):
-        one.write(NAME, b"code")
+        store.write(NAME, b"code")
     assert [] == [*place.iterdir()]

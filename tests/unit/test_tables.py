@@ -27,8 +27,8 @@ def test_each_option_is_in_a_table(name: str) -> None:
     """An option is in the table of its command, or in one of those that all share."""
     tables = [make_tables.own(make_tables.load(name))]
     tables += map(make_tables.shared, make_tables.SHARED.values())
-    for one in make_tables.load(name).params:
-        for flag in one.opts if isinstance(one, TraceOption) else ():
+    for option in make_tables.load(name).params:
+        for flag in option.opts if isinstance(option, TraceOption) else ():
             assert any(f"`{flag}`" in table for table in tables), flag
 
 
@@ -43,7 +43,7 @@ def test_what_is_declared_exists() -> None:
 
 def test_cells() -> None:
     """A cell tells yes, no, when not, and that a backend is not offered at all."""
-    only = tuple(one for one in ACCEPT.variants if one.backend != "kprobe")
+    only = tuple(variant for variant in ACCEPT.variants if variant.backend != "kprobe")
     fields = {"uid": ALWAYS, "backlog": "it slept"}
     probe = dataclasses.replace(ACCEPT, variants=only, gaps={"tracepoint": fields})
     cells = [

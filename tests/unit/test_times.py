@@ -32,7 +32,7 @@ def test_times(text: str, seconds: float) -> None:
 def test_the_unit_of_a_number_alone() -> None:
     """Where milliseconds are usual, a number alone is of those, and short ones make sense."""
     assert (0.1, 0.0005, 1.5) == tuple(
-        parse_time(one, "ms", "1us") for one in ("100", ".5", "1.5s")
+        parse_time(text, "ms", "1us") for text in ("100", ".5", "1.5s")
     )
 
 

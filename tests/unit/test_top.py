@@ -52,9 +52,9 @@ def made(record: type[Any], **values: Any) -> Any:
         "_link": 0,
         **values,
     }
-    fields = [one for one in dataclasses.fields(record) if one.init]
-    required = [one.name for one in fields if one.default is dataclasses.MISSING]
-    names = {one.name for one in fields}
+    fields = [field for field in dataclasses.fields(record) if field.init]
+    required = [field.name for field in fields if field.default is dataclasses.MISSING]
+    names = {field.name for field in fields}
     given = {name: value for name, value in known.items() if name in names}
     return record(**{**dict.fromkeys(required), **given})
 
@@ -105,7 +105,7 @@ def listed(tx: int, rx: int, *, again: int = 0, rtt_us: int = 500, **changes: An
 def sample(*sockets: Socket, at_s: float = 2) -> Sample:
     """Return a sample that was taken at once."""
     ns = int(at_s * SECOND)
-    return Sample(ns, ns, [(NETNS, one) for one in sockets])
+    return Sample(ns, ns, [(NETNS, sock) for sock in sockets])
 
 
 def by(text: str = "program", **options: Any) -> Aggregator:
@@ -154,7 +154,7 @@ def test_kinds_of_failures(error: str | None, end: str | None, kind: str) -> Non
     """Failures are told apart; what fails inside the host is an error."""
     row = only(fed(by(), failed(error, end)))
     assert {kind: 1} == row.last.failures
-    assert [kind] == [one.kind for one in row.failed]
+    assert [kind] == [failure.kind for failure in row.failed]
 
 
 def test_intervals_and_the_run() -> None:
@@ -259,10 +259,14 @@ def test_latency_is_of_what_was_established() -> None:
 @pytest.mark.parametrize("value", [1e-12, 0.0004, 1, 3, 17.25, 1e9])
 def test_one_value_is_its_own_quantile(value: float) -> None:
     """A distribution's classes are fine; nothing has none."""
-    one = Distribution()
-    assert one.quantile(MEDIAN) is None
-    one.add(value)
-    assert pytest.approx(value, rel=0.011, abs=1e-8) == one.quantile(MEDIAN) == one.quantile(P95)
+    distribution = Distribution()
+    assert distribution.quantile(MEDIAN) is None
+    distribution.add(value)
+    assert (
+        pytest.approx(value, rel=0.011, abs=1e-8)
+        == distribution.quantile(MEDIAN)
+        == distribution.quantile(P95)
+    )
 
 
 def test_round_trip_times_are_those_of_the_last_sample() -> None:
@@ -304,7 +308,7 @@ def test_names() -> None:
     aggregator.take(closed(10, 0))
     row = only(aggregator.end(SECOND))
     assert (("example.org",), 2, 10) == (row.key, row.last.attempts, row.last.tx_bytes)
-    assert ["example.org"] == [one.name for one in row.failed]
+    assert ["example.org"] == [failure.name for failure in row.failed]
 
 
 def test_cells_of_keys() -> None:
@@ -385,7 +389,7 @@ def test_what_is_behind_a_row() -> None:
     row = only(fed(aggregator, *events, connected()))
     assert (64, 20) == (len(row.processes), len(row.failed))
     assert ("p100", "curl") == (row.processes[100], row.processes[181])
-    assert [181] == [one.event.pid for one in aggregator.connections([row])]
+    assert [181] == [connection.event.pid for connection in aggregator.connections([row])]
     assert {NETNS} == aggregator.namespaces()
 
 
@@ -539,7 +543,10 @@ def test_a_child_that_has_died_is_an_error() -> None:
 def shown(traffic: Traffic, *names: str) -> list[Any]:
     """Return the cells of a row under some columns."""
     text, more = figure_columns()
-    known = {one.key: one for one in (*key_columns(keys.parse("program,name")), WHY, *text, *more)}
+    known = {
+        column.key: column
+        for column in (*key_columns(keys.parse("program,name")), WHY, *text, *more)
+    }
     return [known[name].value(traffic, None) for name in names]  # type: ignore[arg-type]
 
 
@@ -551,16 +558,26 @@ def test_rows_of_an_interval() -> None:
         aggregator, connected(lport=2), failed("EHOSTUNREACH"), closed(3000, 500, lport=2)
     )
     interval = interval._replace(begin_ns=0)
-    one, total = table(interval, keys.parse("program,name"), interval.rows)
-    assert ("key", "curl", PEER, 2.0) == (one.scope, one.comm, one.name, one.interval_s)
-    assert (2, 1, 1, 0) == (one.attempts, one.failed, one.unreachable, one.timed_out)
-    assert (2.0, 2.0, 0) == (one.latency_p50_ms, one.latency_p95_ms, one.open)
-    assert one.run
+    traffic, total = table(interval, keys.parse("program,name"), interval.rows)
+    assert ("key", "curl", PEER, 2.0) == (
+        traffic.scope,
+        traffic.comm,
+        traffic.name,
+        traffic.interval_s,
+    )
+    assert (2, 1, 1, 0) == (
+        traffic.attempts,
+        traffic.failed,
+        traffic.unreachable,
+        traffic.timed_out,
+    )
+    assert (2.0, 2.0, 0) == (traffic.latency_p50_ms, traffic.latency_p95_ms, traffic.open)
+    assert traffic.run
     assert (5, 4, 2, 1) == tuple(
-        one.run[key] for key in ("attempts", "failed", "timed_out", "refused")
+        traffic.run[key] for key in ("attempts", "failed", "timed_out", "refused")
     )
     assert ["curl", PEER, "1.0", "1", "unreachable", "0", "1.5", "2.000", None] == shown(
-        one, "program", "name", "conn", "fail", "why", "open", "tx", "lat", "rtt"
+        traffic, "program", "name", "conn", "fail", "why", "open", "tx", "lat", "rtt"
     )
     assert ["(total)", None, "5", "4", "3.0"] == shown(
         total, "program", "name", "conns", "fails", "txall"
@@ -581,8 +598,12 @@ def test_what_deserves_a_look() -> None:
     """Failures, what is slow, and what was sent again are marked."""
     interval = fed(by(), connected(ms=500.0, lport=2), failed(), closed(0, 0, again=2, lport=2))
     text, more = figure_columns()
-    (row,) = (one for one in table(interval, keys.parse("program"), interval.rows[:1]) if one.comm)
-    marks = {one.key: one.concern(row) for one in (*text, *more)}
+    (row,) = (
+        traffic
+        for traffic in table(interval, keys.parse("program"), interval.rows[:1])
+        if traffic.comm
+    )
+    marks = {column.key: column.concern(row) for column in (*text, *more)}
     assert {
         "fail": "failure",
         "why": "failure",

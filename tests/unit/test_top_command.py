@@ -168,7 +168,7 @@ def test_who_listens_has_columns_of_its_own() -> None:
     """And no screen."""
     show = top._show(given(listen=True))
     assert not screen(show)
-    assert ["pid", "comm", "laddr", "lport"] == [one.key for one in show.table.columns[:4]]
+    assert ["pid", "comm", "laddr", "lport"] == [column.key for column in show.table.columns[:4]]
 
 
 def programs(rows: list[Any]) -> list[Any]:
@@ -218,13 +218,13 @@ def trace(*batches: tuple[float, list[Any]]) -> Any:
     return SimpleNamespace(batches=made(), filters=SimpleNamespace(values={}), meta=meta)
 
 
-def frames(monkeypatch: pytest.MonkeyPatch, one: Any, *answers: Sample) -> list[Frame]:
+def frames(monkeypatch: pytest.MonkeyPatch, trace: Any, *answers: Sample) -> list[Frame]:
     """Return the frames of a trace, each second."""
     monkeypatch.setattr(FakeSampler, "answers", answers)
     monkeypatch.setattr(feed, "Sampler", FakeSampler)
     said: list[str] = []
     both = ("in", "out")
-    found = feed.frames(one, BY, both, 1.0, said.append, names=False, existing=False)
+    found = feed.frames(trace, BY, both, 1.0, said.append, names=False, existing=False)
     shown = [
         frame._replace(interval=frame.interval._replace(rows=[*frame.interval.rows]))
         for frame in found
@@ -260,7 +260,7 @@ def test_who_listens_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     (frame,) = frames(monkeypatch, trace((0.5, [opened(lport=80, rport=3)])), listening)
     (row,) = frame.interval.rows
     assert ("curl", 80) == row.key
-    assert {NETNS} == {one.event.netns for one in frame.connections_of([row])}
+    assert {NETNS} == {connection.event.netns for connection in frame.connections_of([row])}
 
 
 def test_a_trace_without_batches(monkeypatch: pytest.MonkeyPatch) -> None:

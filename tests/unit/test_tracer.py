@@ -139,7 +139,7 @@ def test_cells_of_attempts_and_names() -> None:
 
 def test_v_is_one_option() -> None:
     """-v is in place of the shared option, not beside it."""
-    assert 1 == sum("-v" in one.opts for one in command.params)
+    assert 1 == sum("-v" in option.opts for option in command.params)
 
 
 PROCESS = Process(181, b"curl", 4026531841, (4242, 1))
@@ -266,15 +266,15 @@ def test_a_socket_that_was_closed_meanwhile_has_no_holder(
 
 def test_what_is_shown_as_open_is_not_shown_to_begin(found: Found) -> None:
     """A task can be about to return from accept when its connection is found."""
-    one = found(HELD)
-    events = [*one.rows([]), *one.follow([connected(), closed(), connected()])]
+    rows = found(HELD)
+    events = [*rows.rows([]), *rows.follow([connected(), closed(), connected()])]
     assert ["open", "close", "connect"] == [event.type for event in events]
 
 
 def test_the_owner_of_an_open_connection_is_named(found: Found) -> None:
     """Where the kernel does not know who had it, the process that was found does."""
-    one = found(HELD)
-    opened, ended = [*one.rows([]), *one.follow([closed(pid=0, flags=OLDER, ended_by=3)])]
+    rows = found(HELD)
+    opened, ended = [*rows.rows([]), *rows.follow([closed(pid=0, flags=OLDER, ended_by=3)])]
     assert isinstance(opened, Open)
     assert isinstance(ended, Closed)
     assert (181, "owner", "curl") == (ended.pid, ended.closer, ended.comm)
@@ -284,10 +284,10 @@ def test_the_same_ends_on_another_link_are_another_connection(
     found: Found,
 ) -> None:
     """Sockets that are bound to interfaces can have the same addresses and ports."""
-    one = found(*(Connection(ENDS._replace(link=link), 1000, 5) for link in (2, 3)))
-    rows = list(one.rows([closed(link=2, flags=OLDER | PASSED), connected(link=4)]))
+    connections = found(*(Connection(ENDS._replace(link=link), 1000, 5) for link in (2, 3)))
+    rows = list(connections.rows([closed(link=2, flags=OLDER | PASSED), connected(link=4)]))
     assert ["open", "open", "close", "connect"] == [row.type for row in rows]
-    assert [("close", 181)] == types(list(one.follow([closed(link=3, pid=0, flags=OLDER)])))
+    assert [("close", 181)] == types(list(connections.follow([closed(link=3, pid=0, flags=OLDER)])))
 
 
 def test_what_was_open_has_no_time_after_what_follows(
@@ -300,10 +300,10 @@ def test_what_was_open_has_no_time_after_what_follows(
 
 def test_only_ends_of_what_was_shown_are_shown(found: Found) -> None:
     """The kernel sends the ends of all older connections; those that filters drop are not shown."""
-    one = found(HELD, pid=BY_NAME["pid"].parse(["7"], Host()))
-    assert [] == list(one.rows([closed(flags=OLDER)]))
-    assert [] == list(one.follow([closed(flags=OLDER)]))
-    assert [("close", 181)] == types(list(one.follow([closed(flags=OLDER | PASSED)])))
+    entry = found(HELD, pid=BY_NAME["pid"].parse(["7"], Host()))
+    assert [] == list(entry.rows([closed(flags=OLDER)]))
+    assert [] == list(entry.follow([closed(flags=OLDER)]))
+    assert [("close", 181)] == types(list(entry.follow([closed(flags=OLDER | PASSED)])))
 
 
 def test_who_holds_a_socket() -> None:

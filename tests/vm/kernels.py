@@ -54,7 +54,11 @@ class Kernel:
     @property
     def modules(self) -> Path:
         """The directory of its modules."""
-        return next(one for one in module_directories(self.root) if one.name == self.release)
+        return next(
+            directory
+            for directory in module_directories(self.root)
+            if directory.name == self.release
+        )
 
     @property
     def headers(self) -> list[Path]:

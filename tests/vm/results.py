@@ -60,9 +60,9 @@ class Result:
     def read(self, file: Path) -> None:
         """Add up what pytest wrote."""
         suite = ET.parse(file).getroot()  # noqa: S314 - pytest wrote it for us
-        for one in suite.findall("testsuite/properties/property"):
-            if one.get("name") == "kernel":
-                self.release = one.get("value", "-")
+        for node in suite.findall("testsuite/properties/property"):
+            if node.get("name") == "kernel":
+                self.release = node.get("value", "-")
         for case in suite.iter("testcase"):
             self._add(case)
 
@@ -77,7 +77,7 @@ class Result:
             outcome = NOT_OFFERED if reason.startswith(NOT_OFFERED) else SKIPPED
             self.skips[reason] += 1
         self.tally[outcome] += 1
-        properties = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
+        properties = {node.get("name", ""): node.get("value", "") for node in case.iter("property")}
         if "command" in properties:
             self.subjects[properties.pop("command"), properties.pop("backend")][outcome] += 1
         self.figures += [f"{name}: {value}" for name, value in properties.items()]
@@ -101,15 +101,19 @@ def version(release: str) -> str:
 
 def table(results: Iterable[Result]) -> str:
     """Return the table command x backend x kernel."""
-    results = [one for one in results if one.subjects]
-    subjects = list(dict.fromkeys(subject for one in results for subject in one.subjects))
+    results = [result for result in results if result.subjects]
+    subjects = list(dict.fromkeys(subject for result in results for subject in result.subjects))
     order = list(dict.fromkeys(command for command, _ in subjects))
     rows = [
-        ["command", "backend", *(f"{one.name}<br>{version(one.release)}" for one in results)],
+        [
+            "command",
+            "backend",
+            *(f"{result.name}<br>{version(result.release)}" for result in results),
+        ],
         ["---"] * (2 + len(results)),
         *(
             [f"`{command}`", f"`{backend}`"]
-            + [cell(one.subjects.get((command, backend), {})) for one in results]
+            + [cell(result.subjects.get((command, backend), {})) for result in results]
             for command, backend in sorted(subjects, key=lambda subject: order.index(subject[0]))
         ),
     ]

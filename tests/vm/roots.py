@@ -81,7 +81,11 @@ def make(suite: str, root: Path) -> None:
 def install(root: Path) -> None:
     """Make the virtual environment with the project and what its tests need. Raises VmError."""
     version = in_root(root, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
-    needed = [one.partition(";")[0] for one in requires("tcptrace") or () if "vm" not in one]
+    needed = [
+        requirement.partition(";")[0]
+        for requirement in requires("tcptrace") or ()
+        if "vm" not in requirement
+    ]
     needed.append("editables")  # hatchling's, for what is editable
     target = ("--only-binary=:all:", f"--python-version={version.strip()}")
     wheels = inside(root, WHEELS)

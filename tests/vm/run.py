@@ -166,20 +166,20 @@ def say(text: str) -> None:
 
 def report(done: Sequence[Result]) -> None:
     """Print what was measured, skipped and failed, tables, and the line that CI reads."""
-    for one in done:
-        lines = [*one.figures, *(f"{number} {reason}" for reason, number in one.skips.items())]
-        for line in (*lines, *(f"FAILED {problem}" for problem in one.problems)):
-            say(f"{one.name}: {line}")
+    for run in done:
+        lines = [*run.figures, *(f"{number} {reason}" for reason, number in run.skips.items())]
+        for line in (*lines, *(f"FAILED {problem}" for problem in run.problems)):
+            say(f"{run.name}: {line}")
     say(results.table(done))
     kinds = (PASSED, FAILED, SKIPPED, NOT_OFFERED)
     form = "{:8} {:28} {:>7} {:>7} {:>7} {:>12} {:>8}"
     say(form.format("", "kernel", *kinds, "seconds"))
     totals: Counter[str] = Counter()
-    for one in done:
-        tally = one.tally | Counter({FAILED: one.failures})
+    for run in done:
+        tally = run.tally | Counter({FAILED: run.failures})
         totals += tally
         numbers = [tally[kind] for kind in kinds]
-        say(form.format(one.name, one.release, *numbers, round(one.seconds)))
+        say(form.format(run.name, run.release, *numbers, round(run.seconds)))
     say(", ".join(f"{totals[kind]} {kind}" for kind in kinds))
 
 

@@ -62,7 +62,7 @@ def check(beside: Company, event: Event) -> None:
     ours = beside.ours.where(rport=event["rport"], netns=event["netns"])
     for peer in beside.peers.values():
         row = peer.tool.row_of(event)
-        assert [row] == [peer.tool.row_of(one) for one in ours]
+        assert [row] == [peer.tool.row_of(row) for row in ours]
         assert ([] if event["error"] else [row]) == peer.rows(rport=event["rport"])
 
 

@@ -103,4 +103,4 @@ def test_the_peers_miss_an_accept_that_slept(beside: Company, sleepers: Sleepers
     sleepers.wake()
     shown = stories(beside, sleepers.port)
     assert "AX" == shown.pop("tcptrace")["server"]
-    assert {"X"} == {one["server"] for one in shown.values()}
+    assert {"X"} == {story["server"] for story in shown.values()}
