@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,25 @@ class FakeAttaching:
         """Close nothing."""
 
 
+class FakeSessions:
+    """Sessions that end only when as many as there are commands are being closed."""
+
+    def __init__(self, commands: int) -> None:
+        """Begin without any."""
+        self._all = threading.Barrier(commands)
+        self.closed = 0
+
+    def session(self, _stopped: object) -> FakeSession:
+        """Return one more."""
+        session = FakeSession()
+        session.close = self._close  # type: ignore[method-assign]
+        return session
+
+    def _close(self) -> None:
+        self._all.wait(timeout=20)
+        self.closed += 1
+
+
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Return a host on which all is well."""
@@ -96,6 +116,15 @@ def test_all_is_well(host: pytest.MonkeyPatch) -> None:
     told = r"ok accept +kprobe, from kept programs\n +fentry refused: fentry:f: not permitted"
     assert re.search(told, result.stdout)
     assert "What to do" not in result.stdout
+
+
+def test_all_is_detached_at_the_same_time(host: pytest.MonkeyPatch) -> None:
+    """The kernel lets hooks go slowly; nobody waits for one command's after the other's."""
+    trials = len(as_json()["commands"])
+    sessions = FakeSessions(trials)
+    host.setattr(FakeAttaching, "session", lambda _, stopped: sessions.session(stopped))
+    assert 0 == examined().exit_code
+    assert trials == sessions.closed
 
 
 def test_json(host: pytest.MonkeyPatch) -> None:

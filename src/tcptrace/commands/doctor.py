@@ -9,7 +9,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -31,6 +32,7 @@ from tcptrace.sinks.report import Line, write_report
 from tcptrace.sources.attach import Attaching
 from tcptrace.sources.bpf import find_bcc
 from tcptrace.sources.bpf.prepare import Inventory, inventory
+from tcptrace.sources.live import LiveSource
 
 BUILT_IN = Path(tcptrace.commands.__path__[0]).parent
 REFUSED = " refused: "
@@ -117,8 +119,8 @@ class _Attempt:
             except TcptraceError as error:
                 self._error = error
 
-    def result(self, stopped: Callable[[], bool]) -> Trial:
-        """Wait until it is attached, or cannot be."""
+    def result(self, stopped: Callable[[], bool], attached: list[LiveSource]) -> Trial:
+        """Wait until it is attached, and note that; or tell why it cannot be."""
         if self._attaching is None:
             return self._failed(self._error)
         try:
@@ -128,7 +130,7 @@ class _Attempt:
             return self._failed(error)
         if session is None:
             return self._failed(TcptraceError("stopped before it was attached"))
-        session.close()
+        attached.append(session)
         refusals = _refusals(session.notes)
         return Trial(
             self.name, self._built_in, session.backend, refusals, compiles=session.compiles
@@ -144,12 +146,29 @@ def _trials(commands: Mapping[str, TraceCommand], stopped: Callable[[], bool]) -
     at_once = min(os.cpu_count() or 1, MOST_AT_ONCE)
     begun: deque[_Attempt] = deque()
     left = iter(commands.items())
-    while True:
-        begun.extend(_Attempt(*command) for command in islice(left, at_once - len(begun)))
-        if not begun:
-            return
-        show_progress(f"Trying {begun[0].name} ...")
-        yield begun.popleft().result(stopped)
+    with _closed_together() as attached:
+        while True:
+            begun.extend(_Attempt(*command) for command in islice(left, at_once - len(begun)))
+            if not begun:
+                return
+            show_progress(f"Trying {begun[0].name} ...")
+            yield begun.popleft().result(stopped, attached)
+
+
+@contextmanager
+def _closed_together() -> Iterator[list[LiveSource]]:
+    """Yield a list; what is in it at the end is closed at the same time.
+
+    The kernel takes a third of a second to let a command's hooks go. Threads begin only here, when
+    no child is to be forked any more.
+    """
+    attached: list[LiveSource] = []
+    try:
+        yield attached
+    finally:
+        with ThreadPoolExecutor(len(attached) or 1) as threads:
+            for _ in threads.map(lambda session: session.close(), attached):
+                pass
 
 
 def _refusals(notes: Iterable[str]) -> tuple[str, ...]:
