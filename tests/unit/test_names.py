@@ -46,6 +46,18 @@ def test_latest_name_counts() -> None:
     assert named(names, attempt("192.0.2.2", 30)) is None
 
 
+def test_asking_again_takes_no_name_away() -> None:
+    """An attempt keeps its name when the same name is asked for again before it is shown."""
+    names = Names()
+    learn(names, "other.test", "192.0.2.1", 5)
+    for ts_ns in range(10, 1000, 10):
+        learn(names, "a.test", "192.0.2.1", ts_ns)
+    assert ("a.test", 5) == names.find(attempt("192.0.2.1", 15))
+    assert "a.test" == named(names, attempt("192.0.2.1", 500))
+    assert ("a.test", 5) == names.find(attempt("192.0.2.1", 995))
+    assert "other.test" == named(names, attempt("192.0.2.1", 7))
+
+
 def test_what_was_open_is_named_by_what_was_asked_since() -> None:
     """An open connection has the time of the trace's beginning, and answers come after it."""
     names = Names()

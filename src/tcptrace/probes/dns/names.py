@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache
@@ -20,16 +20,22 @@ class _Answer(NamedTuple):
     until_ns: int
 
 
+def _few(answers: Sequence[_Answer], name: str) -> Iterator[_Answer]:
+    """Yield answers, but of many with this name only the latest and the very first."""
+    same = [answer for answer in answers if answer.name == name]
+    return (answer for answer in answers if answer not in same[3:-1])
+
+
 class Names:
     """The names that addresses were asked for by, as the answers passed.
 
-    The last 10,240 answers, of 24 hours at most, kept for each process, each network namespace and
-    for all. Of several names for an address the latest is kept, and a few before it, for attempts
-    that began before the latest came.
+    Answers of the last 10,240 addresses, of 24 hours at most, kept for each process, each network
+    namespace and for all. Of several answers with an address the latest are kept, for attempts that
+    began before the last one came.
     """
 
     MOST = 10_240
-    KEPT = 4
+    KEPT = 8
 
     def __init__(self, *, own_ttl: bool = False) -> None:
         """Start empty; with `own_ttl` an answer ends when its time to live does."""
@@ -88,9 +94,7 @@ class Names:
         ns = min(DAY_NS, ttl * 1_000_000_000) if self._own_ttl else DAY_NS
         answer = _Answer(name, message.ts_ns, message.ts_ns + ns)
         for cache, key in zip(self._answers, self._keys(message, address), strict=True):
-            before = cache.get(key, ())
-            others = tuple(other for other in before if other.name != name)
-            cache[key] = (answer, *others)[: self.KEPT]
+            cache[key] = (answer, *_few(cache.get(key, ()), name))[: self.KEPT]
 
     def find(self, event: Event, ts_ns: int | None = None) -> tuple[str, int] | None:
         """Return the name of the event's remote address and the age of its answer in nanoseconds.
