@@ -19,6 +19,7 @@ LAYERS = (
     ("__main__", "program", "cli"),
     ("commands",),
     ("shell",),
+    ("map",),
     ("sinks", "sources"),
     ("top",),
     ("probes",),
@@ -138,6 +139,13 @@ def test_only_the_screen_imports_textual(module: str) -> None:
     """It is an extra: what knows it is in sinks/screen/."""
     is_screen = module.startswith("sinks/screen/")
     assert is_screen or not [name for name in imports(module) if part(name) == "textual"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_an_engine_imports_what_it_is_of(module: str) -> None:
+    """Engines are extras: what knows them is map/duck.py and map/spark.py."""
+    of = {"duckdb": "map/duck.py", "pyspark": "map/spark.py"}
+    assert not [name for name in imports(module) if of.get(part(name), module) != module]
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "sources"])

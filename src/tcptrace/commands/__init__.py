@@ -9,6 +9,7 @@ SHORT_HELP = {
     "dns": "Trace DNS questions and answers of this host's processes.",
     "doctor": "Tell how this host can be traced, and how not.",
     "help": "Show the help of tcptrace, or of one of its commands.",
+    "map": "Show who talked to whom in a fleet, by joining the recordings of its hosts.",
     "prepare": "Compile ahead what commands need, so that they start at once.",
     "top": "Show who talks to whom now, and what goes wrong, by program and destination.",
     "tracer": "Trace connections from connect (C) or accept (A) to close (X).",

@@ -14,7 +14,7 @@ from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.model.columns import Column
 from tcptrace.probes.probe import FTRACE, Probe
-from tcptrace.shell.help import WIDTH, help_all_option, shown_options, write_text
+from tcptrace.shell.help import WIDTH, help_all_option, write_sections, write_text
 from tcptrace.shell.options import (
     FILTER,
     OUTPUT,
@@ -83,15 +83,7 @@ class TraceCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""
         names = (OWN, FILTER, OUTPUT, RECORDING, TRACING)
-        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
-        for parameter in shown_options(ctx, self.get_params(ctx)):
-            record = parameter.get_help_record(ctx)
-            if record:
-                sections[getattr(parameter, "section", TRACING)].append(record)
-        for name, records in sections.items():
-            if records:
-                with formatter.section(name):
-                    formatter.write_dl(records)
+        write_sections(ctx, formatter, self.get_params(ctx), names)
 
 
 def _dump(plan: Plan) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
@@ -67,3 +67,21 @@ def shown_options(
     for parameter in parameters:
         if shows_all(context) or not getattr(parameter, "is_rare", False):
             yield parameter
+
+
+def write_sections(
+    context: click.Context,
+    formatter: click.HelpFormatter,
+    parameters: Iterable[click.Parameter],
+    names: Sequence[str],
+) -> None:
+    """Write one list of options for each section; what has none is in the last."""
+    sections: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
+    for parameter in shown_options(context, parameters):
+        record = parameter.get_help_record(context)
+        if record:
+            sections[getattr(parameter, "section", names[-1])].append(record)
+    for name, records in sections.items():
+        if records:
+            with formatter.section(name):
+                formatter.write_dl(records)

@@ -1,0 +1,1 @@
+"""Who talked to whom, in a fleet: recordings of many hosts, joined. The join is map.sql."""

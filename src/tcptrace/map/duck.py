@@ -1,0 +1,79 @@
+"""DuckDB, the engine of one machine: it works on disk what has no room in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tcptrace.errors import TcptraceError
+from tcptrace.map.engine import Files
+
+
+class DuckDb:
+    """An engine of a run, with a database of its own in a directory that goes with it."""
+
+    name = "duckdb"
+    time_ns = "epoch_ns(time)"
+
+    def __init__(self, memory: int, place: str | None = None) -> None:
+        """Use at most so many bytes of memory; keep what is too much below `place`."""
+        self._place = tempfile.TemporaryDirectory(prefix="tcptrace-map-", dir=place)
+        self._connection = duckdb.connect(
+            str(Path(self._place.name, "map.db")),
+            config={
+                "memory_limit": f"{memory}B",
+                "temp_directory": str(Path(self._place.name, "spilled")),
+                "threads": str(os.cpu_count() or 1),
+                "preserve_insertion_order": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+            },
+        )
+
+    def scan(self, table: Files, view: str) -> Collection[str]:
+        """Make a view of files; return the names of its columns."""
+        paths = ", ".join(map(self.text, table.paths))
+        hive = "true, hive_types = {'host': VARCHAR}" if table.host is None else "false"
+        options = f"union_by_name = true, hive_partitioning = {hive}"
+        host = "" if table.host is None else f", {self.text(table.host)} AS host"
+        self.run(
+            f"CREATE TEMP VIEW {view} AS SELECT *{host} FROM read_parquet([{paths}], {options})"  # noqa: S608 - quoted
+        )
+        return [name for name, *_ in self.rows(f"DESCRIBE {view}")]
+
+    def text(self, value: str) -> str:
+        """Return a text as it stands in a query."""
+        return "'" + value.replace("'", "''") + "'"
+
+    def hashed(self, *expressions: str) -> str:
+        """Return the expression of a 64-bit hash of others."""
+        return f"hash({', '.join(expressions)})"
+
+    def run(self, statement: str) -> None:
+        """Run a statement. Raises TcptraceError."""
+        try:
+            self._connection.execute(statement)
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return what a query selects. Raises TcptraceError."""
+        self.run(query)
+        return self._connection.fetchall()
+
+    def _failed(self, error: duckdb.Error) -> TcptraceError:
+        first = str(error).partition("\n")[0]
+        hint = ""
+        if isinstance(error, duckdb.OutOfMemoryException):
+            hint = "\nGive it more with --memory, or a disk with more room with --temp"
+        return TcptraceError(f"DuckDB could not make the map: {first}{hint}", details=str(error))
+
+    def close(self) -> None:
+        """Let go of all that was made."""
+        self._connection.close()
+        self._place.cleanup()

@@ -1,0 +1,106 @@
+"""From recordings to the view `recorded`, which map.sql reads: the same columns in every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from tcptrace.map.conditions import conditions
+from tcptrace.map.engine import Engine, Files
+from tcptrace.model.filters import Filters
+
+SECOND_NS = 1_000_000_000
+MARGIN_NS = 600 * SECOND_NS
+"""So long before the map's time a connection may have begun whose other end is in it."""
+LATER_NS = 86_400 * SECOND_NS
+"""So long after it an end is looked for, which tells the bytes."""
+TYPES: Mapping[str, str] = {
+    **dict.fromkeys(("type", "host", "boot_id", "comm", "laddr", "raddr"), "STRING"),
+    **dict.fromkeys(("unit", "container", "container_name", "cgroup"), "STRING"),
+    **dict.fromkeys(("pod", "pod_namespace", "outcome", "error", "query"), "STRING"),
+    **dict.fromkeys(("lport", "rport", "iss", "irs", "netns", "pid", "uid"), "BIGINT"),
+    **dict.fromkeys(("ts_ns", "tx_bytes", "rx_bytes", "family"), "BIGINT"),
+    "latency_ms": "DOUBLE",
+}
+"""Columns of recordings that are read; older ones lack some."""
+LABELS: Mapping[str, str] = {
+    "program": "comm",
+    "unit": "unit",
+    "container": "COALESCE(container_name, SUBSTRING(container, 1, 12))",
+    "pod": "COALESCE(pod_namespace || '/' || pod, pod)",
+    "host": "CAST(NULL AS STRING)",
+    "namespace": "CAST(netns AS STRING)",
+}
+"""What the map shows of a process, by the names of ``--by``."""
+_OUTCOME = """CASE
+        WHEN type <> 'connect' THEN CASE WHEN type = 'accept' THEN error END
+        WHEN outcome IS NOT NULL THEN outcome
+        ELSE error END"""
+_LOOPBACK = "laddr = '::1' OR SUBSTRING(laddr, 1, 4) = '127.'"
+
+
+class Wanted(NamedTuple):
+    """What a map is of."""
+
+    by: str = "program"
+    """One of `LABELS`."""
+    filters: Filters = Filters()
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+
+def make_input(engine: Engine, tables: Iterable[Files], wanted: Wanted) -> None:
+    """Make the view `recorded` of files."""
+    parts = [_read(engine, f"files_{at}", table) for at, table in enumerate(tables)]
+    engine.run(f"CREATE TEMP VIEW kept AS {' UNION ALL '.join(parts)}")
+    engine.run(_recorded(engine, wanted))
+
+
+def _read(engine: Engine, view: str, table: Files) -> str:
+    """Return the query of all columns of files; one that they lack is NULL."""
+    there = engine.scan(table, view)
+    columns = [
+        f"CAST({name if name in there else 'NULL'} AS {kind}) AS {name}"
+        for name, kind in TYPES.items()
+    ]
+    return f"SELECT {', '.join(columns)}, {engine.time_ns} AS ts FROM {view}"  # noqa: S608 - names of ours
+
+
+def _all_of(tests: Sequence[str]) -> str:
+    return " AND ".join(tests) or "TRUE"
+
+
+def _times(since_ns: int | None, until_ns: int | None) -> list[str]:
+    """Return the conditions that a time is in between."""
+    since = [] if since_ns is None else [f"ts >= {since_ns}"]
+    return since if until_ns is None else [*since, f"ts < {until_ns}"]
+
+
+def _recorded(engine: Engine, wanted: Wanted) -> str:
+    """Return the statement that makes the view."""
+    since_ns, until_ns = wanted.since_ns, wanted.until_ns
+    around = _times(
+        None if since_ns is None else since_ns - MARGIN_NS,
+        None if until_ns is None else until_ns + LATER_NS,
+    )
+    netns = ("host", "boot_id", "netns")
+    ends = ("laddr", "lport", "raddr", "rport")
+    numbers = ("host", "iss", "irs")
+    keeps = _all_of(conditions(wanted.filters, engine.text))
+    return f"""
+CREATE TEMP VIEW recorded AS
+SELECT
+    host, type, ts, {LABELS[wanted.by]} AS label,
+    laddr, lport, raddr, rport, iss, irs,
+    COALESCE({_OUTCOME}, 'established') AS outcome,
+    query AS name, CAST(ROUND(latency_ms * 1000000) AS BIGINT) AS latency_ns, tx_bytes, rx_bytes,
+    {engine.hashed(*netns)} AS netns_key,
+    {engine.hashed(*numbers)} AS numbers,
+    {engine.hashed(*netns, *ends)} AS socket,
+    {engine.hashed(*netns, *ends, "iss", "irs", "type", "ts_ns")} AS id,
+    {_LOOPBACK} AS is_loopback,
+    COALESCE({keeps}, FALSE) AS is_wanted,
+    {_all_of(_times(since_ns, until_ns))} AS is_in_time
+FROM kept
+WHERE type IN ('connect', 'accept', 'close') AND {_all_of(around)}
+"""  # noqa: S608 - what the user says is quoted, or a number

@@ -1,0 +1,92 @@
+"""Spark, the engine of a cluster, which reads the same directories with the same SQL."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from tcptrace.errors import TcptraceError
+from tcptrace.map.engine import Files
+
+TABLE = re.compile(r"\bCREATE TABLE (\w+) AS\b")
+SETTINGS = {
+    "spark.sql.legacy.parquet.nanosAsLong": "true",  # the times of recordings
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # hosts are names
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+}
+
+
+class Spark:
+    """An engine of a run; what is kept between statements is in a directory that goes with it."""
+
+    name = "spark"
+    time_ns = "CAST(time AS BIGINT)"
+
+    def __init__(self, master: str, memory: int, place: str | None = None) -> None:
+        """Connect to a cluster, or start one of this machine with so many bytes of memory."""
+        self._place = tempfile.TemporaryDirectory(prefix="tcptrace-map-", dir=place)
+        builder = SparkSession.builder.master(master).appName("tcptrace map")
+        settings = {
+            **SETTINGS,
+            "spark.driver.memory": f"{memory >> 20}m",
+            "spark.local.dir": str(Path(self._place.name, "spilled")),
+            "spark.sql.warehouse.dir": str(Path(self._place.name, "tables")),
+        }
+        for key, value in settings.items():
+            builder = builder.config(key, value)
+        try:
+            self._session = builder.getOrCreate()
+        except Exception as error:
+            self._place.cleanup()
+            raise _failed(error) from error
+
+    def scan(self, table: Files, view: str) -> Collection[str]:
+        """Make a view of files; return the names of its columns."""
+        reader = self._session.read.option("mergeSchema", "true")
+        if table.host is None and table.root:
+            reader = reader.option("basePath", table.root)
+        frame = reader.parquet(*table.paths)
+        frame.createOrReplaceTempView(f"{view}_read")
+        host = "" if table.host is None else f", {self.text(table.host)} AS host"
+        self.run(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{host} FROM {view}_read")  # noqa: S608 - quoted
+        return [*frame.columns, *(["host"] if table.host is not None else [])]
+
+    def text(self, value: str) -> str:
+        """Return a text as it stands in a query."""
+        return f"decode(unhex('{value.encode().hex()}'), 'UTF-8')"
+
+    def hashed(self, *expressions: str) -> str:
+        """Return the expression of a 64-bit hash of others."""
+        known = (f"COALESCE(CAST({one} AS STRING), '')" for one in expressions)
+        return f"xxhash64({', '.join(known)})"
+
+    def run(self, statement: str) -> None:
+        """Run a statement. Raises TcptraceError."""
+        self.rows(TABLE.sub(r"CREATE TABLE \1 USING parquet AS", statement))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return what a query selects. Raises TcptraceError."""
+        try:
+            return [tuple(row) for row in self._session.sql(query).collect()]
+        except PySparkException as error:
+            raise _failed(error) from error
+
+    def close(self) -> None:
+        """Let go of all that was made."""
+        self._session.stop()
+        self._place.cleanup()
+
+
+def _failed(error: Exception) -> TcptraceError:
+    first = str(error).strip().partition("\n")[0]
+    return TcptraceError(f"Spark could not make the map: {first}", details=str(error))

@@ -1,0 +1,457 @@
+"""The map: who talked to whom, from recordings of several hosts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from tests.unit.fleet import START_NS, Fleet, Host, write
+
+from tcptrace.cli import cli
+from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.model.events import time_text
+
+HOSTILE = "\x1b[3m\"'</b>\u202e\\"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """A fleet whose recordings are in a directory of the test."""
+    return Fleet(tmp_path / "fleet")
+
+
+@pytest.fixture
+def web() -> Host:
+    """A host that asks."""
+    return Host("web", "10.0.0.1")
+
+
+@pytest.fixture
+def db() -> Host:
+    """A host that serves."""
+    return Host("db", "10.0.0.2")
+
+
+def run(*arguments: object) -> Result:
+    """Return what `tcptrace map` prints; an error is the test's."""
+    result = CliRunner().invoke(cli, ["map", *map(str, arguments)], standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result
+
+
+def objects(*arguments: object) -> list[dict[str, Any]]:
+    """Return what the map has as JSON."""
+    return [json.loads(line) for line in run(*arguments, "--json").stdout.splitlines()]
+
+
+def edges(*arguments: object) -> list[dict[str, Any]]:
+    """Return the map's edges as JSON has them."""
+    return [values for values in objects(*arguments) if values["type"] == "edge"]
+
+
+def arrows(*arguments: object) -> dict[str, int]:
+    """Return the map's edges as people read them, with attempts."""
+    return {
+        f"{end(values, 'client')} > {end(values, 'server')}:{values['port']}": values["attempts"]
+        for values in edges(*arguments)
+    }
+
+
+def end(values: dict[str, Any], which: str) -> str:
+    """Return an end of an edge."""
+    host = values.get(f"{which}_host")
+    return f"{values[which]}@{host}" if host else f"{values[which]}"
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_a_connection_has_both_of_its_ends(
+    fleet: Fleet, web: Host, db: Host, *, numbers: bool
+) -> None:
+    """The connect of a host and the accept of another are one edge, with all that is known."""
+    for at_s in (1, 2, 3):
+        fleet.connect(
+            web, db, 5432, at_s=at_s, numbers=numbers, name="db.example", programs=("app", "pg")
+        )
+    (edge,) = edges(fleet.keep(web, db, numbers=numbers))
+    assert edge == {
+        "type": "edge",
+        "client_kind": "process",
+        "client": "app",
+        "client_host": "web",
+        "server_kind": "process",
+        "server": "pg",
+        "server_host": "db",
+        "port": 5432,
+        "name": "db.example",
+        "attempts": 3,
+        "failed": 0,
+        "refused": 0,
+        "timed_out": 0,
+        "unreachable": 0,
+        "aborted": 0,
+        "failed_otherwise": 0,
+        "tx_bytes": 300,
+        "rx_bytes": 6000,
+        "latency_p50_ms": 0.5,
+        "latency_p95_ms": 0.5,
+        "first": time_text(START_NS + 1_000_000_000),
+        "last": time_text(START_NS + 3_000_000_000),
+    }
+
+
+def test_address_translation_is_seen_through(fleet: Fleet, web: Host, db: Host) -> None:
+    """Sequence numbers join what has other addresses and ports on either side."""
+    views = (
+        ("172.17.0.2", 40001, "10.96.0.10", 80),
+        ("10.0.0.2", 5432, "192.0.2.7", 61000),
+    )
+    fleet.connect(web, db, 5432, seen=views)
+    assert {"curl@web > nginx@db:5432": 1} == arrows(fleet.keep(web, db))
+
+
+def test_without_numbers_translation_is_not_guessed(fleet: Fleet, web: Host, db: Host) -> None:
+    """Each end then shows by itself."""
+    views = (
+        ("172.17.0.2", 40001, "10.96.0.10", 80),
+        ("10.0.0.2", 5432, "192.0.2.7", 61000),
+    )
+    fleet.connect(web, db, 5432, seen=views, numbers=False)
+    expected = {"curl@web > 10.96.0.10:80": 1, "192.0.2.7 > nginx@db:5432": 1}
+    assert expected == arrows(fleet.keep(web, db))
+
+
+def test_what_is_not_recorded_is_a_name_or_an_address(fleet: Fleet, web: Host) -> None:
+    """External servers have the name that was asked for, unmonitored clients their address."""
+    fleet.connect(web, None, 443, address="198.51.100.1", name="api.example")
+    fleet.connect(web, None, 443, address="198.51.100.2")
+    fleet.connect(None, web, 80, address="2001:db8::1")
+    found = {
+        values["server_kind"] + "<" + values["client_kind"] for values in edges(fleet.keep(web))
+    }
+    assert {"external<process", "process<unmonitored"} == found
+    assert {
+        "curl@web > api.example:443": 1,
+        "curl@web > 198.51.100.2:443": 1,
+        "2001:db8::1 > nginx@web:80": 1,
+    } == arrows(fleet.root)
+
+
+def test_failures_are_counted_by_kind(fleet: Fleet, web: Host, db: Host) -> None:
+    """Those to where others succeed are on the same edge, the rest at its name or address."""
+    fleet.connect(web, db, 80)
+    for outcome in ("refused", "timeout", "unreachable", "aborted", "EPERM"):
+        fleet.fail(web, "10.0.0.2", 80, outcome)
+    fleet.fail(web, "10.0.0.3", 80, "timeout")
+    first, second = edges(fleet.keep(web, db))
+    assert ("nginx", 6, 5) == (first["server"], first["attempts"], first["failed"])
+    kinds = ("refused", "timed_out", "unreachable", "aborted", "failed_otherwise")
+    assert [1] * 5 == [first[kind] for kind in kinds]
+    assert ("10.0.0.3", 1) == (second["server"], second["timed_out"])
+    assert "tx_bytes" not in second
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_clocks_may_be_apart(fleet: Fleet, web: Host, *, numbers: bool) -> None:
+    """What is three seconds ahead is joined all the same, and said."""
+    late = Host("db", "10.0.0.2", ahead_s=3)
+    for at_s in (1, 11, 21):
+        fleet.connect(web, late, 5432, at_s=at_s, numbers=numbers)
+    place = fleet.keep(web, late)
+    assert {"curl@web > nginx@db:5432": 3} == arrows(place)
+    (clock,) = (values for values in objects(place) if values["type"] == "clock")
+    assert ("web", "db", 3) == (clock["host"], clock["of"], clock["pairs"])
+    assert abs(clock["ahead_ms"] + 3000) < 1
+    assert (
+        "the clock of db is 3.0 s ahead of that of web, as 3 connections tell" in run(place).stderr
+    )
+
+
+def test_ends_that_are_far_apart_in_time_are_not_joined(fleet: Fleet, web: Host, db: Host) -> None:
+    """The same ports after a minute are another connection, where nothing else speaks for it."""
+    fleet.connect(web, db, 80, numbers=False, accepted_s=60)
+    expected = {"curl@web > 10.0.0.2:80": 1, "10.0.0.1 > nginx@db:80": 1}
+    assert expected == arrows(fleet.keep(web, db))
+
+
+def test_numbers_join_what_was_accepted_late(fleet: Fleet, web: Host, db: Host) -> None:
+    """A server that is busy for a minute has its client all the same."""
+    fleet.connect(web, db, 80, accepted_s=60)
+    assert {"curl@web > nginx@db:80": 1} == arrows(fleet.keep(web, db))
+
+
+def test_a_connect_has_one_accept_at_most(fleet: Fleet, web: Host, db: Host) -> None:
+    """Of two that could be its own, the nearest is; the other one has no client."""
+    ends = ("10.0.0.1", 40000, "10.0.0.2", 80)
+    web.add("connect", 1.0, ends, comm="curl", outcome="established")
+    db.add("accept", 1.1, (*ends[2:], *ends[:2]), comm="nginx")
+    db.add("accept", 1.5, (*ends[2:], *ends[:2]), comm="other")
+    expected = {"curl@web > nginx@db:80": 1, "10.0.0.1 > other@db:80": 1}
+    assert expected == arrows(fleet.keep(web, db))
+
+
+def test_numbers_speak_against_ends(fleet: Fleet, web: Host, db: Host) -> None:
+    """Where a client's own number is another, the same ends are another connection."""
+    ends = ("10.0.0.1", 40000, "10.0.0.2", 80)
+    web.add("connect", 1.0, ends, comm="curl", outcome="established", iss=1, irs=2)
+    db.add("accept", 1.1, (*ends[2:], *ends[:2]), comm="nginx", iss=4, irs=3)
+    assert 2 == len(arrows(fleet.keep(web, db)))
+
+
+def test_a_number_that_a_proxy_of_syns_changes_leaves_the_ends(
+    fleet: Fleet, web: Host, db: Host
+) -> None:
+    """The kernel's SYNPROXY keeps the client's number and has the server's changed."""
+    ends = ("10.0.0.1", 40000, "10.0.0.2", 80)
+    web.add("connect", 1.0, ends, comm="curl", outcome="established", iss=1, irs=2)
+    db.add("accept", 1.1, (*ends[2:], *ends[:2]), comm="nginx", iss=4, irs=1)
+    assert {"curl@web > nginx@db:80": 1} == arrows(fleet.keep(web, db))
+
+
+def test_what_two_recorders_of_a_host_have_seen_counts_once(
+    fleet: Fleet, web: Host, db: Host
+) -> None:
+    """Their times differ a little, and the numbers are the same."""
+    fleet.connect(web, db, 80)
+    twin = Host("db", "10.0.0.2")
+    twin.rows = [{**row, "time": row["time"] + 900, "ts_ns": row["ts_ns"] + 900} for row in db.rows]
+    (edge,) = edges(fleet.keep(web, db, twin))
+    assert (1, 100, 2000) == (edge["attempts"], edge["tx_bytes"], edge["rx_bytes"])
+
+
+def test_ports_that_are_used_again_have_their_own_bytes(fleet: Fleet, web: Host) -> None:
+    """Without numbers, an end is that of what was opened last."""
+    ends = ("10.0.0.1", 40000, "10.0.0.2", 80)
+    for at_s, size in ((1, 10), (5, 500)):
+        web.add("connect", at_s, ends, comm="curl", outcome="established")
+        web.add("close", at_s + 1, ends, comm="curl", tx_bytes=size, rx_bytes=0)
+    web.add("close", 9, ends, comm="curl", tx_bytes=7000, rx_bytes=0)
+    (edge,) = edges(fleet.keep(web, numbers=False))
+    assert (2, 510) == (edge["attempts"], edge["tx_bytes"])
+
+
+def test_loopback_stays_at_home(fleet: Fleet) -> None:
+    """Hosts that talk to themselves on the same ports at the same time do not talk to others."""
+    ends = ("127.0.0.1", 40000, "127.0.0.1", 6379)
+    hosts = [Host(name) for name in ("a", "b", "c")]
+    for host in hosts:
+        host.add("connect", 1.0, ends, comm=f"app-{host.name}", outcome="established")
+        host.add("accept", 1.0, (*ends[2:], *ends[:2]), comm="redis")
+    expected = {f"app-{name}@{name} > redis@{name}:6379": 1 for name in "abc"}
+    assert expected == arrows(fleet.keep(*hosts))
+
+
+def test_an_unclosed_connection_has_no_bytes(fleet: Fleet, web: Host, db: Host) -> None:
+    """They are not known before it ends."""
+    fleet.connect(web, db, 80, bytes_=None)
+    (edge,) = edges(fleet.keep(web, db))
+    assert "tx_bytes" not in edge
+
+
+def test_an_end_can_be_what_one_likes(fleet: Fleet) -> None:
+    """--by adds up by program, unit, container, pod, host or namespace."""
+    known: dict[str, Any] = {
+        "unit": "a.service",
+        "container": "0123456789abcdef",
+        "container_name": "box",
+    }
+    web = Host("web", "10.0.0.1", **known, pod="p", pod_namespace="ns")
+    db = Host("db", "10.0.0.2", container="fedcba9876543210")
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web, db)
+
+    def ends_by(by: str) -> tuple[str | None, str | None]:
+        (edge,) = edges(place, "--by", by)
+        return edge.get("client"), edge.get("server")
+
+    assert ("a.service", None) == ends_by("unit")
+    assert ("box", "fedcba987654") == ends_by("container")
+    assert ("ns/p", None) == ends_by("pod")
+    assert (None, None) == ends_by("host")
+    assert ("4026531840", "4026531840") == ends_by("namespace")
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (["--comm", "curl"], 2),
+        (["--comm", "nginx"], 1),
+        (["--comm", "none"], 0),
+        (["-P", "80"], 1),
+        (["-P", "!80"], 1),
+        (["-p", "7"], 1),
+        (["-p", "!7"], 2),
+        (["-u", "33"], 1),
+        (["-u", "!33"], 2),
+        (["-N", "5"], 1),
+        (["--cgroup", "/a"], 1),
+        (["--cgroup", "/a/b"], 1),
+        (["--cgroup", "/a/bc"], 0),
+        (["-4"], 2),
+        (["-6"], 0),
+        (["--failed"], 1),
+    ],
+)
+def test_a_connection_is_kept_where_either_end_passes(
+    fleet: Fleet, db: Host, options: Sequence[str], count: int
+) -> None:
+    """Filters do not part what belongs together."""
+    web = Host("web", "10.0.0.1", pid=7, uid=33, netns=5, cgroup="/a/b")
+    other = Host("other", "10.0.0.9", pid=8)
+    fleet.connect(web, db, 80)
+    fleet.fail(other, "10.0.0.8", 443)
+    found = edges(fleet.keep(web, other, db), *options)
+    assert count == len(found)
+    assert all(edge.get("server_host") == "db" for edge in found if edge["port"] == 80)
+
+
+def test_a_map_is_of_a_time(fleet: Fleet, web: Host, db: Host) -> None:
+    """--since and --until are about when connections began; their other ends are found."""
+    for at_s in (1, 100, 1000):
+        fleet.connect(web, db, 80, at_s=at_s)
+    place = fleet.keep(web, db)
+    since, until = (time_text(START_NS + at_s * 1_000_000_000) for at_s in (50, 500))
+    assert {"curl@web > nginx@db:80": 2} == arrows(place, "--since", since[:19] + "Z")
+    assert {"curl@web > nginx@db:80": 2} == arrows(place, "--until", until[:19] + "Z")
+    both = ["--since", since[:19] + "Z", "--until", until[:19] + "Z"]
+    assert {"curl@web > nginx@db:80": 1} == arrows(place, *both)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", ""])
+def test_what_is_no_time_is_refused(fleet: Fleet, web: Host, text: str) -> None:
+    """The error says what a time looks like."""
+    fleet.fail(web, "10.0.0.2", 80)
+    with pytest.raises(click.BadParameter, match="is no time: give 2026-11-30T08:00"):
+        run(fleet.keep(web), "--since", text)
+
+
+def test_single_recordings_are_read_as_well(
+    tmp_path: Path, fleet: Fleet, web: Host, db: Host
+) -> None:
+    """A Parquet file's host is in its metadata, that of JSON Lines in the first line."""
+    fleet.connect(web, db, 80, numbers=False)
+    write(tmp_path / "web.parquet", web, numbers=False)
+    write(tmp_path / "db.parquet", db, numbers=False)
+    names = [str(tmp_path / name) for name in ("db.parquet", "db.jsonl")]
+    command = [sys.executable, "-m", "tcptrace", "tracer", "-r", names[0], "-w", names[1]]
+    subprocess.run(command, check=True, capture_output=True)
+    for other in names:
+        found = arrows(tmp_path / "web.parquet", other)
+        assert {"curl@web > nginx@db:80": 1} == found, other
+
+
+def test_what_is_no_recording_is_said(tmp_path: Path) -> None:
+    """So is a directory without any."""
+    with pytest.raises(TcptraceError, match="there are no recordings in"):
+        run(tmp_path)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(TcptraceError, match="was not ended by its writer"):
+        run(tmp_path / "x.parquet")
+
+
+def test_files_that_are_being_written_are_passed_over(fleet: Fleet, web: Host) -> None:
+    """They are hidden until they are whole."""
+    fleet.fail(web, "10.0.0.2", 80)
+    place = fleet.keep(web)
+    (place / "date=2026-11-30" / "host=web" / ".tracer-9.parquet").write_bytes(b"PAR1")
+    assert 1 == len(edges(place))
+
+
+def test_the_map_is_a_table(fleet: Fleet, web: Host, db: Host) -> None:
+    """As text and CSV it has columns that can be picked."""
+    fleet.connect(web, db, 80, name="db.example")
+    fleet.fail(web, "fd00::1", 443, "timeout")
+    place = fleet.keep(web, db)
+    head, second, first = (line.split() for line in run(place).stdout.splitlines())
+    assert ["FROM", "TO", "NAME", "ATTEMPTS", "FAILED", "WHY"] == head[:6]
+    assert ["TX(KB)", "RX(KB)", "P50(ms)", "P95(ms)"] == head[6:]
+    assert ["curl@web", "nginx@db:80", "db.example", "1", "0", "-"] == first[:6]
+    assert ["0.1", "2.0", "0.500", "0.500"] == first[6:]
+    assert ["curl@web", "[fd00::1]:443", "-", "1", "1", "timeout"] == second[:6]
+    lines = run(place, "-o", "csv", "--columns", "from,to,last").stdout.splitlines()
+    assert "from,to,last" == lines[0]
+    assert f"curl@web,nginx@db:80,{time_text(START_NS + 1_000_000_000)}" in lines
+
+
+def test_names_of_strangers_are_data(fleet: Fleet, db: Host) -> None:
+    """Nothing in them acts on a terminal, a graph, a page, or a query."""
+    web = Host("web", "10.0.0.1")
+    fleet.connect(web, None, 80, programs=(HOSTILE, ""), name=HOSTILE, address="198.51.100.1")
+    place = fleet.keep(web)
+    (edge,) = edges(place)
+    assert (HOSTILE, HOSTILE) == (edge["client"], edge["name"])
+    assert (HOSTILE,) == tuple(edge["client"] for edge in edges(place, "--comm", HOSTILE))
+    for options in ("--by=program", "--dot", "-ocsv"):
+        assert not {"\x1b", "\u202e"} & {*run(place, options).stdout}
+
+
+def test_the_map_is_a_graph(fleet: Fleet, web: Host, db: Host) -> None:
+    """--dot has nodes by kind and edges with port and counts."""
+    fleet.connect(web, db, 80)
+    fleet.fail(web, "10.0.0.9", 443)
+    text = run(fleet.keep(web, db), "--dot").stdout
+    assert text.startswith("digraph tcptrace {\n")
+    assert text.endswith("}\n")
+    assert '"process curl@web" -> "process nginx@db" [label=":80 1"];' in text
+    assert '"external 10.0.0.9" [label="10.0.0.9" shape=ellipse style=dashed];' in text
+    assert 'label=":443 1, 1 failed" color=red];' in text
+
+
+def test_the_map_is_a_page(fleet: Fleet, db: Host, tmp_path: Path) -> None:
+    """It needs nothing else, and no name can end the data in it."""
+    web = Host("web", "10.0.0.1")
+    fleet.connect(web, db, 80, programs=("</script><b>", "nginx"))
+    run(fleet.keep(web, db), "--html", tmp_path / "map.html")
+    text = (tmp_path / "map.html").read_text(encoding="utf-8")
+    assert 2 == text.count("</script>")
+    assert "src=" not in text
+    assert "http:" not in text.replace("http://www.w3.org/2000/svg", "")
+    data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    assert [{"kind": "process", "name": "</script><b>", "host": "web"}] == data["nodes"][:1]
+    assert (0, 1, 80) == tuple(data["edges"][0][key] for key in ("from", "to", "port"))
+
+
+def test_the_examples_of_the_help_are_command_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is accepted as it stands."""
+    (tmp_path / "fleet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    command = cli.get_command(click.Context(cli), "map")
+    assert command
+    text = CliRunner().invoke(cli, ["map", "--help-all"]).stdout
+    examples = text.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert 5 == len(examples)
+    for example in examples:
+        line = re.split("  +", example.strip())[0].partition("|")[0]
+        arguments = shlex.split(line)
+        assert ["tcptrace", "map"] == arguments[:2]
+        command.make_context("map", arguments[2:])
+
+
+def test_without_duckdb_it_says_how_to_get_it(
+    fleet: Fleet, web: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra."""
+    fleet.fail(web, "10.0.0.2", 80)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    monkeypatch.delitem(sys.modules, "tcptrace.map.duck", raising=False)
+    with pytest.raises(RefusedError, match=r"pip install 'tcptrace\[map\]'"):
+        run(fleet.keep(web))
+
+
+@pytest.mark.parametrize("text", ["much", "4XB", "0GB", "-1GB"])
+def test_what_is_no_size_is_refused(fleet: Fleet, web: Host, text: str) -> None:
+    """The error says what a size looks like."""
+    fleet.fail(web, "10.0.0.2", 80)
+    with pytest.raises(click.BadParameter, match="is no size such as 500MB or 4GB"):
+        run(fleet.keep(web), "--memory", text)
