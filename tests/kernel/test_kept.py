@@ -13,6 +13,12 @@ from tests.kernel.test_faults import WITHOUT_BCC, changed, check_refusal
 from tests.kernel.tracers import Ended, Tracer, run_tcptrace
 from tests.kernel.traffic import accept_once
 
+from tcptrace.kernel import btf, reading
+from tcptrace.model.filters import Filters
+from tcptrace.probes.accept.probe import ACCEPT
+from tcptrace.sources.bpf.child import Supply
+from tcptrace.sources.plan import Plan
+
 TAKEN, COMPILED = "programs taken from", "compiled by bcc"
 # Neither finds bcc nor could load its library, LLVM or libbpf.
 WITHOUT_COMPILER = f"""{WITHOUT_BCC}
@@ -162,3 +168,23 @@ def test_doctor_tells_what_is_kept(place: Path) -> None:
     assert programs["files"] > 0
     assert not compiles["accept"]
     assert compiles["dns"]
+
+
+def test_only_the_kernel_says_who_may_load_from_anywhere() -> None:
+    """Programs read memory by loads where the function for it is there, and takes any address."""
+    if not FROM_BTF:
+        not_offered("types from BTF: without them, functions have no ids")
+
+    def tried() -> tuple[bool, bool, list[bool]]:
+        ids = [btf.function_id(name) for name in (reading.FUNCTION, "tcp_connect")]
+        plan = Plan(ACCEPT, Filters())
+        flags = Supply(plan, []).ways_to_read
+        return (
+            bool(flags),
+            reading.loads_from_anywhere(ids[0]),
+            [*map(reading.loads_from_anywhere, (0, ids[1]))],
+        )
+
+    flagged, permitted, others = Worker(tried).run()
+    assert flagged == permitted
+    assert others == [False, False]

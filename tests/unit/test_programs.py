@@ -15,8 +15,16 @@ from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.shell.host import Host
-from tcptrace.sources.bpf.programs import Programs
-from tcptrace.sources.plan import FIRST_OF_PLAN, VALUE_MARK, Plan, Shape, listing, shape_of
+from tcptrace.sources.bpf.programs import Programs, make_kernel_calls
+from tcptrace.sources.plan import (
+    FIRST_OF_PLAN,
+    KERNEL_FUNCTION,
+    VALUE_MARK,
+    Plan,
+    Shape,
+    listing,
+    shape_of,
+)
 
 RETURN = struct.pack("=BBhi", 0x95, 0, 0, 0)
 REGISTER_3 = 3
@@ -150,6 +158,18 @@ def test_second_slots_are_no_instructions() -> None:
     inner = int.from_bytes(load(VALUE_MARK)[:4], "little")
     code = load(inner << 32 | inner) + RETURN
     assert programs(load(inner << 32 | inner)).linked("f", [], {0: 1}) == code
+
+
+def call(function: int, source: int = 0) -> bytes:
+    """Return the instruction that calls a helper, or with source 2 a function of the kernel."""
+    return struct.pack("=BBhI", 0x85, source << SOURCE_SHIFT, 0, function)
+
+
+def test_marked_calls_are_of_kernel_functions() -> None:
+    """A call of a marked number becomes one of the kernel's function; helpers' calls stay."""
+    code = bytearray(call(14) + call(KERNEL_FUNCTION + 65477) + load(KERNEL_FUNCTION + 1) + RETURN)
+    make_kernel_calls(code)
+    assert code == call(14) + call(65477, source=2) + load(KERNEL_FUNCTION + 1) + RETURN
 
 
 @pytest.mark.parametrize("part", [load_map(2), load(VALUE_MARK + 99)])

@@ -31,6 +31,7 @@ NAME_LENGTH = 15
 """Of maps and programs, in bytes."""
 LOG_BYTES = 1 << 20
 MOST_INTERRUPTIONS = 5
+PSEUDO_KFUNC = 2  # BPF_PSEUDO_KFUNC_CALL: in the source register's field of a call
 
 _RETURN_0 = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
 _RECURSION_MISSES = 208  # where it is in struct bpf_prog_info

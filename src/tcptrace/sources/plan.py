@@ -128,6 +128,8 @@ def _joined(variants: Sequence[Variant]) -> Variant:
 SELF_TEST_NETNS, STANDS_IN, BUFFER_BYTES, FIRST_OF_PLAN = 0, 1, 2, 16
 VALUE_MARK = 0x7C97_4ACE << 32
 """With a value's number, the constant that is compiled in its place."""
+KERNEL_FUNCTION = 1 << 30
+"""With the BTF id of a function of the kernel, the number of the helper that is compiled for it."""
 PORT_BITS = {"lport": ("LOCAL_PORT", 1), "rport": ("REMOTE_PORT", 2)}
 """The ports that a filter can be about: names and values in the C's PORT_FIELDS."""
 _LITERAL = r"(?:0x[0-9a-f]+|[0-9]+)(?=ULL|U)(?:ULL|U)"
@@ -155,8 +157,11 @@ class Shape:
     """What maps hold from the start, by name."""
 
 
-def shape_of(plan: Plan, variant: Variant) -> Shape:
-    """Return what to compile for `plan` with the hooks of `variant`, and the values apart."""
+def shape_of(plan: Plan, variant: Variant, flags: Sequence[str] = ()) -> Shape:
+    """Return what to compile for `plan` with the hooks of `variant`, and the values apart.
+
+    `flags` are those that depend on the kernel.
+    """
     values = _Values()
     defines = {
         "VALUE_MARK": f"{VALUE_MARK:#x}ULL",
@@ -171,7 +176,7 @@ def shape_of(plan: Plan, variant: Variant) -> Shape:
         **{name: str(number) for name, number in _numbers(plan)},
         **dict.fromkeys(_pinned(plan), "1"),
     }
-    flags = (*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items()))
+    all_flags = (*CFLAGS, *(f"-D{name}={value}" for name, value in defines.items()), *flags)
     contents = {
         f"{_own(probe)}_{name}_table": entries
         for probe in plan.probes
@@ -183,7 +188,7 @@ def shape_of(plan: Plan, variant: Variant) -> Shape:
         **{name: len(held) for name, held in contents.items()},
     }
     source = c_source(plan, values)
-    return Shape(plan.probe.name, source, flags, values.by_number, entries, contents)
+    return Shape(plan.probe.name, source, all_flags, values.by_number, entries, contents)
 
 
 class _Values:
@@ -275,8 +280,8 @@ def listing(plan: Plan, variant: Variant) -> str:
     values = "".join(f" *   VALUE({number}): {value}\n" for number, value in shape.values.items())
     return (
         f"/*\n * Compiled by bcc for the {variant.backend} backend with\n{flags}"
-        " * and what exists in a run alone: HAVE_BTF, KERNEL_TYPES. Not compiled, but put into\n"
-        f" * the instructions when they are loaded:\n{values}"
+        " * and what exists in a run alone: HAVE_BTF, KERNEL_TYPES, READ_FUNCTION. Not\n"
+        f" * compiled, but put into the instructions when they are loaded:\n{values}"
         f" *   VALUE({SELF_TEST_NETNS}): the loader's own network namespace\n"
         f" *   VALUE({STANDS_IN}): 1 in a stand-in, else 0\n"
         f" *   VALUE({BUFFER_BYTES}): {shape.entries['events']}\n */\n"

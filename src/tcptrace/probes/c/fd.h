@@ -14,7 +14,7 @@ static __always_inline struct socket *fd_socket(s32 fd)
 
 	read(files, &task->files);
 	read(at, &files->fdt);
-	bpf_probe_read_kernel(&table, offsetof(struct fdtable, fd) + sizeof(table.fd), at);
+	read_words((u64 *)&table, offsetof(struct fdtable, fd) + sizeof(table.fd), at);
 	if (fd < 0 || fd >= table.max_fds)
 		return NULL;
 	read(file, &table.fd[fd]);

@@ -30,7 +30,7 @@ static __always_inline void unmap_ipv4(struct event *event, struct sock *sk)
 	if (is_ipv4_mapped(event->raddr)) {
 		unmap(event->raddr);
 		__builtin_memset(event->laddr, 0, sizeof(event->laddr));
-		bpf_probe_read_kernel(event->laddr, 4, &sk->__sk_common.skc_rcv_saddr);
+		read(*(__be32 *)event->laddr, &sk->__sk_common.skc_rcv_saddr);
 	} else if (is_ipv4_mapped(event->laddr) && is_unspecified(event->raddr)) {
 		unmap(event->laddr);
 	} else {
@@ -91,15 +91,16 @@ static __always_inline bool is_added_subflow(struct sock *sk)
 #define SOCK_ENDS (offsetof(struct sock_common, skc_net) + sizeof(possible_net_t))
 #endif
 
-/* Fill both ends and the network namespace of a TCP socket, which has most of that in one piece. The local port is inet_sport: skc_num
- * is 0 before a connect has found a port, and once a connection has been reset. */
+/* Fill both ends and the network namespace of a TCP socket, which has most of that in one piece. The
+ * local port is inet_sport: skc_num is 0 before a connect has found a port, and once a connection
+ * has been reset. */
 static __always_inline void fill_sock(struct event *event, struct sock *sk)
 {
 	u64 space[(SOCK_ENDS + 7) / 8] = {};
 	struct sock_common *common = (struct sock_common *)space;
 	u16 port = 0;
 
-	bpf_probe_read_kernel(space, SOCK_ENDS, &sk->__sk_common);
+	read_words(space, SOCK_ENDS, &sk->__sk_common);
 	if (common->skc_family == AF_INET) {
 		event->family = 4;
 		__builtin_memcpy(event->laddr, &common->skc_rcv_saddr, 4);

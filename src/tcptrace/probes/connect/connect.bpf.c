@@ -322,10 +322,8 @@ static __always_inline void connect_end(struct sock *sk, int from, int to)
 }
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate) */
-static __always_inline void connect_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void connect_state(struct sock *sk, int from, int to)
 {
-	struct sock *sk = (struct sock *)ctx->args[0];
-	int from = ctx->args[1], to = ctx->args[2];
 	u16 protocol = 0;
 
 	read(protocol, &sk->sk_protocol);
@@ -333,15 +331,19 @@ static __always_inline void connect_state(struct bpf_raw_tracepoint_args *ctx)
 		return;
 	if (to == TCP_SYN_SENT)
 		connect_begin(sk);
-	else if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
-		 (to == TCP_ESTABLISHED || to == TCP_CLOSE))
+	else
 		connect_end(sk, from, to);
 }
 
 int connect_on_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (enter_program(CONNECT_STATE)) {
-		connect_state(ctx);
+	int from = ctx->args[1], to = ctx->args[2];
+	bool begins = to == TCP_SYN_SENT;
+	bool ends = (from == TCP_SYN_SENT || from == TCP_SYN_RECV) &&
+		    (to == TCP_ESTABLISHED || to == TCP_CLOSE);
+
+	if ((begins || ends) && enter_program(CONNECT_STATE)) {
+		connect_state((struct sock *)ctx->args[0], from, to);
 		leave_program(CONNECT_STATE);
 	}
 	return 0;

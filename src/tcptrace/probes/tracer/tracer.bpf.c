@@ -91,10 +91,18 @@ static __always_inline struct tracer_connection *tracer_find(struct sock *sk)
 	return found ? found : undecided.lookup(&sk);
 }
 
+/* To look first costs less than to delete what is not there, as mostly. */
+static __always_inline void tracer_forget_undecided(struct sock *sk)
+{
+	if (undecided.lookup(&sk))
+		undecided.delete(&sk);
+}
+
 static __always_inline void tracer_forget(struct sock *sk)
 {
-	connections.delete(&sk);
-	undecided.delete(&sk);
+	if (connections.lookup(&sk))
+		connections.delete(&sk);
+	tracer_forget_undecided(sk);
 }
 
 /* Follow a connection to its end, which the filters keep; false where there is no room. */
@@ -231,6 +239,12 @@ static __always_inline void tracer_accepting(struct event *head, struct sock *sk
 		tracer_remember(sk, &connection);
 }
 
+/* Whether a connection's end is at hand: what sends a FIN, or the last of it. */
+static __always_inline bool tracer_is_end(int state)
+{
+	return state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSE;
+}
+
 static __always_inline bool tracer_is_established(int state)
 {
 	return state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 ||
@@ -313,7 +327,7 @@ static __always_inline bool tracer_is_first_to_forget(struct sock *sk, bool foll
 {
 	if (!followed)
 		return undecided.delete(&sk) != -ENOENT;
-	undecided.delete(&sk);	/* where it waited to be accepted */
+	tracer_forget_undecided(sk);	/* where it waited to be accepted */
 	return connections.delete(&sk) != -ENOENT;
 }
 
@@ -398,17 +412,16 @@ int tracer_on_destroyed(struct bpf_raw_tracepoint_args *ctx)
 
 /* inet_sock_set_state(const struct sock *sk, int oldstate, int newstate). Of an MPTCP connection,
  * the first subflow counts; but a process closes the whole, and the kernel then the subflows. */
-static __always_inline void tracer_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void tracer_state(struct sock *sk, int from, int to)
 {
-	struct sock *sk = (struct sock *)ctx->args[0], *tcp;
-	int from = ctx->args[1], to = ctx->args[2];
 	struct tracer_connection *found;
 	u16 protocol = 0;
+	struct sock *tcp;
 
 	read(protocol, &sk->sk_protocol);
-	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || from == TCP_LISTEN)
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
 		return;
-	if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK || to == TCP_CLOSE) {
+	if (tracer_is_end(to)) {
 		tcp = tcp_of(sk);
 		if (sk == tcp)
 			tracer_follow_older(sk, from);
@@ -430,8 +443,11 @@ static __always_inline void tracer_state(struct bpf_raw_tracepoint_args *ctx)
 
 int tracer_on_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (enter_program(TRACER_STATE)) {
-		tracer_state(ctx);
+	int from = ctx->args[1], to = ctx->args[2];
+	bool counts = to == TCP_SYN_SENT || to == TCP_ESTABLISHED || tracer_is_end(to);
+
+	if (counts && from != TCP_LISTEN && enter_program(TRACER_STATE)) {
+		tracer_state((struct sock *)ctx->args[0], from, to);
 		leave_program(TRACER_STATE);
 	}
 	return 0;

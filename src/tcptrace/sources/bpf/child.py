@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from tcptrace.errors import RefusedError, TcptraceError
-from tcptrace.kernel import btf, headers
+from tcptrace.kernel import btf, headers, reading
 from tcptrace.kernel.in_child import enter_test_network
 from tcptrace.kernel.shortage import LOADING, check_shortage
 from tcptrace.probes.probe import Variant
@@ -30,7 +30,7 @@ from tcptrace.sources.bpf.load import (
     open_pinned_maps,
 )
 from tcptrace.sources.bpf.programs import Programs
-from tcptrace.sources.plan import Plan, Shape, shape_of
+from tcptrace.sources.plan import KERNEL_FUNCTION, Plan, Shape, shape_of
 
 READ_MAPS = ["events", "counters"]
 """The maps that every session reads."""
@@ -62,12 +62,26 @@ class Supply:
         return self._kept.names if self._kept else ()
 
     def learn_functions(self, variants: Sequence[Variant]) -> None:
-        """Learn the ids of the functions that trampolines of these variants are for."""
+        """Learn the ids of the functions that programs of these variants name."""
         hooks = (hook for variant in variants for hook in variant.hooks)
         names = {hook.target for hook in hooks if hook.how in ("fentry", "fexit")}
+        names.add(reading.FUNCTION)
         if self._kept:
             with contextlib.suppress(TcptraceError):  # without libbpf, no trampoline is possible
                 btf.learn_functions(self._kept.function_ids(names))
+
+    @cached_property
+    def ways_to_read(self) -> tuple[str, ...]:
+        """The flags that say how programs are to read the kernel's memory."""
+        if not headers.from_btf(self._plan.headers):
+            return ()
+        try:
+            number = btf.function_id(reading.FUNCTION)
+        except TcptraceError:  # without libbpf it is not known
+            return ()
+        if not reading.loads_from_anywhere(number):
+            return ()
+        return (f"-DREAD_FUNCTION={KERNEL_FUNCTION + number}",)
 
     def programs(self, shape: Shape) -> Programs | None:
         """Return the programs of a shape, or None where there is nothing to compile them."""
@@ -139,7 +153,7 @@ class Choice:
 
     def _try(self, variant: Variant) -> Attached | None:
         """Attach a variant, or note why that cannot be."""
-        shape = shape_of(self._plan, variant)
+        shape = shape_of(self._plan, variant, self._supply.ways_to_read)
         programs = self._supply.programs(shape)
         if programs is None:
             self.notes.append(f"{variant.backend} refused: its programs are not kept")

@@ -10,7 +10,7 @@ from tcptrace.errors import TcptraceError
 from tcptrace.kernel import bpf
 from tcptrace.sources.bpf.compiler import Compiler
 from tcptrace.sources.bpf.find_bcc import compiler_of, import_bcc
-from tcptrace.sources.bpf.programs import Programs, constants, put_constant
+from tcptrace.sources.bpf.programs import Programs, constants, make_kernel_calls, put_constant
 from tcptrace.sources.plan import Shape
 
 
@@ -69,4 +69,5 @@ def _instructions(lib: Any, module: Any, function: bytes, places: Mapping[int, i
     for at, is_map, constant in constants(code):
         if is_map:
             put_constant(code, at, places[constant])
+    make_kernel_calls(code)
     return bytes(code)

@@ -12,11 +12,12 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from tcptrace.kernel.bpf import INSTRUCTION_BYTES, MapSpec
-from tcptrace.sources.plan import VALUE_MARK
+from tcptrace.kernel.bpf import INSTRUCTION_BYTES, PSEUDO_KFUNC, MapSpec
+from tcptrace.sources.plan import KERNEL_FUNCTION, VALUE_MARK
 
 LOAD_CONSTANT = 0x18
 PSEUDO_MAP = 1  # BPF_PSEUDO_MAP_FD, in the register field of the first slot
+CALL = 0x85
 LITTLE_ENDIAN = sys.byteorder == "little"  # of two registers in a byte, the source comes last
 
 _UNSIGNED = struct.Struct("=I")
@@ -68,3 +69,12 @@ def put_constant(code: bytearray, at: int, constant: int) -> None:
     """Have the instruction at `at` load this constant."""
     _UNSIGNED.pack_into(code, at + _IMMEDIATE_AT, constant & 0xFFFF_FFFF)
     _UNSIGNED.pack_into(code, at + INSTRUCTION_BYTES + _IMMEDIATE_AT, constant >> 32)
+
+
+def make_kernel_calls(code: bytearray) -> None:
+    """Make calls of the kernel's functions of those whose number is `KERNEL_FUNCTION` and an id."""
+    for at in range(0, len(code), INSTRUCTION_BYTES):
+        number = _UNSIGNED.unpack_from(code, at + _IMMEDIATE_AT)[0]
+        if code[at] == CALL and KERNEL_FUNCTION < number < 2 * KERNEL_FUNCTION:
+            code[at + 1] = PSEUDO_KFUNC << 4 if LITTLE_ENDIAN else PSEUDO_KFUNC
+            _UNSIGNED.pack_into(code, at + _IMMEDIATE_AT, number - KERNEL_FUNCTION)
