@@ -37,3 +37,15 @@ class PluginError(TcptraceError):
 
 class LossError(TcptraceError):
     """Events were lost and ``--fail-on-loss`` was given."""
+
+
+class ForbiddenError(TcptraceError):
+    """A connection was tried that ``--only`` does not permit: exit status 3."""
+
+    exit_status = 3
+
+
+class UncertainError(TcptraceError):
+    """Whether all was permitted cannot be told, for not all was seen: exit status 4."""
+
+    exit_status = 4

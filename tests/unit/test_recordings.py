@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.conftest import Run
 from tests.unit.records import to_json
 from tests.unit.test_schema import probes
 
@@ -413,31 +414,6 @@ def test_what_is_no_meta_is_refused(change: dict[str, Any]) -> None:
 def test_times_are_read_as_they_were(wall_ns: int) -> None:
     """To the nanosecond."""
     assert wall_ns == wall_ns_of(time_text(wall_ns))
-
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Return a function that runs tcptrace in `tmp_path`, without bcc and without rights."""
-
-    def run(*arguments: str, data: str = "") -> subprocess.CompletedProcess[str]:
-        script = (
-            "import sys\n"
-            "from tcptrace.kernel import privileges\n"
-            "privileges.effective_capabilities = lambda: 0\n"
-            "from tcptrace.__main__ import run\n"
-            "status = run()\n"
-            "assert 'bcc' not in sys.modules\n"
-            "sys.exit(status)\n"
-        )
-        command = [sys.executable, "-c", script, *arguments]
-        return subprocess.run(
-            command, input=data, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-
-    return run
 
 
 @pytest.fixture

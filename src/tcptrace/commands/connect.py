@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
+from tcptrace.model.summary import OF_ATTEMPTS
 from tcptrace.probes.connect.probe import (
     CONNECT,
     COUNT_TABLE,
     Count,
     Counted,
     read_counts,
+    with_under_way,
 )
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.shell.command import command
+from tcptrace.shell.destinations import destination_options
 from tcptrace.shell.options import option
 from tcptrace.shell.say import say
 from tcptrace.shell.times import parse_nanoseconds, parse_seconds
 from tcptrace.shell.trace import Trace
+
+if TYPE_CHECKING:
+    from tcptrace.model.destinations import Destinations
 
 Row = Event | Count | NewTable
 
@@ -114,6 +121,9 @@ def _took(ms: float) -> Callable[[Any], bool]:
     needs=("dns",),
     help="With -d: answers end with their own time to live, not after 24 hours.",
 )
+@destination_options(
+    OF_ATTEMPTS, prefers=("outcome",), implies=("outcome",), excludes=("count", "slower")
+)
 def connect(
     trace: Trace,
     *,
@@ -122,6 +132,9 @@ def connect(
     interval: float | None,
     dns: bool,
     dns_ttl: bool,
+    summary: bool,
+    only: Destinations | None,
+    fail_on_connect: bool,
 ) -> Iterable[Row]:
     """Trace attempts to connect (active opens), failed ones as well.
 
@@ -136,7 +149,11 @@ def connect(
       tcptrace connect --slower 100        those that took 100 ms or more
       tcptrace connect -c --interval 5     counts by destination
       tcptrace connect -d --uid 1000       with the names that a user asked for
+      tcptrace connect --summary -- make check
+      tcptrace connect --only 'localhost,*.example.org:443' -- make check
     """  # noqa: D301 - click's own mark for lines that stay as they are
+    if summary or only or fail_on_connect:
+        trace = dataclasses.replace(trace, batches=with_under_way(trace.batches, trace.table))
     if count:
         return _tables(trace, interval, by_lport=source_port)
     return _named(trace, own_ttl=dns_ttl) if dns else trace.events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,14 +13,19 @@ from tcptrace.errors import RefusedError
 from tcptrace.kernel.processes import is_in_initial
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
-from tcptrace.probes.connect.probe import FAILED
+from tcptrace.model.summary import OF_CONNECTIONS
+from tcptrace.probes.connect.probe import FAILED, with_under_way
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE, is_failure
 from tcptrace.probes.tracer.records import Open
 from tcptrace.shell.command import command
+from tcptrace.shell.destinations import destination_options
 from tcptrace.shell.options import TRACING, option
 from tcptrace.shell.say import say
 from tcptrace.shell.trace import Trace
+
+if TYPE_CHECKING:
+    from tcptrace.model.destinations import Destinations
 
 
 def _refuse_inside(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
@@ -66,6 +71,7 @@ def _is_connection(row: Any) -> bool:
     needs=("dns",),
     help="With -d: answers end with their own time to live, not after 24 hours.",
 )
+@destination_options(OF_CONNECTIONS, prefers=("failed",), implies=("failed",), excludes=())
 @option("-U", "--print-uid", is_flag=True, adds=("uid",), help="Add UID.")
 @option(
     "--existing",
@@ -99,6 +105,9 @@ def tracer(
     existing: bool,
     dns: bool,
     dns_ttl: bool,
+    summary: bool,
+    only: Destinations | None,
+    fail_on_connect: bool,
 ) -> Iterable[Event]:
     """Trace connections from connect (C) or accept (A) to close (X).
 
@@ -112,7 +121,10 @@ def tracer(
       tcptrace tracer -P 5432 -u postgres  one user's, this port at either end
       tcptrace tracer --existing -p 181    of one process, those it has first (O)
       tcptrace tracer -d --failed          with names, and failed attempts (F)
+      tcptrace tracer --summary -- make check
     """  # noqa: D301 - click's own mark for lines that stay as they are
+    if summary or only or fail_on_connect:
+        trace = dataclasses.replace(trace, batches=with_under_way(trace.batches, trace.table))
     if dns:
         return _named(trace, existing=existing, own_ttl=dns_ttl)
     return _rows(trace, existing=existing)

@@ -19,11 +19,13 @@ from tcptrace.shell.options import (
     FILTER,
     OUTPUT,
     OWN,
+    PREFERRED,
     RECORDING,
     TRACING,
     RowFunction,
     check_combination,
     shared_options,
+    turn_on_implied,
 )
 from tcptrace.shell.plan import (
     Shown,
@@ -68,12 +70,15 @@ class TraceCommand(click.Command):
             if "pid" not in self.probe.filters:
                 raise click.UsageError("These events are of no process that can be followed.", ctx)
             ctx.meta[COMMAND] = command
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            check_combination(self.params, ctx.params)
+            ctx.meta[PREFERRED] = turn_on_implied(self.params, ctx.params)
+        return rest
 
     def plan(self, arguments: Sequence[str]) -> Plan:
         """Return what a run with these arguments would trace. Raises UsageError."""
         with self.make_context(self.name, [*arguments]) as context:
-            check_combination(self.params, context.params)
             return make_plan(self.probe, self.params, context.params)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -152,7 +157,6 @@ def command(
         wanted = list(inspect.signature(function).parameters)[1:]
 
         def callback(**given: Any) -> None:
-            check_combination(options, given)
             if show:
                 refuse_for_figures(given, function.__name__)
             shown = show(given) if show else None
@@ -161,7 +165,7 @@ def command(
                 return
             run_for = click.get_current_context().meta.get(COMMAND, ())
             output = make_output(probe, options, given, shown, run_for)
-            kept = keeping(given, counts=output.tables)
+            kept = keeping(given, counts=output.tables and not output.summary)
             used = {name: given[name] for name in wanted if name in given}
             work = functools.partial(function, **used)
             if given["read"] is not None:

@@ -24,6 +24,8 @@ from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
 RowFunction = Callable[..., Iterable[Any]]
 HOST = "tcptrace.host"
+PREFERRED = "tcptrace.preferred"
+"""Where click's context holds the names of the flags that a recording may lack."""
 RARE_FILTERS = frozenset({"cgroupmap", "mntnsmap"})
 OWN, FILTER, OUTPUT, RECORDING, TRACING = (
     "Options",
@@ -55,6 +57,8 @@ class TraceOption(click.Option):
         is_for_rows: bool = False,
         keeps: Callable[[Any], Callable[[Any], bool] | None] | None = None,
         narrows: Sequence[str] = (),
+        implies: Callable[[Any], Sequence[str]] | None = None,
+        prefers: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         """Say what the option does when it is given; see `option`."""
@@ -73,6 +77,8 @@ class TraceOption(click.Option):
         self.is_for_rows = is_for_rows
         self.keeps = keeps
         self.narrows = narrows
+        self.implies = implies
+        self.prefers = prefers
         super().__init__(*args, **kwargs)
 
 
@@ -98,6 +104,9 @@ def option(*flags: str, **attributes: Any) -> Callable[[RowFunction], RowFunctio
             ``keeps``, a function from the option's value to a test of a row, or None, does that
             then. An option of which ``is_for_rows`` is true works on rows whatever the kernel did;
             one of which ``needs_kernel`` is, is refused.
+
+            ``implies``, from the option's value to names of flags that are taken as given with it;
+            and ``prefers``, names of those that are, but that a recording may lack.
 
     """
     return click.option(*flags, cls=TraceOption, **attributes)
@@ -336,6 +345,16 @@ def turned_on(options: Sequence[click.Parameter], given: dict[str, Any]) -> Iter
             continue
         if not any(given[name] for name in option.idle_with):
             yield option
+
+
+def turn_on_implied(options: Sequence[click.Parameter], given: dict[str, Any]) -> set[str]:
+    """Turn the flags on that others imply; return the names of those that are but preferred."""
+    on = [*turned_on(options, given)]
+    asking = {option.implies: given[option.name or ""] for option in on if option.implies}
+    implied = {name for implies, value in asking.items() for name in implies(value)}
+    preferred = {name for option in on for name in option.prefers if not given[name]}
+    given.update(dict.fromkeys(implied | preferred, True))
+    return preferred - implied
 
 
 def check_combination(options: Sequence[click.Parameter], given: dict[str, Any]) -> None:

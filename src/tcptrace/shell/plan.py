@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,6 +20,9 @@ from tcptrace.shell.options import TraceOption, turned_on
 from tcptrace.sinks.color import Palette
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.plan import Plan
+
+if TYPE_CHECKING:
+    from tcptrace.model.destinations import Destinations
 
 
 class Shown(NamedTuple):
@@ -57,6 +60,12 @@ class Output:
     verbose: bool = False
     sink: Callable[[Palette], Sink] | None = None
     """What shows the rows in place of `form`."""
+    summary: bool = False
+    """Whether what all rows came to is shown in place of them."""
+    has_ends: bool = False
+    """Whether there are rows of the ends of connections."""
+    permitted: Destinations | None = None
+    """The only ones that may be connected to, where that is asked."""
 
 
 def make_filters(probe: Probe, given: dict[str, Any]) -> Filters:
@@ -102,7 +111,10 @@ def _not_in_ftrace(
     yield from (
         option.opts[0]
         for option in options
-        if option.probes or not known.issuperset(option.switches)
+        if option.probes
+        or option.implies
+        or option.prefers
+        or not known.issuperset(option.switches)
     )
 
 
@@ -200,12 +212,14 @@ def make_output(
         raise click.UsageError("--columns is for text and csv; JSON has all that is known.")
     on = list(turned_on(options, given))
     shown, more = offered_columns(probe, options, given, show)
-    adds = [key for option in on for key in option.adds]
+    summary = bool(given.get("summary"))
+    adding = [] if summary else on
+    adds = [key for option in adding for key in option.adds]
     if form == "csv":
         adds += [key for option in on for key in option.adds_to_csv]
     table = _table(on, show)
     known = {column.key for column in (*shown, *more)}
-    for option in on:
+    for option in adding:
         if not known.issuperset(option.adds):
             raise click.UsageError(f"{option.opts[0]} adds a column that these rows do not have.")
     try:
@@ -226,4 +240,15 @@ def make_output(
         fail_on_loss=given["fail_on_loss"],
         verbose=given["verbose"],
         sink=show.sink if show else None,
+        summary=summary,
+        has_ends=any(row.type == "close" for row in probe.row_classes),
+        permitted=_permitted(given),
     )
+
+
+def _permitted(given: Mapping[str, Any]) -> Destinations | None:
+    """Return what may be connected to, where anything is not to be; an empty list is nothing."""
+    from tcptrace.model.destinations import Destinations  # noqa: PLC0415 - for few runs
+
+    permitted: Destinations | None = given.get("only")
+    return permitted or (Destinations() if given.get("fail_on_connect") else None)

@@ -14,7 +14,7 @@ from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.meta import Meta
 from tcptrace.probes.probe import Probe
-from tcptrace.shell.options import TraceOption, turned_on
+from tcptrace.shell.options import PREFERRED, TraceOption, turned_on
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.recording.kept import KeptSource
 
@@ -79,8 +79,9 @@ def keeping(given: Mapping[str, Any], *, counts: bool) -> Keeping | None:
         raise click.UsageError(
             "-c keeps no attempts: record without it, and count with -c -r FILE."
         )
-    if path == STDOUT and given["also_print"]:
-        raise click.UsageError("--print and -w - both write to standard output.")
+    for name, flag in {"also_print": "--print", "summary": "--summary"}.items():
+        if path == STDOUT and given.get(name):
+            raise click.UsageError(f"{flag} and -w - both write to standard output.")
     is_parquet(path)
     return Keeping(path, force=given["force"], also_print=given["also_print"])
 
@@ -112,7 +113,11 @@ def reading(
     source = _open(path, Classes(probe.row_classes), mine, keeps)
     try:
         if source.meta.probe:
-            _check_meta(source, probe, list(turned_on(options, given)), given)
+            may_lack = context.meta.get(PREFERRED, ())
+            on = turned_on(options, given)
+            wanted = [option for option in on if option.name not in may_lack]
+            _check_meta(source, probe, wanted, given)
+            _check_narrowed(source, list(_own(options)), wanted)
             _check_filters(source.meta, mine)
     except TcptraceError:
         source.close()
@@ -188,6 +193,23 @@ def _check_meta(
         if not _has(probe, meta, option, given[option.name or ""]):
             raise RefusedError(
                 f"{source.name} was recorded without this {option.opts[0]}: it cannot be had now"
+            )
+
+
+def _check_narrowed(
+    source: KeptSource, options: Sequence[TraceOption], wanted: Sequence[TraceOption]
+) -> None:
+    """Raise RefusedError where rows were left out that an option is to tell of."""
+    left_out = {
+        option.name or "": option.opts[0]
+        for option in options
+        if not source.meta.switches.keys().isdisjoint(option.narrows)
+    }
+    for option in wanted:
+        for name in left_out.keys() & {*option.excludes}:
+            raise RefusedError(
+                f"{source.name} was recorded with {left_out[name]}: rows are missing for "
+                f"{option.opts[0]}"
             )
 
 

@@ -6,23 +6,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from tcptrace.errors import LossError, TcptraceError
 from tcptrace.model.events import NewTable, time_text
 from tcptrace.model.filters import Filters
-from tcptrace.model.losses import NOTHING_LOST
+from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
 from tcptrace.shell.plan import Output
 from tcptrace.shell.pump import Pump, RowsOf
 from tcptrace.shell.recordings import STDOUT, Keeping
 from tcptrace.shell.say import say, tell
-from tcptrace.shell.stop import Stop
+from tcptrace.shell.stop import Stop, Why
 from tcptrace.shell.trace import Trace
 from tcptrace.sinks.color import palette
 from tcptrace.sinks.output import require_open
@@ -31,6 +31,9 @@ from tcptrace.sources.attach import Attaching
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.recording.kept import KeptSource
 from tcptrace.sources.source import Source
+
+if TYPE_CHECKING:
+    from tcptrace.shell.gate import Gate
 
 Function = Callable[[Trace], Iterable[Any]]
 """A command's own work: from a trace to rows."""
@@ -56,7 +59,8 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         end_line(stop)
         say("stopped before the probes were attached")
         return
-    with closing(source):
+    gate = _gate(output)
+    with ExitStack() as at_end, closing(source):
         source.notes.append(f"attached {time.monotonic() - started:.3f} s after the start")
         sinks += _keeping(plan.probe, kept)
         tree = Tree(source)
@@ -70,11 +74,14 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         _introduce(source, f"Tracing {meta.probe} ({meta.backend}).{how}", output)
         if child:
             child.start(stop)
+            at_end.callback(child.wait)
         if output.duration_s is not None:
             stop.after(output.duration_s)
-        _pass_on(source, plan.filters, function, sinks, stop, output)
+        losses = _pass_on(source, plan.filters, function, [*sinks, *gate], stop, output)
+    status = child.wait() if child else 0
+    _judge(output, gate, losses, _doubt(stop, following), status)
     if child:
-        raise click.exceptions.Exit(child.wait())
+        raise click.exceptions.Exit(status)
 
 
 def replay(
@@ -101,14 +108,17 @@ def replay(
         meta = source.meta
         of = f" of {meta.host}, {time_text(meta.start_ns)}" if meta.host else ""
         _introduce(source, f"Reading {meta.probe} ({meta.backend}){of}.", output)
-        _pass_on(source, filters, function, sinks, stop, output)
+        gate = _gate(output)
+        losses = _pass_on(source, filters, function, [*sinks, *gate], stop, output)
         if not source.is_whole and stop.why is None:
             say(f"{source.name} was not ended by its writer: these are all of its whole rows")
+        _judge(output, gate, losses, _doubt_of_kept(stop, source), 0)
 
 
 def _printing(output: Output, kept: Keeping | None, stream: TextIO) -> list[Sink]:
     """Return what prints, if anything is to."""
-    return [_sink(output, stream)] if not kept or kept.also_print else []
+    is_wanted = not kept or kept.also_print or output.summary
+    return [_sink(output, stream)] if is_wanted else []
 
 
 def _keeping(probe: Probe, kept: Keeping | None) -> list[Sink]:
@@ -123,17 +133,55 @@ def _pass_on(
     sinks: Sequence[Sink],
     stop: Stop,
     output: Output,
-) -> None:
-    """Pass on what comes until it is time to stop. Raises LossError where losses are errors."""
+) -> Losses:
+    """Pass on what comes until it is time to stop; return what may be missing."""
     for sink in sinks:
         sink.open(source.meta)
     pump = Pump(source, sinks, stop, say, count=output.count, before_output=lambda: end_line(stop))
     _pump(pump, lambda batches: function(Trace(batches, filters, source)), output)
     if pump.error:
         raise pump.error
-    losses = pump.losses()
+    return pump.losses()
+
+
+def _gate(output: Output) -> list[Gate]:
+    """Return what looks whether all was permitted, if anything is to."""
+    if output.permitted is None:
+        return []
+    from tcptrace.shell.gate import Gate  # noqa: PLC0415 - for few runs
+
+    return [Gate(output.permitted)]
+
+
+def _judge(
+    output: Output, gates: Sequence[Gate], losses: Losses, doubt: str | None, status: int
+) -> None:
+    """Raise TcptraceError where something was not permitted, or where losses are errors."""
+    for gate in gates:
+        gate.judge(losses, doubt, status)
     if output.fail_on_loss and losses != NOTHING_LOST:
         raise LossError(str(losses))
+
+
+def _doubt(stop: Stop, following: Following) -> str | None:
+    """Return why attempts may not have been seen."""
+    if following.command and stop.why is not Why.ENDED:
+        return f"tracing stopped before those who are followed had ended: {_reason(stop)}"
+    return f"tracing stopped: {_reason(stop)}" if stop.why is Why.CLOSED else None
+
+
+def _doubt_of_kept(stop: Stop, source: KeptSource) -> str | None:
+    """Return why attempts may not be in a recording, or were not read."""
+    if stop.why not in {None, Why.COUNT}:
+        return f"{source.name} was not read to its end: {_reason(stop)}"
+    if not source.meta.boot_id:
+        return f"{source.name} does not tell what was lost; record with -w"
+    is_whole = source.is_whole or stop.why is Why.COUNT
+    return None if is_whole else f"{source.name} was not ended by its writer"
+
+
+def _reason(stop: Stop) -> str:
+    return stop.why.value if stop.why else ""
 
 
 def _is_over(following: Following, tree: Tree, child: Child | None) -> bool:
@@ -147,7 +195,7 @@ def _stream(output: Output, kept: Keeping | None) -> TextIO:
     """Return where rows are printed. Raises TcptraceError where they cannot be written."""
     if kept:
         kept.check()
-        if not kept.also_print and kept.path != STDOUT:
+        if not kept.also_print and not output.summary and kept.path != STDOUT:
             return sys.stderr
     stream = _chosen_stream(output)
     require_open(stream)
@@ -172,7 +220,7 @@ def _sink(output: Output, stream: TextIO) -> Sink:
         return output.sink(palette(output.color, sys.stdout))
     from tcptrace.sinks.choose import make_sink  # noqa: PLC0415 - while the loader works
 
-    return make_sink(
+    sink = make_sink(
         output.form,
         output.columns,
         stream,
@@ -180,6 +228,15 @@ def _sink(output: Output, stream: TextIO) -> Sink:
         color=output.color,
         wide=output.wide,
     )
+    return _summarised(sink, output) if output.summary else sink
+
+
+def _summarised(sink: Sink, output: Output) -> Sink:
+    """Return what has a sink write what rows came to."""
+    from tcptrace.model.summary import Summary  # noqa: PLC0415 - for few runs
+    from tcptrace.sinks.summary import SummarySink  # noqa: PLC0415
+
+    return SummarySink(Summary(has_ends=output.has_ends), sink)
 
 
 def _introduce(source: Source, what: str, output: Output) -> None:

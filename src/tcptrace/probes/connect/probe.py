@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -34,7 +34,16 @@ from tcptrace.model.columns import (
     milliseconds,
     repeated,
 )
-from tcptrace.model.events import U32, Event, Milliseconds, Row, address_text, error_name, one_of
+from tcptrace.model.events import (
+    U32,
+    Event,
+    Layout,
+    Milliseconds,
+    Row,
+    address_text,
+    error_name,
+    one_of,
+)
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.trace_points import (
     AF_INET,
@@ -142,6 +151,30 @@ def read_counts(table: Mapping[bytes, bytes], batch: Batch) -> list[Count]:
             )
         )
     return rows
+
+
+UNDER_WAY = "attempts"
+"""The map of attempts that have not ended, by socket; `struct connect_attempt`."""
+_ATTEMPT = Layout(Connect)
+_BEHIND_EVENT = 8
+_KEY = 8
+
+
+def with_under_way(
+    batches: Iterable[Batch], table: Callable[[str, int, int], Mapping[bytes, bytes]]
+) -> Iterator[Batch]:
+    """Yield batches, then what is under way when there are no more: attempts without an outcome.
+
+    `table` returns what a map holds; see `tcptrace.shell.trace.Trace.table`.
+    """
+    last = Batch(iter(()), 0)
+    for last in batches:
+        yield last
+    left = table(UNDER_WAY, _KEY, _ATTEMPT.size + _BEHIND_EVENT).values()
+    attempts = list(map(_ATTEMPT.decode, left))
+    for attempt in attempts:
+        attempt.wall_ns = last.wall_ns(attempt.ts_ns)
+    yield last._replace(events=iter(attempts))
 
 
 class Counted:
@@ -448,7 +481,7 @@ CONNECT = Probe(
     ),
     switches={
         "CONNECT_COUNTS": Switch(maps=("counts",)),
-        "CONNECT_OUTCOME": Switch(is_flag=True),
+        "CONNECT_OUTCOME": Switch(is_flag=True, maps=(UNDER_WAY,)),
         "CONNECT_SLOWER_NS": Switch(is_value=True),
     },
     numbers={
@@ -479,5 +512,6 @@ FAILED = dataclasses.replace(
     trace_variants=(),
     gaps={},
     self_test=None,
+    maps=(UNDER_WAY,),
 )
 """Attempts that never became connections, for other probes."""
