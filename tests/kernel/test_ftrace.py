@@ -307,5 +307,7 @@ def test_what_it_cannot_honour_is_refused(arguments: str) -> None:
 def test_containers_are_refused(cgroup: Path) -> None:
     """It knows no cgroups and mount namespaces."""
     options = ("--cgroup", str(cgroup), "--cgroupmap", "/x", "--mntnsmap", "/y")
-    ended = run_in_fork("accept", "--backend", "ftrace", *options)
-    check_refusal(ended, 2, "--cgroup,", "--cgroupmap", "--mntnsmap")
+    places = ("--unit", "a", "--container", "b", "--pod", "c")
+    ended = run_in_fork("accept", "--backend", "ftrace", *options, *places)
+    known = ("--unit", "--container", "--pod")
+    check_refusal(ended, 2, "--cgroup,", "--cgroupmap", "--mntnsmap", *known)

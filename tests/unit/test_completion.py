@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tcptrace.model.identity import Identity
+from tcptrace.probes.identities import IDENTITIES
 from tcptrace.shell import complete
 
 PROGRAM = (sys.executable, "-m", "tcptrace")
@@ -69,6 +71,23 @@ def test_network_namespaces_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_p
     for place, expected in ((tmp_path, [("blue", "")]), (tmp_path / "none", [])):
         monkeypatch.setattr(complete, "NAMED", place)
         assert expected == [*complete._netns()]
+
+
+def test_units_containers_and_pods_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the cgroups that there are; a container without a name by its id."""
+    number = "0123456789ab" + "0" * 52
+    known = [
+        Identity("/system.slice/web.service", "web.service"),
+        Identity("/a", container=number, container_name="nginx", runtime="docker"),
+        Identity("/b", container=number[::-1]),
+        Identity("/c", container="lx", container_name="lx", pod="web-1", pod_namespace="shop"),
+    ]
+    monkeypatch.setattr(IDENTITIES, "learn_all", lambda: enumerate(known))
+    assert ["system.slice", "web.service"] == [word for word, _ in complete._units()]
+    assert [("nginx", "docker 0123456789ab"), ("000000000000", ""), ("lx", "lx")] == [
+        *complete._containers()
+    ]
+    assert [("shop/web-1", "")] == [*complete._pods()]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -393,11 +393,11 @@ def test_a_name_that_comes_late(
     now = [0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
     identities = Identities()
-    asked[7] = Identity("/a", container="x")
+    asked[7] = Identity("7", container="x")
     assert identities.of(7).container_name is None
-    asked[7] = Identity("/a", container="x", container_name="web")
+    asked[7] = Identity("7", container="x", container_name="web")
     assert identities.of(7).container_name is None
-    now[0] = module.ASKED_AGAIN_NS
+    now[0] = int(module.ASKED_AGAIN_S[0] * 1e9)
     assert "web" == identities.of(7).container_name
 
 

@@ -54,7 +54,7 @@ def closed(
     **changes: int,
 ) -> Event:
     """Return a connection's end."""
-    counters = struct.pack("=QQQIIiIII", ns, 1000, 2000, 3, ended_by, error, flags, link, 0)
+    counters = struct.pack("=QQQIIiIIIQ", ns, 1000, 2000, 3, ended_by, error, flags, link, 0, 4242)
     return DECODER.decode(head(2, **changes) + counters)
 
 

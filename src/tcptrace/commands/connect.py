@@ -14,6 +14,7 @@ from tcptrace.probes.connect.probe import (
     COUNT_TABLE,
     Count,
     Counted,
+    merged,
     read_counts,
     with_under_way,
 )
@@ -153,7 +154,8 @@ def connect(
       tcptrace connect --only 'localhost,*.example.org:443' -- make check
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if summary or only or fail_on_connect:
-        trace = dataclasses.replace(trace, batches=with_under_way(trace.batches, trace.table))
+        batches = with_under_way(trace.batches, trace.table, trace.filters)
+        trace = dataclasses.replace(trace, batches=batches)
     if count:
         return _tables(trace, interval, by_lport=source_port)
     return _named(trace, own_ttl=dns_ttl) if dns else trace.events
@@ -175,7 +177,8 @@ def _named(trace: Trace, *, own_ttl: bool) -> Iterator[Event]:
 def _tables(trace: Trace, interval_s: float | None, *, by_lport: bool) -> Iterator[Row]:
     """Yield the counts every `interval_s`, and at the end.
 
-    Attempts are counted in the kernel, and none comes; of a recording, they are counted here.
+    Attempts are counted in the kernel, and none comes. Of a recording, they are counted here, and
+    so are those that filters by unit, container and pod had not judged when they happened.
     """
     interval_ns = int((interval_s or 0) * 1e9)
     due_ns: int | None = None
@@ -195,4 +198,4 @@ def _table(
 ) -> Iterator[Count | NewTable]:
     yield NewTable(batch.wall_ns(batch.until_ns) if timed else None)
     rows = [*read_counts(trace.table("counts", 40, 8), batch), *counted.rows(batch)]
-    yield from sorted(rows, key=lambda row: row.connects, reverse=True)
+    yield from sorted(merged(rows), key=lambda row: row.connects, reverse=True)

@@ -124,7 +124,8 @@ def tracer(
       tcptrace tracer --summary -- make check
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if summary or only or fail_on_connect:
-        trace = dataclasses.replace(trace, batches=with_under_way(trace.batches, trace.table))
+        batches = with_under_way(trace.batches, trace.table, trace.filters)
+        trace = dataclasses.replace(trace, batches=batches)
     if dns:
         return _named(trace, existing=existing, own_ttl=dns_ttl)
     return _rows(trace, existing=existing)

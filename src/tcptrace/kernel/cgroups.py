@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -114,9 +115,31 @@ def path_of(cgroup_id: int | None) -> str | None:
     except OSError:
         return None
     inside = _inside(path, mount_point() or "")
-    if inside is None:
-        return None
-    return os.fsencode(above + inside or "/").decode("utf-8", "backslashreplace")
+    return None if inside is None else _text(above + inside)
+
+
+def _text(path: str) -> str:
+    return os.fsencode(path or "/").decode("utf-8", "backslashreplace")
+
+
+def everywhere() -> Iterator[tuple[int, str]]:
+    """Yield the id and path of each cgroup, as `path_of` has it, as far as they are shown here.
+
+    An id has 64 bits, which on all machines that tcptrace knows is an inode number.
+    """
+    place, above = mount_point(), _above()
+    if place is None or above is None:
+        return
+    yield os.stat(place).st_ino, _text(above)  # noqa: PTH116 - as below
+    waiting = [(place, above)]
+    while waiting:
+        directory, path = waiting.pop()
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    inside = f"{path}/{entry.name}"
+                    yield entry.inode(), _text(inside)
+                    waiting.append((entry.path, inside))
 
 
 def ids_of(pid: int) -> tuple[int, ...]:

@@ -206,6 +206,18 @@ class Event(InCgroup):
     who: U64
     """Stands for the process until its next execve; see `tcptrace.probes.programs`."""
 
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """The cgroups by which filters by unit, container and pod judge it: one kept will do.
+
+        Empty where the kernel has judged it.
+        """
+        return () if self.cgroup_id is None else (self.cgroup_id,)
+
+    def fail(self) -> bool:
+        """Take note that these filters do not keep it; tell whether it is wanted all the same."""
+        return False
+
 
 _NO_KEYS = ("ts_ns", "wall_ns", "identity", "program", "who")
 """Fields whose content has keys of its own."""

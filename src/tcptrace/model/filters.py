@@ -21,7 +21,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-from tcptrace.model import expressions, tables
+from tcptrace.model import expressions, places, tables
 from tcptrace.model.events import decode_text
 from tcptrace.model.ranges import KEEP, U32_MAX, Ranges, items_of, parse_ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, System
@@ -80,6 +80,22 @@ def _parse_cgroups(specs: Iterable[str], system: System) -> tuple[Cgroup, ...]:
 
 def _parse_map(path: str, system: System) -> PinnedMap:
     return system.pinned_map(path)
+
+
+def _parse_units(specs: Iterable[str], _system: System) -> tuple[str, ...]:
+    return tuple(map(places.unit_pattern, specs))
+
+
+def _parse_containers(specs: Iterable[str], _system: System) -> tuple[str, ...]:
+    return tuple(map(places.container_pattern, specs))
+
+
+def _parse_pods(specs: Iterable[str], _system: System) -> tuple[str, ...]:
+    return tuple(map(places.pod_pattern, specs))
+
+
+def _place_defines(_patterns: Sequence[str]) -> Defines:
+    return {"KEEP_PLACES": "1"}
 
 
 def _parse_family(family: str, _system: System) -> int:
@@ -256,6 +272,42 @@ FILTERS = (
         _cgroups_test,
     ),
     Filter(
+        "unit",
+        ("--unit",),
+        "UNIT",
+        "Processes in this systemd unit or below it: a name (nginx), or a pattern.",
+        _parse_units,
+        _place_defines,
+        None,
+        None,
+        "identity",
+        places.of_units,
+    ),
+    Filter(
+        "container",
+        ("--container",),
+        "CONTAINER",
+        "Processes in this container, by name, pattern, or the beginning of its id.",
+        _parse_containers,
+        _place_defines,
+        None,
+        None,
+        "identity",
+        places.of_containers,
+    ),
+    Filter(
+        "pod",
+        ("--pod",),
+        "POD",
+        "Processes in this Kubernetes pod: NAMESPACE/NAME or NAME, or a pattern.",
+        _parse_pods,
+        _place_defines,
+        None,
+        None,
+        "identity",
+        places.of_pods,
+    ),
+    Filter(
         "cgroupmap",
         ("--cgroupmap",),
         "PATH",
@@ -295,6 +347,8 @@ FAMILY = Filter(
     lambda family: family.__eq__,
     multiple=False,
 )
+BY_PLACE = frozenset({"unit", "container", "pod"})
+"""The filters that user space judges, once for each cgroup: see `tcptrace.sources.places`."""
 BY_NAME = {entry.name: entry for entry in (*FILTERS, FAMILY)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tcptrace.kernel import runtimes
 
 MOST_KNOWN = 4096
-ASKED_AGAIN_NS = 1_000_000_000
-TRIES = 3
+ASKED_AGAIN_S = (0.1, 0.3, 0.6, 2.0)
+"""After so long each, a name that is not there is asked for again."""
 
 
 @lru_cache(maxsize=64)
@@ -66,23 +66,39 @@ class Identities:
             return UNKNOWN
         found = self._known.get(cgroup_id)
         if found is None or (self._nameless and self._is_due(cgroup_id)):
-            found = self._ask(cgroup_id)
+            path = found.cgroup if found else cgroups.path_of(cgroup_id)
+            found = self.learn(cgroup_id, path)
         return found
+
+    def learn(self, cgroup_id: int, path: str | None) -> Identity:
+        """Return who is in the cgroup of this path, and remember it."""
+        found = UNKNOWN if path is None else identify(path)
+        _, tries = self._nameless.pop(cgroup_id, (0, 0))
+        if found.container and not found.container_name and tries < len(ASKED_AGAIN_S):
+            due_ns = time.monotonic_ns() + int(ASKED_AGAIN_S[tries] * 1e9)
+            self._nameless[cgroup_id] = due_ns, tries + 1
+        self._known.pop(cgroup_id, None)
+        if len(self._known) >= MOST_KNOWN:
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._nameless.pop(oldest, None)
+        self._known[cgroup_id] = found
+        return found
+
+    def learn_all(self) -> Iterator[tuple[int, Identity]]:
+        """Look at all cgroups that there are now; yield each id, and who is there."""
+        for cgroup_id, path in cgroups.everywhere():
+            yield cgroup_id, self.learn(cgroup_id, path)
+
+    def expects_name(self, cgroup_id: int) -> bool:
+        """Tell whether a container's name may yet be found."""
+        return cgroup_id in self._nameless
 
     def _is_due(self, cgroup_id: int) -> bool:
         return time.monotonic_ns() >= self._nameless.get(cgroup_id, (1 << 64, 0))[0]
 
-    def _ask(self, cgroup_id: int) -> Identity:
-        path = cgroups.path_of(cgroup_id)
-        found = UNKNOWN if path is None else identify(path)
-        _, tries = self._nameless.pop(cgroup_id, (0, 0))
-        if found.container and not found.container_name and tries < TRIES:
-            self._nameless[cgroup_id] = time.monotonic_ns() + ASKED_AGAIN_NS, tries + 1
-        if len(self._known) >= MOST_KNOWN:
-            self._known.pop(next(iter(self._known)))
-        self._known[cgroup_id] = found
-        return found
 
-
-identity_of = Identities().of
-"""Returns who is in a cgroup, for all of this process."""
+IDENTITIES = Identities()
+"""Who is in which cgroup, for all of this process: here alone, names are read."""
+identity_of = IDENTITIES.of
+"""Returns who is in a cgroup."""

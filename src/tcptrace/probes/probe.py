@@ -34,6 +34,7 @@ COMPONENTS = tuple(
         "fd",
         "lists",
         "follow",
+        "places",
     )
 )
 """The C that all probes share, in the order in which it is compiled."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcptrace.kernel.netns import NAMED
+from tcptrace.model.identity import Identity
+from tcptrace.model.places import units_of
 from tcptrace.model.text import printable
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 INSTRUCTION = "_TCPTRACE_COMPLETE"
 """The variable by which a shell asks."""
 PROC = Path("/proc")
+SHORT_ID = 12
+"""So many digits of a container's id, as the column CONTAINER has."""
 
 Word = tuple[str, str]
 """A value, and what is said of it."""
@@ -47,6 +51,33 @@ def _netns() -> Iterator[Word]:
     """Yield the names of network namespaces."""
     with contextlib.suppress(OSError):
         yield from sorted((path.name, "") for path in NAMED.iterdir())
+
+
+def _identities() -> Iterator[Identity]:
+    """Yield who is in each cgroup."""
+    from tcptrace.probes.identities import IDENTITIES  # noqa: PLC0415 - for few runs
+
+    return (identity for _, identity in IDENTITIES.learn_all())
+
+
+def _units() -> Iterator[Word]:
+    """Yield the units that have processes, or had some."""
+    yield from sorted({(unit, "") for identity in _identities() for unit in units_of(identity)})
+
+
+def _containers() -> Iterator[Word]:
+    """Yield containers by their names, or by ids where these are not known."""
+    known = {identity.container: identity for identity in _identities()}
+    for container, identity in known.items():
+        if container is not None:
+            name, number = identity.container_name, container[:SHORT_ID]
+            yield (name, f"{identity.runtime or ''} {number}".strip()) if name else (number, "")
+
+
+def _pods() -> Iterator[Word]:
+    """Yield pods with their namespaces."""
+    pods = {(who.pod_namespace, who.pod) for who in _identities() if who.pod}
+    yield from sorted((f"{namespace}/{pod}", "") for namespace, pod in pods)
 
 
 def _items(words: Iterable[Word], incomplete: str, before: str = "") -> list[CompletionItem]:
@@ -104,6 +135,9 @@ OF_FILTERS: dict[str, Complete] = {
     "comm": _lists(_names),
     "netns": _lists(_netns),
     "cgroup": _files("dir"),
+    "unit": _lists(_units),
+    "container": _lists(_containers),
+    "pod": _lists(_pods),
     "cgroupmap": _files("file"),
     "mntnsmap": _files("file"),
 }

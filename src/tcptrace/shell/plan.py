@@ -10,9 +10,10 @@ import click
 
 from tcptrace.model import columns
 from tcptrace.model.columns import OF_PROGRAM, Column, Table
-from tcptrace.model.filters import BY_NAME, FILTERS, Filters
+from tcptrace.model.filters import BY_NAME, BY_PLACE, FILTERS, Filters
 from tcptrace.model.ranges import Ranges
 from tcptrace.probes.follow import FOLLOW
+from tcptrace.probes.places import PLACES
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
 from tcptrace.shell.follow import NOBODY, Following
@@ -97,7 +98,10 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
         int(given["buffer_mb"]),
         given["headers"],
         cache="none" if given["no_cache"] else "keep",
-        companions=tuple(other for option in turned_on(options, given) for other in option.probes),
+        companions=(
+            *(other for option in turned_on(options, given) for other in option.probes),
+            *([PLACES] if not BY_PLACE.isdisjoint(filters.values) else ()),
+        ),
         not_in_ftrace=tuple(_not_in_ftrace(probe, filters.values, list(turned_on(options, given)))),
     )
 

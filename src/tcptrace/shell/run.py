@@ -241,8 +241,8 @@ def _summarised(sink: Sink, output: Output) -> Sink:
 
 def _introduce(source: Source, what: str, output: Output) -> None:
     """Say what is shown, and how it came about."""
-    if source.warning:
-        say(source.warning)
+    for line in source.warning.splitlines():
+        say(line)
     if output.verbose:
         for note in source.notes:
             say(note)

@@ -5,26 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
-from tcptrace.kernel import tracefs
+from tcptrace.kernel import cgroups, tracefs
 from tcptrace.kernel.privileges import require_tracing
+from tcptrace.model.filters import BY_NAME, BY_PLACE
 from tcptrace.probes.probe import FTRACE
 from tcptrace.sources.bpf.loader import Loader
 from tcptrace.sources.bpf.session import BpfSession
 from tcptrace.sources.live import LiveSource
+from tcptrace.sources.places import Places
 from tcptrace.sources.plan import Plan
+
+
+def _refuse_without_cgroups(plan: Plan) -> None:
+    """Raise RefusedError where filters are about cgroups, and there are none."""
+    asked = [BY_NAME[name].flags[0] for name in plan.filters.values if name in BY_PLACE]
+    if asked and not cgroups.mount_point():
+        raise RefusedError(
+            f"{', '.join(asked)}: units, containers and pods are told by cgroup v2, which is not "
+            "mounted here.\nFilter by --comm, -p or -N"
+        )
 
 
 class Attaching:
     """A session that is being made; the loader works while the caller prepares its output."""
 
     def __init__(self, plan: Plan) -> None:
-        """Begin."""
+        """Begin. Raises RefusedError where the plan can be honoured in no way."""
+        _refuse_without_cgroups(plan)
         root = tracefs.find()
         if root:
             tracefs.remove_stale(root)
         self._plan = plan
         self._loader: Loader | None = None
         self._refusal: TcptraceError | None = None
+        self._places: Places | None = None
+        self._missing: list[str] = []
         if plan.backend == FTRACE:
             return
         try:
@@ -32,6 +47,15 @@ class Attaching:
             self._loader = Loader(plan)
         except TcptraceError as error:
             self._refusal = error
+            return
+        self._look_round()
+
+    def _look_round(self) -> None:
+        """Judge the cgroups that there are, meanwhile, where filters by place are given."""
+        judged = self._plan.judged_by_place
+        if judged:
+            self._places = Places(self._plan.filters, judged)
+            self._missing = self._places.look_round()
 
     def close(self) -> None:
         """End the loader if it still works."""
@@ -66,6 +90,9 @@ class Attaching:
             return None
         session = BpfSession(self._plan, answer)
         session.notes += self._loader.output().splitlines()
+        if self._places:
+            session.judge_by(self._places)
+            session.warning = "\n".join(self._missing)
         return session
 
     def _fall_back(self, reason: TcptraceError) -> LiveSource:

@@ -13,7 +13,9 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
+from tcptrace.probes.places import VERDICTS
 from tcptrace.sources.arrivals import Arrivals
+from tcptrace.sources.places import Places
 from tcptrace.sources.plan import Plan
 
 POLL_S = 0.03
@@ -58,6 +60,12 @@ class LiveSource(abc.ABC):
         self._unread = 0
         self._finished = False
         self._arrivals = Arrivals()
+        self._places: Places | None = None
+
+    def judge_by(self, places: Places) -> None:
+        """Drop events as `places` says, and tell the kernel which."""
+        self._places = places
+        self.put(VERDICTS, places.verdicts())
 
     def batches(self) -> Iterator[Batch]:
         """Yield what has come, in order, some 30 times a second until `finish`."""
@@ -67,6 +75,10 @@ class LiveSource(abc.ABC):
             if not last:
                 time.sleep(POLL_S)
             events, until_ns = self._read(before_ns, last=last)
+            if self._places:
+                kept, until_ns = self._places.sift(events, until_ns, is_last=last)
+                events = iter(kept)
+                self.put(VERDICTS, self._places.verdicts())
             offset_ns = self._arrivals.offset_ns()
             yield Batch(self._arrivals.fill(events, offset_ns), until_ns, offset_ns)
             if last and not self._has_more():
@@ -78,7 +90,7 @@ class LiveSource(abc.ABC):
 
     def abandon(self) -> None:
         """Count as lost what waits in the buffer."""
-        self._unread += self._waiting()
+        self._unread += self._waiting() + (self._places.waiting if self._places else 0)
 
     def losses(self) -> Losses:
         """Return what may be missing since the start."""

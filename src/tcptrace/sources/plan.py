@@ -12,7 +12,7 @@ from typing import Literal
 from tcptrace.kernel.headers import CFLAGS
 from tcptrace.model import tables
 from tcptrace.model.events import Decoder, Event
-from tcptrace.model.filters import Filters
+from tcptrace.model.filters import BY_PLACE, Filters
 from tcptrace.model.tables import Entry
 from tcptrace.probes.probe import COMPONENTS, FILTERS, Probe, Switch, Variant
 from tcptrace.sources import counters
@@ -55,6 +55,16 @@ class Plan:
     def filters_of(self, probe: Probe) -> Filters:
         """Return the filters of one of the probes."""
         return self.own_filters.get(probe.name) or probe.own_filters or self.filters
+
+    @property
+    def judged_by_place(self) -> list[type[Event]]:
+        """The record classes that filters by unit, container or pod are for."""
+        return [
+            record
+            for probe in self.probes
+            if not BY_PLACE.isdisjoint(self.filters_of(probe).values)
+            for record in probe.records
+        ]
 
     @property
     def records(self) -> Sequence[type[Event]]:

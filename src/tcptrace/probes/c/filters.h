@@ -180,18 +180,37 @@ static __always_inline bool keep_mntnsmap(u64 mntns)
 	return true;
 }
 
+/* By unit, container and pod: whether a cgroup's processes may be wanted. */
+static __always_inline bool keep_place(u64 cgroup_id)
+{
+#ifdef KEEP_PLACES
+	return place_verdict(cgroup_id) != PLACE_DROPPED;
+#endif
+	return true;
+}
+
+/* Whether user space has yet to judge a cgroup. */
+static __always_inline bool is_open_place(u64 cgroup_id)
+{
+#ifdef KEEP_PLACES
+	return place_verdict(cgroup_id) == PLACE_OPEN;
+#endif
+	return false;
+}
+
 /* Whether the current task, which the event describes, passes the filters. */
 static __always_inline bool keep_task(struct event *event)
 {
 	return is_followed(event->pid) && keep_pid(event->pid) && keep_uid(event->uid) &&
-	       keep_comm(event->comm) && keep_cgroup() && keep_cgroupmap(event->cgroup_id) && keep_mntnsmap(event->mntns);
+	       keep_comm(event->comm) && keep_cgroup() && keep_cgroupmap(event->cgroup_id) &&
+	       keep_mntnsmap(event->mntns) && keep_place(event->cgroup_id);
 }
 
 /* Whether an event of no known task passes the filters. */
 static __always_inline bool keep_without_task(struct event *event)
 {
 #if defined(KEEP_CGROUP) || defined(CGROUP_TABLE) || defined(CGROUPMAP) || defined(MNTNSMAP) || \
-	defined(FOLLOW)
+	defined(KEEP_PLACES) || defined(FOLLOW)
 	return false;
 #endif
 	return keep_pid(0) && keep_uid(event->uid) && keep_comm(event->comm);
@@ -234,5 +253,6 @@ static __always_inline bool keep_sock(struct event *event)
 #undef CGROUP_TABLE
 #undef CGROUPMAP
 #undef MNTNSMAP
+#undef KEEP_PLACES
 #undef PORT_FIELDS
 #undef COUNTS_SELF_TEST

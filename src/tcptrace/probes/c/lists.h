@@ -69,6 +69,8 @@ BPF_TABLE("hash", u64, u32, mntnsmap, 1);
 #define keep_cgroup OWN(keep_cgroup)
 #define keep_cgroupmap OWN(keep_cgroupmap)
 #define keep_mntnsmap OWN(keep_mntnsmap)
+#define keep_place OWN(keep_place)
+#define is_open_place OWN(is_open_place)
 #define keep_task OWN(keep_task)
 #define keep_without_task OWN(keep_without_task)
 #define fill_task OWN(fill_task)

@@ -101,6 +101,12 @@ static __always_inline void connect_report(struct connect_event *event)
 	};
 	u64 none = 0, *number;
 
+	if (!keep_place(event->head.cgroup_id))
+		return;
+	if (is_open_place(event->head.cgroup_id)) {	/* whether to count it is not known */
+		emit(event, sizeof(*event));
+		return;
+	}
 #ifdef CONNECT_COUNT_LPORT
 	key.lport = event->head.lport;
 #endif

@@ -44,6 +44,8 @@ from tcptrace.model.events import (
     error_name,
     one_of,
 )
+from tcptrace.model.filters import BY_PLACE, Filters
+from tcptrace.probes.identities import identity_of
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.trace_points import (
     AF_INET,
@@ -161,12 +163,16 @@ _KEY = 8
 
 
 def with_under_way(
-    batches: Iterable[Batch], table: Callable[[str, int, int], Mapping[bytes, bytes]]
+    batches: Iterable[Batch],
+    table: Callable[[str, int, int], Mapping[bytes, bytes]],
+    filters: Filters,
 ) -> Iterator[Batch]:
     """Yield batches, then what is under way when there are no more: attempts without an outcome.
 
-    `table` returns what a map holds; see `tcptrace.shell.trace.Trace.table`.
+    `table` returns what a map holds; see `tcptrace.shell.trace.Trace.table`. Of `filters`, those by
+    unit, container and pod may not have judged it yet.
     """
+    keeps = filters.only(BY_PLACE).predicate()
     last = Batch(iter(()), 0)
     for last in batches:
         yield last
@@ -174,7 +180,20 @@ def with_under_way(
     attempts = list(map(_ATTEMPT.decode, left))
     for attempt in attempts:
         attempt.wall_ns = last.wall_ns(attempt.ts_ns)
-    yield last._replace(events=iter(attempts))
+        attempt.identity = identity_of(attempt.cgroup_id)
+    yield last._replace(events=filter(keeps, attempts))
+
+
+def merged(rows: Iterable[Count]) -> list[Count]:
+    """Return rows with those of the same ends added up."""
+    known: dict[tuple[Any, ...], Count] = {}
+    for row in rows:
+        ends = row.family, row.laddr, row.lport, row.raddr, row.rport
+        if ends in known:
+            known[ends].connects += row.connects
+        else:
+            known[ends] = row
+    return list(known.values())
 
 
 class Counted:

@@ -182,6 +182,7 @@ class Connections:
             error=error_name(-fields["error"]),
             _flags=flags,
             _link=0,
+            _opened_in=0,
         )
 
 

@@ -13,6 +13,7 @@ from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
+from tcptrace.model.identity import Identity
 from tcptrace.probes.connect.probe import Connect
 from tcptrace.probes.identities import identity_of
 from tcptrace.probes.tracer.records import Closed, Open
@@ -70,6 +71,10 @@ class _Held(NamedTuple):
     rport: int | None
     cgroup_id: int | None
     cgroups: tuple[int, ...]
+
+    @property
+    def identity(self) -> Identity:
+        return identity_of(self.cgroup_id)
 
 
 def held(connection: Connection, process: Process) -> _Held:

@@ -44,6 +44,9 @@ from tcptrace.probes.trace_points import (
 )
 from tcptrace.probes.tracer.connections import Connections
 from tcptrace.probes.tracer.records import (
+    ASKED,
+    BY_CLOSER,
+    BY_OPENER,
     BY_OWNER,
     ENDED_BY,
     OLDER,
@@ -287,6 +290,9 @@ TRACER = Probe(
         "TRACER_BY_OWNER": BY_OWNER,
         "TRACER_OLDER": OLDER,
         "TRACER_PASSED": PASSED,
+        "TRACER_BY_OPENER": BY_OPENER,
+        "TRACER_BY_CLOSER": BY_CLOSER,
+        "TRACER_ASKED": ASKED,
     },
     self_test=ACCEPT.self_test,
 )

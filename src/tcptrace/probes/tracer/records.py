@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tcptrace.model.events import U32, U64, Event, Milliseconds, OnLink, error_name, one_of
 
-BY_OWNER, OLDER, PASSED = 1, 2, 4
+BY_OWNER, OLDER, PASSED, BY_OPENER, BY_CLOSER, ASKED = 1, 2, 4, 8, 16, 32
 ENDED_BY = (None, "local", "remote", "reset")
 
 
@@ -51,12 +51,24 @@ class Closed(OnLink, Event):
     """Why the kernel ended it, where it did."""
     _flags: U32
     _link: U32
+    _opened_in: Annotated[int, "4xQ"]
     closer: str | None = None
 
     def __post_init__(self) -> None:
         """Say where the task is not the one that closed it."""
         if self._flags & BY_OWNER:
             self.closer = "owner"
+
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """The cgroups of those for whom the other filters have kept it."""
+        by_opener = (self._opened_in,) if self._flags & BY_OPENER else ()
+        return (*by_opener, self.cgroup_id or 0) if self._flags & BY_CLOSER else by_opener
+
+    def fail(self) -> bool:
+        """Take note that the filters by place do not keep it."""
+        self._flags &= ~PASSED
+        return bool(self._flags & ASKED)
 
     @property
     def older(self) -> bool:

@@ -24,6 +24,9 @@ _Static_assert(sizeof(struct tracer_connect) == SIZE_CONNECTED, "tracer/records.
  *   TRACER_BY_OWNER	the closer is not known: the task is the owner
  *   TRACER_OLDER	the connection was open before the trace began
  *   TRACER_PASSED	the filters let it pass
+ *   TRACER_BY_OPENER	they let the process pass that connected or accepted
+ *   TRACER_BY_CLOSER	they let the one pass that closed it
+ *   TRACER_ASKED	whether they did or not, the command wants it
  */
 struct tracer_close {
 	struct event head;
@@ -36,6 +39,7 @@ struct tracer_close {
 	u32 flags;
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
+	u64 opened_in;	/* cgroup of the process that connected or accepted; 0 if not known */
 };
 _Static_assert(sizeof(struct tracer_close) == SIZE_CLOSED, "tracer/records.py differs");
 
@@ -47,11 +51,13 @@ struct tracer_connection {
 	struct event head;
 	u64 since_ns;	/* SYN_SENT, later ESTABLISHED; 0 if that was before the trace */
 	u8 stage;
-	bool keep;	/* the owner or the closer has passed the filters */
+	bool keep;	/* the owner has passed the filters */
+	bool keep_closer;	/* the closer has */
 	bool closed;	/* the closer is known */
 	bool older;
 	bool followed;	/* it is one of `connections` */
 	u64 accepts, ends;	/* changed atomically; see after_accept */
+	u64 opened_in;	/* the owner's cgroup */
 };
 
 #define MOST_UNDECIDED 16384
@@ -122,6 +128,23 @@ static __always_inline void tracer_remember(struct sock *sk, struct tracer_conne
 	undecided.update(&sk, connection);
 }
 
+/* Whether the filters let the owner pass; what they say of its cgroup may have come later. */
+static __always_inline bool tracer_keeps_owner(struct tracer_connection *connection)
+{
+	return connection->keep && keep_place(connection->opened_in);
+}
+
+static __always_inline bool tracer_keeps_closer(struct tracer_connection *connection)
+{
+	return connection->keep_closer && keep_place(connection->head.cgroup_id);
+}
+
+static __always_inline bool tracer_passes(struct tracer_connection *connection)
+{
+	return tracer_keeps_owner(connection) || tracer_keeps_closer(connection) ||
+	       (!connection->head.pid && keep_without_task(&connection->head));
+}
+
 /* Whether the end of a connection is to be shown, or with TRACER_EXISTING the command is to decide.
  * */
 static __always_inline bool tracer_is_kept(struct tracer_connection *connection)
@@ -130,8 +153,7 @@ static __always_inline bool tracer_is_kept(struct tracer_connection *connection)
 	if (connection->older)
 		return true;
 #endif
-	return connection->keep ||
-	       (!connection->head.pid && keep_without_task(&connection->head));
+	return tracer_passes(connection);
 }
 
 /* CLOSE -> SYN_SENT. The local port may not be known yet. */
@@ -148,6 +170,7 @@ static __always_inline void tracer_connecting(struct sock *sk)
 	if (head->lport && !is_kept)
 		return;
 	connection.keep = fill_task(head);
+	connection.opened_in = head->cgroup_id;
 	connection.since_ns = head->ts_ns;
 	if (connection.keep && is_kept)
 		tracer_follow(sk, &connection);
@@ -227,6 +250,7 @@ static __always_inline void tracer_accepting(struct event *head, struct sock *sk
 	    !keep_ports(head->lport, head->rport))
 		return;
 	connection.keep = keep_task(head);
+	connection.opened_in = head->cgroup_id;
 	connection.head = *head;
 	waiting = undecided.lookup(&sk);
 	if (waiting)
@@ -288,7 +312,7 @@ static __always_inline void tracer_closing(struct tracer_connection *connection,
 	connection->head.uid = uid;
 	if (!connection->head.mntns)	/* late in exit */
 		connection->head.mntns = mntns;
-	connection->keep |= keep_task(&connection->head);
+	connection->keep_closer |= keep_task(&connection->head);
 	connection->closed = true;
 }
 
@@ -334,7 +358,11 @@ static __always_inline bool tracer_is_first_to_forget(struct sock *sk, bool foll
 static __always_inline void tracer_closed(struct sock *sk, struct tracer_connection *connection,
 					  int from)
 {
-	struct tracer_close event = { .head = connection->head, .link = link_of(sk) };
+	struct tracer_close event = {
+		.head = connection->head,
+		.link = link_of(sk),
+		.opened_in = connection->opened_in,
+	};
 	bool keep = tracer_is_kept(connection), open = connection->stage == OPEN;
 	int error = 0;
 
@@ -346,8 +374,16 @@ static __always_inline void tracer_closed(struct sock *sk, struct tracer_connect
 		event.flags |= TRACER_BY_OWNER;
 	if (connection->older)
 		event.flags |= TRACER_OLDER;
-	if (connection->keep || (!event.head.pid && keep_without_task(&event.head)))
+#ifdef TRACER_EXISTING
+	if (connection->older)
+		event.flags |= TRACER_ASKED;
+#endif
+	if (tracer_passes(connection))
 		event.flags |= TRACER_PASSED;
+	if (tracer_keeps_owner(connection))
+		event.flags |= TRACER_BY_OPENER;
+	if (tracer_keeps_closer(connection))
+		event.flags |= TRACER_BY_CLOSER;
 	if (!tracer_is_first_to_forget(sk, connection->followed) || !open || !keep)
 		return;
 	read(error, &sk->sk_err);
