@@ -50,6 +50,8 @@ CONTAINERS = {
     f"{USER}/user.slice/docker-{ID}.scope": ("user@1000.service", ID, "docker"),
     f"/machine.slice/libpod-{ID}.scope/container": (None, ID, "podman"),
     f"/libpod_parent/libpod-{ID}": (None, ID, "podman"),
+    f"{PODS}/crio-conmon-{ID}.scope": (f"crio-conmon-{ID}.scope", None, None),
+    f"{POD}/crio-{ID}.scope/container": (None, ID, "cri-o"),
     f"/machine.slice/libpod-conmon-{ID}.scope": ("libpod-conmon-" + ID + ".scope", None, None),
     f"/system.slice/web.service/libpod-payload-{ID}": ("web.service", ID, "podman"),
     "/system.slice/web.service/runtime": ("web.service", None, None),
@@ -236,6 +238,21 @@ FILES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
         {f"{TASKS}/k8s.io/{ID}/config.json": CONTAINERD},
         {"runtime": "containerd", "container_name": "nginx", **IN_SHOP},
     ),
+    "containerd, the pod's own": (
+        f"{POD}/cri-containerd-{ID}.scope",
+        {
+            f"{TASKS}/k8s.io/{ID}/config.json": {
+                "annotations": {
+                    "io.kubernetes.cri.container-type": "sandbox",
+                    "io.kubernetes.cri.sandbox-id": ID,
+                    "io.kubernetes.cri.sandbox-name": "web-7d4b9",
+                    "io.kubernetes.cri.sandbox-namespace": "shop",
+                    "io.kubernetes.cri.sandbox-uid": UID,
+                }
+            }
+        },
+        {"runtime": "containerd", "pod": "web-7d4b9", "pod_namespace": "shop"},
+    ),
     "k3s, without systemd": (
         f"/kubepods/pod{UID}/{ID}",
         {f"run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/{ID}/config.json": CONTAINERD},
@@ -399,6 +416,15 @@ def test_a_name_that_comes_late(
     assert identities.of(7).container_name is None
     now[0] = int(module.ASKED_AGAIN_S[0] * 1e9)
     assert "web" == identities.of(7).container_name
+
+
+def test_a_pod_s_own_container_has_no_name_to_wait_for(asked: dict[int, Identity]) -> None:
+    """Its pod is all that there is to know."""
+    identities = Identities()
+    asked.update({7: Identity("7", container="x", pod="web-1"), 8: Identity("8", container="x")})
+    for number in asked:
+        identities.of(number)
+    assert [False, True] == [identities.expects_name(number) for number in asked]
 
 
 def test_identities_do_not_grow_for_ever(

@@ -669,3 +669,31 @@ def test_without_pyarrow_it_is_said_how_to_get_it(
     keeping = Keeping(str(tmp_path / "x.parquet"), force=False, also_print=False)
     with pytest.raises(TcptraceError, match=r"tcptrace\[record\]"):
         keeping.check()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("name", "text", "is_kept"),
+    [
+        ("unit", "web", True),
+        ("unit", "system.slice", True),
+        ("unit", "db", False),
+        ("container", "cafe*", True),
+        ("container", "0123", True),
+        ("pod", "shop/*", True),
+        ("pod", "other/*", False),
+    ],
+)
+def test_who_it_was_is_judged_by_what_was_recorded(
+    tmp_path: Path, form: str, name: str, text: str, *, is_kept: bool
+) -> None:
+    """Filters by unit, container and pod look at names as they were known then."""
+    path, (row, other) = tmp_path / f"x{form}", accepts(2)
+    row.identity = Identity(
+        "/system.slice/web.service/x", "web.service", "0123" * 16, "cafe-1", "podman", "p", "shop"
+    )
+    kept(path, ACCEPT, [row, other]).close()
+    filters = Filters({name: BY_NAME[name].parse([text], Recorded())}, ACCEPT.port_fields)
+    source = opened(path, ACCEPT, filters)
+    assert (jsons([row]) if is_kept else []) == jsons(read(source))
+    source.close()

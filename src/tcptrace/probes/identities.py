@@ -51,7 +51,7 @@ class Identities:
     """Identifies cgroups by id, and remembers them: those that are gone as well.
 
     A runtime may not have written a container's name when its first event comes: a name that is
-    not there is asked for again.
+    not there is asked for again. The container that holds a pod's namespaces has none.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,8 @@ class Identities:
         """Return who is in the cgroup of this path, and remember it."""
         found = UNKNOWN if path is None else identify(path)
         _, tries = self._nameless.pop(cgroup_id, (0, 0))
-        if found.container and not found.container_name and tries < len(ASKED_AGAIN_S):
+        is_nameless = found.container and not (found.container_name or found.pod)
+        if is_nameless and tries < len(ASKED_AGAIN_S):
             due_ns = time.monotonic_ns() + int(ASKED_AGAIN_S[tries] * 1e9)
             self._nameless[cgroup_id] = due_ns, tries + 1
         self._known.pop(cgroup_id, None)
