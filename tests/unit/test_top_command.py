@@ -49,6 +49,8 @@ GIVEN: dict[str, Any] = {
     "rows": None,
     "failed": False,
     "sort": None,
+    "read": None,
+    "speed": None,
 }
 
 
@@ -123,15 +125,28 @@ def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     return " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("option", ["-r", "-w"])
-@pytest.mark.parametrize("more", [(), ("--listen",), ("--", "true")])
-def test_recordings_are_refused(
-    monkeypatch: pytest.MonkeyPatch, option: str, more: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-w", "x.jsonl"), "kept with: tcptrace tracer -d --failed --existing -w FILE"),
+        (("-w", "x.jsonl", "--listen"), "shown with: tcptrace top -r FILE."),
+        (("--who",), "--by process"),
+        (("--count-events", "3"), "-n N"),
+    ],
+)
+def test_what_is_for_events_is_refused(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    """Whatever else is asked, it says that there are none, and what keeps events."""
-    said = refusal(monkeypatch, option, "x.jsonl", *more)
-    assert "top shows figures, and neither keeps nor reads recordings" in said
-    assert "tcptrace tracer -d --failed -w FILE" in said
+    """It says what to do instead."""
+    assert words in refusal(monkeypatch, *arguments)
+
+
+def test_the_help_has_only_what_works() -> None:
+    """Options that are refused are not in it."""
+    shown = CliRunner().invoke(top.top, ["--help-all"]).output
+    for flag in ("--write", "--print", "--force", "--who", "--count-events"):
+        assert flag not in shown
+    assert "--read" in shown
 
 
 @pytest.mark.parametrize(

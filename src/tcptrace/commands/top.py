@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,10 +16,13 @@ from tcptrace.errors import RefusedError
 from tcptrace.kernel.processes import is_in_initial
 from tcptrace.model.columns import TIME, TIME_S, Table
 from tcptrace.model.events import NewTable
+from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
+from tcptrace.model.text import printable
 from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
+from tcptrace.probes.tracer.probe import TRACER, is_failure
 from tcptrace.shell.command import COMMAND, command
-from tcptrace.shell.options import OUTPUT, TRACING, option
+from tcptrace.shell.options import OUTPUT, RECORDING, TRACING, option
 from tcptrace.shell.plan import Shown
 from tcptrace.shell.say import say
 from tcptrace.shell.times import parse_time
@@ -28,6 +34,7 @@ from tcptrace.top.aggregator import Interval, Row
 from tcptrace.top.feed import frames
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import DIMENSIONS, Dimension
+from tcptrace.top.played import lacks, played
 from tcptrace.top.probe import TOP
 from tcptrace.top.traffic import (
     BY_KEY,
@@ -42,9 +49,21 @@ from tcptrace.top.traffic import (
     traffic_of,
 )
 
+REFUSED = {
+    "write": "top shows figures, and keeps none. What they are made of is kept with: "
+    "tcptrace tracer -d --failed --existing -w FILE, and shown with: tcptrace top -r FILE.",
+    "who": "top shows no program's arguments: --by process tells whose connections they are.",
+    "count_events": "top shows intervals, not events: -n N ends after so many.",
+    "also_print": "--print is for -w, which top does not have.",
+    "force": "--force is for -w, which top does not have.",
+}
+"""Options that are for events."""
 USUAL_ROWS = 20
 """Of a table, where it is text."""
-SORTS = (*(measure.key for measure in MEASURES), *(measure.name for measure in DIMENSIONS))
+PACE = "tcptrace.pace"
+"""Where click's context holds how fast a recording is played."""
+MOST_OF_A_NAME = 24
+SORTS = (*(measure.key for measure in MEASURES), *(dimension.name for dimension in DIMENSIONS))
 NO_SCREEN = (
     "the screen needs textual, which is not installed.\n"
     "Install it (pip install textual), or have tables with -b"
@@ -67,9 +86,28 @@ def _parse_interval(_context: click.Context, parameter: click.Parameter, value: 
         raise click.BadParameter(str(error), param=parameter) from None
 
 
-def _parse_existing(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+def _parse_speed(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read how many seconds of a recording are to pass in one."""
+    if value in {None, "max"}:
+        return None if value is None else AT_ONCE
+    try:
+        speed = float(value or "")
+    except ValueError:
+        speed = math.nan
+    if not SLOWEST <= speed <= FASTEST:
+        raise click.BadParameter(
+            f"{value!r} is no speed: give a number from {SLOWEST} to {FASTEST:.0f}, or max",
+            param=parameter,
+        )
+    return speed
+
+
+def _parse_existing(context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
     """Refuse connections of before where process ids are others than the kernel's events have."""
-    if value and not is_in_initial("pid"):
+    is_live = context.params.get("read") is None
+    if is_live and value and not is_in_initial("pid"):
         raise RefusedError(
             "the connections of before are told with the process ids of the initial PID "
             "namespace.\nRun it on the host, or with --no-existing"
@@ -84,7 +122,21 @@ def _is_screen(given: dict[str, Any]) -> bool:
     return is_text and is_terminal and not (given["batch"] or given["once"] or is_dumb())
 
 
-def _screen(given: dict[str, Any], palette: Palette) -> Sink:
+def _pace(given: dict[str, Any]) -> Pace | None:
+    """Return how fast a recording is to be played, where there is one."""
+    if given["read"] is None:
+        return None
+    usual = AT_ONCE if given["once"] else 1.0
+    return Pace(given["speed"] or usual, lasts=_is_screen(given))
+
+
+def _short(path: str) -> str:
+    """Return a file's name, for a line that has to hold more."""
+    name = printable(Path(path).name)
+    return name if len(name) <= MOST_OF_A_NAME else f"{name[: MOST_OF_A_NAME - 1]}…"
+
+
+def _screen(given: dict[str, Any], pace: Pace | None, palette: Palette) -> Sink:
     """Return the screen. Raises RefusedError where there is no textual."""
     try:
         from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - for a screen alone
@@ -92,7 +144,11 @@ def _screen(given: dict[str, Any], palette: Palette) -> Sink:
     except ModuleNotFoundError as error:
         raise RefusedError(NO_SCREEN) from error
     picture = Picture(
-        given["by"], "tcptrace top", most_rows=given["rows"], only_failed=given["failed"]
+        given["by"],
+        f"tcptrace top -r {_short(given['read'])}" if pace else "tcptrace top",
+        most_rows=given["rows"],
+        only_failed=given["failed"],
+        pace=pace,
     )
     picture.sorted_by = given["sort"] or ""
     return ScreenSink(picture, sys.stdout, palette)
@@ -100,6 +156,8 @@ def _screen(given: dict[str, Any], palette: Palette) -> Sink:
 
 def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
     """Raise UsageError where those who are followed are to have connections of before."""
+    if given["read"] is not None:
+        return
     if given["existing"] and (command or given["follow"]):
         what = "-- COMMAND" if command else "-f"
         has_screen = _is_screen(given) and not given["listen"]
@@ -116,12 +174,23 @@ def _show(given: dict[str, Any]) -> Shown:
         return Shown(
             Table(listeners.COLUMNS, [TIME, TIME_S, *listeners.MORE_COLUMNS], of="listener")
         )
+    pace = _pace(given)
+    click.get_current_context().meta[PACE] = pace
     shown, more = figure_columns()
     columns = Table([*key_columns(given["by"]), *shown], [TIME, TIME_S, *more], of="connection")
-    return Shown(columns, (lambda palette: _screen(given, palette)) if _is_screen(given) else None)
+    screen = partial(_screen, given, pace) if _is_screen(given) else None
+    return Shown(columns, screen, pace)
 
 
-@command(TOP, show=_show)
+def _is_connection(row: Any) -> bool:
+    return not is_failure(row)
+
+
+def _is_new(row: Any) -> bool:
+    return bool(row.type != "open")
+
+
+@command(TOP, show=_show, plays=TRACER, refuses=REFUSED)
 @option(
     "--by",
     metavar="LIST",
@@ -136,6 +205,7 @@ def _show(given: dict[str, Any]) -> Shown:
 @option(
     "--listen",
     is_flag=True,
+    needs_kernel=True,
     excludes=("inward", "outward", "failed", "sort"),
     help="Show who listens instead, with accept queues and what they have dropped.",
 )
@@ -157,6 +227,22 @@ def _show(given: dict[str, Any]) -> Shown:
     "-n", "--iterations", type=click.IntRange(min=1), metavar="N", help="End after N intervals."
 )
 @option("--once", is_flag=True, excludes=("iterations",), help="Show one interval, and end.")
+@option(
+    "--speed",
+    section=RECORDING,
+    needs=("read",),
+    metavar="N",
+    callback=_parse_speed,
+    help="With -r: play N times as fast; max is as fast as can be read. Default: 1.",
+)
+@option(
+    "-r",
+    "--read",
+    section=RECORDING,
+    metavar="FILE",
+    is_eager=True,  # filters are then about what it has
+    help="Play what `tcptrace tracer -w FILE` has kept (- is standard input); needs no rights.",
+)
 @option("-b", "--batch", is_flag=True, section=OUTPUT, help="No screen: a table each interval.")
 @option(
     "--columns",
@@ -171,6 +257,7 @@ def _show(given: dict[str, Any]) -> Shown:
     default=True,
     section=TRACING,
     probes=(ANSWERS,),
+    is_for_rows=True,
     help="Whether to learn names from DNS answers. Default: yes.",
 )
 @option(
@@ -178,6 +265,8 @@ def _show(given: dict[str, Any]) -> Shown:
     default=True,
     section=TRACING,
     probes=(FAILED,),
+    is_for_rows=True,
+    keeps=lambda failures: None if failures else _is_connection,
     help="Whether to trace attempts that fail. Default: yes.",
 )
 @option(
@@ -185,6 +274,8 @@ def _show(given: dict[str, Any]) -> Shown:
     default=True,
     section=TRACING,
     switches=("EXISTING",),
+    is_for_rows=True,
+    keeps=lambda existing: None if existing else _is_new,
     callback=_parse_existing,
     help="Whether to begin with the connections that are open. Default: yes.",
 )
@@ -221,6 +312,7 @@ def top(
       tcptrace top --in --by listener      this host's servers
       tcptrace top --listen                their accept queues: are they too slow?
       tcptrace top --once --json           one interval, for a program
+      tcptrace top -r night.jsonl          what `tracer -d --failed -w` has kept
     """  # noqa: D301 - click's own mark for lines that stay as they are
     most = 1 if once else iterations
     if listen:
@@ -229,17 +321,24 @@ def top(
     if not is_screen and not json and form in {None, "text"}:
         rows = rows or USUAL_ROWS
     directions = [way for way, other in (("in", outward), ("out", inward)) if not other]
-    shown = frames(
-        trace,
-        by,
-        directions,
-        interval,
-        say,
-        names=names,
-        existing=existing,
-    )
+    pace: Pace | None = click.get_current_context().meta[PACE]
+    if pace:
+        shown = played(trace, by, directions, interval, pace, names=names)
+    else:
+        shown = frames(trace, by, directions, interval, say, names=names, existing=existing)
     shown = islice(shown, most)
-    return shown if is_screen else _tables(shown, by, sort, rows, only_failed=failed)
+    if is_screen:
+        return _anew(shown)
+    if pace:
+        say(f"in a recording: {lacks(trace.meta)}")
+    return _tables(shown, by, sort, rows, only_failed=failed)
+
+
+def _anew(frames: Iterator[Frame]) -> Iterator[NewTable | Frame]:
+    """Yield frames, each as a table of its own: it tells all that those before it did."""
+    for frame in frames:
+        yield NewTable()
+        yield frame
 
 
 def _listeners(

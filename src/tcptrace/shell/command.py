@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -36,7 +37,7 @@ from tcptrace.shell.plan import (
     with_following,
     with_programs,
 )
-from tcptrace.shell.recordings import keeping, reading, refuse_for_figures
+from tcptrace.shell.recordings import keeping, reading
 from tcptrace.shell.run import replay, run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
@@ -47,6 +48,7 @@ CHANGES = {1: ", where the function gets a Trace: trace.events are what it got (
 """What is to be done about a plugin that was made for an older version."""
 
 
+NOTHING_REFUSED: Mapping[str, str] = MappingProxyType({})
 SEPARATOR = "--"
 COMMAND = "tcptrace.command"
 """Where click's context holds the command that is to be run."""
@@ -126,11 +128,27 @@ def _columns_help(shown: Sequence[Column], more: Sequence[Column]) -> str:
     return formatter.getvalue()
 
 
+def _hide(options: Sequence[click.Parameter], refused: Collection[str]) -> None:
+    """Leave options that are refused out of the help."""
+    for parameter in options:
+        if isinstance(parameter, click.Option) and parameter.name in refused:
+            parameter.hidden = True
+
+
+def _refuse(given: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+    """Raise UsageError where an option is given that is refused."""
+    for name, instead in refused.items():
+        if given[name]:
+            raise click.UsageError(instead)
+
+
 def command(
     probe: Probe,
     *,
     api: int = API_VERSION,
     show: Callable[[dict[str, Any]], Shown] | None = None,
+    plays: Probe | None = None,
+    refuses: Mapping[str, str] = NOTHING_REFUSED,
 ) -> Callable[[RowFunction], click.Command]:
     """Make a subcommand that traces `probe`.
 
@@ -141,6 +159,8 @@ def command(
         probe: what to trace; its filters become options.
         api: the `API_VERSION` that a plugin was written for.
         show: from the options' values to what is shown, where rows are no events of the probe.
+        plays: whose recordings ``-r`` reads, where that is another probe's command.
+        refuses: shared options that this command does not have, by name, and what to do instead.
 
     Raises:
         PluginError: this tcptrace has another `API_VERSION`.
@@ -154,25 +174,25 @@ def command(
         own = list(reversed(getattr(function, "__click_params__", [])))
         taken = {option.name for option in own}
         options = [*own, *(option for option in shared_options(probe) if option.name not in taken)]
+        _hide(options, refuses)
         wanted = list(inspect.signature(function).parameters)[1:]
 
         def callback(**given: Any) -> None:
-            if show:
-                refuse_for_figures(given, function.__name__)
+            _refuse(given, refuses)
             shown = show(given) if show else None
             if given["columns"].strip().lower() == "help":
                 click.echo(_columns_help(*offered_columns(probe, options, given, shown)), nl=False)
                 return
             run_for = click.get_current_context().meta.get(COMMAND, ())
+            if run_for and given["read"] is not None:
+                raise click.UsageError("-r shows what was; no command can be run for it.")
             output = make_output(probe, options, given, shown, run_for)
             kept = keeping(given, counts=output.tables and not output.summary)
             used = {name: given[name] for name in wanted if name in given}
             work = functools.partial(function, **used)
             if given["read"] is not None:
-                if run_for:
-                    raise click.UsageError("-r shows what was; no command can be run for it.")
                 filters = make_filters(probe, given)
-                source = reading(click.get_current_context(), probe, options, filters)
+                source = reading(click.get_current_context(), plays or probe, options, filters)
                 replay(source, filters, work, output, probe, kept)
                 return
             plan = with_programs(make_plan(probe, options, given), output.columns)

@@ -11,6 +11,7 @@ import click
 from tcptrace.model import columns
 from tcptrace.model.columns import OF_PROGRAM, Column, Table
 from tcptrace.model.filters import BY_NAME, BY_PLACE, FILTERS, Filters
+from tcptrace.model.pace import Pace
 from tcptrace.model.ranges import Ranges
 from tcptrace.probes.follow import FOLLOW
 from tcptrace.probes.places import PLACES
@@ -34,6 +35,8 @@ class Shown(NamedTuple):
     sink: Callable[[Palette], Sink] | None = None
     """Makes what shows rows on standard output in place of text; it is called while the probes are
     being attached."""
+    pace: Pace | None = None
+    """How fast a recording is played; None where all of it is read at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Output:
     """Whether there are rows of the ends of connections."""
     permitted: Destinations | None = None
     """The only ones that may be connected to, where that is asked."""
+    pace: Pace | None = None
+    """How fast a recording is played."""
 
 
 def make_filters(probe: Probe, given: dict[str, Any]) -> Filters:
@@ -247,6 +252,7 @@ def make_output(
         summary=summary,
         has_ends=any(row.type == "close" for row in probe.row_classes),
         permitted=_permitted(given),
+        pace=show.pace if show else None,
     )
 
 

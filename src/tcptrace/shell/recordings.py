@@ -60,16 +60,6 @@ class Keeping:
         return ParquetRecording(self.path, probe.row_classes, force=self.force)
 
 
-def refuse_for_figures(given: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError where the command `name`, which shows figures, is to keep or read events."""
-    for flag in ("write", "read"):
-        if given[flag] is not None:
-            raise click.UsageError(
-                f"{name} shows figures, and neither keeps nor reads recordings, which have events. "
-                "These are kept with: tcptrace tracer -d --failed -w FILE."
-            )
-
-
 def keeping(given: Mapping[str, Any], *, counts: bool) -> Keeping | None:
     """Return where the command line has events kept. Raises UsageError."""
     path: str | None = given["write"]

@@ -16,6 +16,7 @@ from tcptrace.errors import LossError, TcptraceError
 from tcptrace.model.events import NewTable, time_text
 from tcptrace.model.filters import Filters
 from tcptrace.model.losses import NOTHING_LOST, Losses
+from tcptrace.model.pace import Pace
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
 from tcptrace.shell.plan import Output
@@ -85,7 +86,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
 
 
 def replay(
-    source: KeptSource,
+    recording: KeptSource,
     filters: Filters,
     function: Function,
     output: Output,
@@ -101,18 +102,28 @@ def replay(
     stream = _stream(output, kept)
     stop = Stop()
     stop.take_signals()
-    with closing(source):
+    with closing(recording):
         if output.duration_s is not None:
-            source.last(int(output.duration_s * 1e9))
+            recording.last(int(output.duration_s * 1e9))
+        source = _paced(recording, output.pace)
         sinks = [*_printing(output, kept, stream), *_keeping(probe, kept)]
         meta = source.meta
         of = f" of {meta.host}, {time_text(meta.start_ns)}" if meta.host else ""
         _introduce(source, f"Reading {meta.probe} ({meta.backend}){of}.", output)
         gate = _gate(output)
         losses = _pass_on(source, filters, function, [*sinks, *gate], stop, output)
-        if not source.is_whole and stop.why is None:
-            say(f"{source.name} was not ended by its writer: these are all of its whole rows")
-        _judge(output, gate, losses, _doubt_of_kept(stop, source), 0)
+        if recording.is_whole is False and stop.why is None:
+            say(f"{recording.name} was not ended by its writer: these are all of its whole rows")
+        _judge(output, gate, losses, _doubt_of_kept(stop, recording), 0)
+
+
+def _paced(recording: KeptSource, pace: Pace | None) -> Source:
+    """Return what tells a recording at a pace, where there is one."""
+    if pace is None:
+        return recording
+    from tcptrace.sources.recording.paced import Paced  # noqa: PLC0415 - for few runs
+
+    return Paced(recording, pace)
 
 
 def _printing(output: Output, kept: Keeping | None, stream: TextIO) -> list[Sink]:

@@ -21,6 +21,8 @@ from tcptrace.model.events import Event
 from tcptrace.top.figures import ERROR, FAILURES, Distribution, Figures
 from tcptrace.top.keys import Dimension, Key, Side, is_about, key_of
 
+FAILED, SAMPLES = "failed attempts", "samples of sockets"
+"""What a source of events can lack."""
 MOST_ROWS = 4096
 MOST_CONNECTIONS = 1 << 17
 _ROOM = MOST_ROWS // 8
@@ -94,6 +96,13 @@ class Interval(NamedTuple):
     """How many rows have."""
     untracked: int
     """Connections that were too many to be followed."""
+    lacking: Collection[str] = ()
+    """What the events are without: `FAILED`, `SAMPLES`."""
+
+    def knows_bytes(self, figures: Figures, count: int) -> bool:
+        """Tell whether the bytes of some figures, with so many connections open, are known."""
+        has_ended = figures.told > 0 or not (count or figures.closes)
+        return SAMPLES not in self.lacking or has_ended
 
     @property
     def seconds(self) -> float:
@@ -118,6 +127,7 @@ class Aggregator:
         begin_ns: int,
         *,
         directions: Collection[str] = ("in", "out"),
+        lacking: Collection[str] = (),
         most_rows: int = MOST_ROWS,
         most_connections: int = MOST_CONNECTIONS,
     ) -> None:
@@ -128,6 +138,8 @@ class Aggregator:
             begin_ns: the time.
             directions: whether to add up what was accepted here ("in"), made from here ("out"), or
                 both.
+            lacking: what the events are without: `FAILED`, `SAMPLES`. Without samples, they are
+                those of a recording.
             most_rows: how many keys are kept.
             most_connections: how many open connections are followed.
 
@@ -135,6 +147,7 @@ class Aggregator:
         self._dimensions = dimensions
         self._begin_ns = begin_ns
         self._directions = directions
+        self._lacking = lacking
         self.listening: set[tuple[int | None, int | None]] = set()
         """Namespaces and ports with a listener: tells which of the connections that were open at
         the start had been accepted."""
@@ -164,7 +177,13 @@ class Aggregator:
             self._fail(Side(event, is_in=False, name=name), failure)
 
     def _was_accepted(self, event: Event) -> bool:
-        return (event.netns, event.lport) in self.listening
+        """Tell it by the listeners; a recording has none, so that servers have the lower port."""
+        is_listening = (event.netns, event.lport) in self.listening
+        return is_listening or (SAMPLES in self._lacking and _has_lower_port(event))
+
+    def _is_older(self, event: Any) -> bool:
+        """Tell whether a connection that has ended is older than the trace."""
+        return bool(event.older or (SAMPLES in self._lacking and event.duration_ms is None))
 
     def _row(self, side: Side) -> Row | None:
         """Return the row that a connection belongs to; None where it has none."""
@@ -249,13 +268,15 @@ class Aggregator:
         found = self._connections.pop(self._known(_ends(event)), None)
         if found:
             self._forget(found.row)
-        elif not event.older:  # its beginning was lost, or was too much
+        elif not self._is_older(event):  # its beginning was lost, or was too much
             row = self._row(Side(event, self._was_accepted(event), None))
             found = Connection(event, row, None, (0, 0, 0))
         if found:
+            is_told = found.counted is not None
             self._count(found, final)
             for counted in self._both(found.row):
                 counted.now.closes += 1
+                counted.now.told += is_told
 
     def _count(self, connection: Connection, counters: tuple[int, int, int]) -> None:
         """Add what has come since the last time; the first tells what an older one had before."""
@@ -308,6 +329,7 @@ class Aggregator:
             others=self._others,
             fallen_out=self._fallen_out,
             untracked=self._untracked,
+            lacking=self._lacking,
         )
         self._begin_ns = end_ns
         return interval
@@ -327,6 +349,10 @@ def _ends(event: Any) -> Ends:
     """Return what names an event's connection; not all know the link."""
     link = getattr(event, "link", 0)
     return Ends(event.netns, event.laddr, event.lport, event.raddr, event.rport, link)
+
+
+def _has_lower_port(event: Event) -> bool:
+    return (event.lport or 0) < (event.rport or 0)
 
 
 def _live(row: Row) -> Row:

@@ -60,6 +60,8 @@ class Figures:
     accepts: int = 0
     closes: int = 0
     """Connections that have ended."""
+    told: int = 0
+    """Of these, those whose bytes were counted."""
     failures: Counter[str] = dataclasses.field(default_factory=Counter)
     """By kind, one of `FAILURES`."""
     tx_bytes: int = 0
@@ -75,6 +77,7 @@ class Figures:
         self.attempts += other.attempts
         self.accepts += other.accepts
         self.closes += other.closes
+        self.told += other.told
         self.failures.update(other.failures)
         self.tx_bytes += other.tx_bytes
         self.rx_bytes += other.rx_bytes

@@ -21,5 +21,5 @@ class Frame(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """How many attempts and accepts it counts in the summary."""
-        return self.interval.total.last.attempts + self.interval.total.last.accepts
+        """How many attempts and accepts it counts in the summary: those of the whole run."""
+        return self.interval.total.run.attempts + self.interval.total.run.accepts

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from tcptrace.model.columns import SLOW_MS, Column, Mark, no_concern, repeated
 from tcptrace.model.events import Row
 from tcptrace.top import aggregator
-from tcptrace.top.aggregator import Interval
+from tcptrace.top.aggregator import FAILED, Interval
 from tcptrace.top.figures import (
     ABORTED,
     ERROR,
@@ -67,17 +67,19 @@ class Traffic(Row):
     attempts: int
     accepts: int
     closes: int
-    failed: int
-    refused: int
-    timed_out: int
-    unreachable: int
-    aborted: int
-    failed_otherwise: int
+    failed: int | None
+    """Absent, as the kinds are, where a recording was made without."""
+    refused: int | None
+    timed_out: int | None
+    unreachable: int | None
+    aborted: int | None
+    failed_otherwise: int | None
     open: int
     """Connections, at the interval's end."""
-    tx_bytes: int
-    rx_bytes: int
-    retransmits: int
+    tx_bytes: int | None
+    """Of a recording, those of connections that have ended; absent where none has."""
+    rx_bytes: int | None
+    retransmits: int | None
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     rtt_ms: float | None
@@ -97,16 +99,23 @@ def _quantile(distribution: Distribution, share: float, divisor: float = 1) -> f
     return None if value is None else float(f"{value / divisor:.4g}")
 
 
-def _counts(figures: Figures) -> dict[str, Any]:
+def _counts(figures: Figures, count: int, interval: Interval) -> dict[str, Any]:
+    """Return figures, by JSON key, of a row with so many open connections."""
+    knows_failures = FAILED not in interval.lacking
+    knows_bytes = interval.knows_bytes(figures, count)
+    kinds = figures.failures if knows_failures else {}
     return {
         "attempts": figures.attempts,
         "accepts": figures.accepts,
         "closes": figures.closes,
-        "failed": figures.failed,
-        **{key: figures.failures[kind] for key, kind in FAILURE_KEYS.items()},
-        "tx_bytes": figures.tx_bytes,
-        "rx_bytes": figures.rx_bytes,
-        "retransmits": figures.retransmits,
+        "failed": figures.failed if knows_failures else None,
+        **{
+            key: kinds.get(kind, 0 if knows_failures else None)
+            for key, kind in FAILURE_KEYS.items()
+        },
+        "tx_bytes": figures.tx_bytes if knows_bytes else None,
+        "rx_bytes": figures.rx_bytes if knows_bytes else None,
+        "retransmits": figures.retransmits if knows_bytes else None,
         "latency_p50_ms": _quantile(figures.latency_ms, MEDIAN),
         "latency_p95_ms": _quantile(figures.latency_ms, P95),
     }
@@ -132,10 +141,10 @@ def traffic_of(
         scope=scope,
         interval_s=interval.seconds,
         **dict(zip(json_keys(dimensions), row.key or (), strict=False)),
-        **_counts(row.last),
+        **_counts(row.last, row.open, interval),
         open=row.open,
         rtt_ms=_quantile(row.rtt_us, MEDIAN, 1000),
-        run=_known(_counts(row.run)) if whole_run else None,
+        run=_known(_counts(row.run, row.open, interval)) if whole_run else None,
     )
 
 
@@ -179,7 +188,8 @@ class Measure(NamedTuple):
 
 def _per_second(key: str) -> Callable[[Traffic], float | None]:
     def value(traffic: Traffic) -> float | None:
-        return float(getattr(traffic, key)) / traffic.interval_s if traffic.interval_s else None
+        count = getattr(traffic, key)
+        return None if count is None or not traffic.interval_s else count / traffic.interval_s
 
     return value
 
@@ -335,7 +345,7 @@ _SHOWN = ("conn", "acc", "fail", "open", "rx", "tx", "lat", "p95", "rtt", "retr"
 
 def why(traffic: Any) -> str | None:
     """Return the most frequent reason why attempts failed."""
-    counts = {key: getattr(traffic, key) for key in FAILURE_KEYS}
+    counts = {key: getattr(traffic, key) or 0 for key in FAILURE_KEYS}
     most = max(counts, key=lambda key: counts[key])
     return WORDS.get(most, most) if counts[most] else None
 

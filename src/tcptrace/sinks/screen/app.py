@@ -55,6 +55,11 @@ KEYS = (
     ("? h F1", "this list"),
     ("q F10 Ctrl-C", "end; the last picture stays on the terminal"),
 )
+PLAYING_KEYS = (
+    ("[ ] { }", "back and on by 10 s, by a minute"),
+    ("+ -", "play faster, slower"),
+)
+"""Those of a recording."""
 _SORTS = {
     "c": "conn",
     "a": "acc",
@@ -66,6 +71,7 @@ _SORTS = {
     "t": "rtt",
     "n": "",
 }
+_PLAYING_HINT = "?Help  /Filter  <>Sort  ⏎Behind  SpacePause  []Seek  +-Speed  qQuit"
 _HINT = "?Help  /Filter  <>Sort  RReverse  ⏎Behind  SpacePause  qQuit"
 
 
@@ -164,19 +170,27 @@ class Help(ModalScreen[None]):
     Help Static { width: auto; height: auto; border: solid; padding: 0 1; }
     """
 
+    def __init__(self, *, playing: bool) -> None:
+        """List those of a recording, too, if one is played."""
+        super().__init__()
+        self._is_leaving = False
+        self._keys = [*KEYS[:-2], *PLAYING_KEYS, *KEYS[-2:]] if playing else KEYS
+
     def compose(self) -> ComposeResult:
         """Make the list."""
         text = Text(no_wrap=True)
-        for keys, does in KEYS:
+        for keys, does in self._keys:
             text.append(f"{keys:<19}", "bold")
             text.append(f" {does}\n")
         text.append("any key goes back", "dim")
         yield Static(text)
 
     def on_key(self, event: events.Key) -> None:
-        """Go back."""
+        """Go back, once: a second key may be here before the screen has gone."""
         event.stop()
-        self.dismiss()
+        if not self._is_leaving:
+            self._is_leaving = True
+            self.dismiss()
 
 
 class BehindRow(Screen[None]):
@@ -194,6 +208,7 @@ class BehindRow(Screen[None]):
         super().__init__()
         self._picture = picture
         self._row = row
+        self._is_leaving = False
 
     def compose(self) -> ComposeResult:
         """Make a title and a place for the rest."""
@@ -215,8 +230,10 @@ class BehindRow(Screen[None]):
         self.query_one("#behind", Static).update(as_text(lines))
 
     def action_back(self) -> None:
-        """Go back to the table."""
-        self.dismiss()
+        """Go back to the table, once, however often it is asked for."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self.dismiss()
 
     def action_scroll(self, where: str) -> None:
         """Scroll a line."""
@@ -251,6 +268,12 @@ class TopApp(App[None]):
         Binding("greater_than_sign,full_stop,f6", "beside(1)"),
         Binding("R,I", "reverse"),
         Binding("space,p,Z", "pause"),
+        Binding("left_square_bracket", "seek(-10)"),
+        Binding("right_square_bracket", "seek(10)"),
+        Binding("left_curly_bracket", "seek(-60)"),
+        Binding("right_curly_bracket", "seek(60)"),
+        Binding("plus,equals_sign", "speed(2)"),
+        Binding("minus,underscore", "speed(0.5)"),
         *(Binding(key, f"sort('{by}')") for key, by in _SORTS.items()),
     ]
 
@@ -258,6 +281,7 @@ class TopApp(App[None]):
         """Show `picture`, and what is to come of it."""
         super().__init__(ansi_color=True)
         self.picture = picture
+        self._hint = _PLAYING_HINT if picture.pace else _HINT
         self._said = ""
         self.is_awake = True
         """Whether something came that may take several turns of the event loop; for others to
@@ -273,7 +297,7 @@ class TopApp(App[None]):
         yield Head(self.picture)
         yield Table(self.picture)
         yield Input(id="filter", placeholder="filter", select_on_focus=False)
-        yield Static(Text(_HINT, "dim", no_wrap=True), id="foot")
+        yield Static(Text(self._hint, "dim", no_wrap=True), id="foot")
 
     def on_mount(self) -> None:
         """Begin with the keys at the table."""
@@ -296,7 +320,7 @@ class TopApp(App[None]):
         """Show everything as it is now."""
         main = self.screen_stack[0]
         main.query_one(Head).draw()
-        foot = Text(self._said or _HINT, "bold" if self._said else "dim", no_wrap=True)
+        foot = Text(self._said or self._hint, "bold" if self._said else "dim", no_wrap=True)
         main.query_one("#foot", Static).update(foot)
         self.table.draw()
         if isinstance(self.screen, BehindRow):
@@ -339,7 +363,7 @@ class TopApp(App[None]):
 
     def action_help(self) -> None:
         """Show the keys."""
-        self.push_screen(Help())
+        self.push_screen(Help(playing=self.picture.pace is not None))
 
     def action_move(self, step: int) -> None:
         """Select another row."""
@@ -352,6 +376,8 @@ class TopApp(App[None]):
 
     def action_behind(self) -> None:
         """Show what is behind the selected row."""
+        if isinstance(self.screen, BehindRow):
+            return
         if self.picture.selected is None:
             self.picture.move(0)
         if self.picture.selected is not None:
@@ -376,3 +402,14 @@ class TopApp(App[None]):
         """Stand still, or go on."""
         self.picture.pause()
         self.draw()
+
+    def action_seek(self, seconds: int) -> None:
+        """Go to another place of a recording."""
+        if self.picture.pace:
+            self.picture.pace.move(seconds)
+
+    def action_speed(self, factor: float) -> None:
+        """Play a recording faster or slower."""
+        if self.picture.pace:
+            self.picture.pace.change(factor)
+            self.draw()

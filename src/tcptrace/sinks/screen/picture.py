@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tcptrace.model.columns import clock_time
+from tcptrace.model.pace import Pace
 from tcptrace.model.text import printable
 from tcptrace.sinks.layout import Cell, cell_len
 from tcptrace.sinks.screen import behind
 from tcptrace.sinks.screen.fit import GRAPH, WITHOUT_ORDER, Columns, columns, heading_of
 from tcptrace.sinks.screen.history import GRAPHS, INTERVALS, History, graphs, with_graph
-from tcptrace.sinks.screen.text import NOTHING, Line, duration, filled, fitted, graph, number
+from tcptrace.sinks.screen.text import (
+    NOTHING,
+    Line,
+    duration,
+    filled,
+    fitted,
+    graph,
+    number,
+    speed,
+)
 from tcptrace.top.aggregator import Row
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import Dimension, cells
@@ -45,6 +55,7 @@ class Picture:
         *,
         most_rows: int | None = None,
         only_failed: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         """Start with nothing to show.
 
@@ -53,12 +64,15 @@ class Picture:
             title: what the first line begins with.
             most_rows: how many rows to show; None for all.
             only_failed: whether to show the rows with failures alone.
+            pace: of the recording that is played; None where it is shown what happens.
 
         """
         self._dimensions = dimensions
         self._title = title
         self._most_rows = most_rows
         self._only_failed = only_failed
+        self.pace = pace
+        """How fast the recording is played that is shown, if one is."""
         self._began_ns: int | None = None
         self._frame: Frame | None = None
         self._traffics: dict[Row, Traffic] = {}
@@ -84,12 +98,21 @@ class Picture:
         """Take a frame; a paused picture stands still, but its graphs go on."""
         if self._began_ns is None:
             self._began_ns = frame.interval.begin_ns
+        if self._frame and frame.interval.end_ns <= self._frame.interval.end_ns:
+            self._go_back(frame)
         if not self.is_paused:
             self._frame = frame
             self._traffics.clear()
             self.arrange()
         self._total.add(_of_graphs(frame.interval.total, frame, self._dimensions))
         self._remember(frame)
+
+    def _go_back(self, frame: Frame) -> None:
+        """Forget what comes after a frame of a recording: its rows are others."""
+        self._total = History()
+        self._histories, self._orders = {}, {}
+        key = self.selected.key if self.selected else None
+        self.selected = next((row for row in frame.interval.rows if row.key == key), None)
 
     def _remember(self, frame: Frame) -> None:
         """Add to the graphs of the first rows, and of those that have one."""
@@ -101,7 +124,10 @@ class Picture:
             history.add(_of_graphs(row, frame, self._dimensions))
 
     def pause(self) -> None:
-        """Stand still, or go on with the next frame."""
+        """Stand still, or go on with the next frame; a recording stands still itself."""
+        if self.pace:
+            self.pace.pause()
+            return
         self.is_paused = not self.is_paused
         if self.is_paused and self._frame:
             for row in self.rows:  # rows go on to change
@@ -223,8 +249,12 @@ class Picture:
 
     def _state(self, frame: Frame) -> Iterator[str]:
         """Yield what is not as usual."""
-        if self.is_paused:
+        if self.is_paused or (self.pace and self.pace.is_paused):
             yield "PAUSED"
+        if self.pace and self.pace.has_ended():
+            yield "END"
+        if self.pace and self.pace.speed != 1:
+            yield f"speed {speed(self.pace.speed)}"
         if self._only_failed:
             yield "with failures only"
         if self.needle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -55,6 +56,13 @@ def duration(seconds: float) -> str:
     """Return a time as a clock has it: 0:02:35."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def speed(factor: float) -> str:
+    """Return how many times as fast something is, below 1 as a part: 1/8."""
+    if factor == math.inf:
+        return "max"
+    return f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}"
 
 
 def graph(values: Iterable[float], width: int) -> str:

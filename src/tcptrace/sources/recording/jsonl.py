@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import select
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,6 +41,11 @@ class JsonLines(KeptSource):
         self._classes = classes
         self._tests = tests
         self._descriptor = 0 if path == STDIN else _opened(path)
+        self.can_rewind = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Read the first line."""
         self._number = 0
         self._has_end = False
         self._rest = b""
@@ -47,6 +53,15 @@ class JsonLines(KeptSource):
         self._lines = self._read_lines()
         self._first = self._next_lines()
         self.meta = self._read_meta()
+
+    def rewind(self) -> bool:
+        """Let the next `batches` begin at the beginning; tell whether that can be."""
+        if self.can_rewind:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            meta = self.meta  # it says what is asked of the rows, too
+            self._begin()
+            self.meta = meta
+        return self.can_rewind
 
     def close(self) -> None:
         """Close the file."""

@@ -18,8 +18,11 @@ class KeptSource(abc.ABC):
     meta: Meta
     given_up: int = 0
     warning: str = ""
-    is_whole: bool = False
-    """Whether the writer has ended it; else it may have been killed. Known when all is read."""
+    is_whole: bool | None = None
+    """Whether the writer has ended it; else it may have been killed. None until it is known, which
+    may take to read all of it."""
+    can_rewind: bool = True
+    """Whether it can be read from the beginning again; not so where it comes from a pipe."""
 
     def __init__(self, name: str) -> None:
         """Take the name of the file."""
@@ -32,6 +35,10 @@ class KeptSource(abc.ABC):
     @abc.abstractmethod
     def _groups(self) -> Iterator[list[Any]]:
         """Yield the rows that are wanted, some at a time; none where there are none yet."""
+
+    def rewind(self) -> bool:
+        """Let the next `batches` begin at the beginning; tell whether that can be."""
+        return self.can_rewind
 
     def last(self, duration_ns: int) -> None:
         """Yield no rows that are more than so long after the start."""

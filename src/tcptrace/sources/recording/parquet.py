@@ -104,8 +104,8 @@ class ParquetRows(KeptSource):
             raise TcptraceError(f"{self.name} cannot be read: {error}") from None
 
     def _read_losses(self) -> None:
-        if END_KEY in self._known():
-            self.is_whole = True
+        self.is_whole = END_KEY in self._known()
+        if self.is_whole:
             counts = json.loads(self._known()[END_KEY])
             self._losses = Losses(**{name: int(counts.get(name, 0)) for name in Losses._fields})
 

@@ -1,0 +1,123 @@
+"""A recording that is told as its time passes: `Paced`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tcptrace.model.batch import Batch
+from tcptrace.model.losses import Losses
+from tcptrace.model.pace import Pace
+from tcptrace.sources.recording.kept import KeptSource
+
+POLL_S = 0.03
+"""So often it is looked what is to be told, as where things happen now."""
+MOST = 4096
+"""Rows of a batch."""
+
+
+class Paced:
+    """Tells what a recording has when its time has come, some 30 times a second.
+
+    When the pace goes back, all is told from the beginning again, up to there.
+    """
+
+    def __init__(
+        self, source: KeptSource, pace: Pace, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Tell `source` at a pace; `sleep` waits so many seconds."""
+        self.meta = source.meta
+        self.notes = source.notes
+        self.warning = source.warning
+        self.given_up = 0
+        self._source = source
+        self._pace = pace
+        self._sleep = sleep
+        self._finished = False
+        self._rows: deque[Any] = deque()
+        """Those whose time has not come."""
+        self._kept: Iterator[Batch] = iter(())
+        self._is_read = False
+        self._last_ns = 0
+        self._offset_ns = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what has come, again and again; a batch may be empty."""
+        self._kept = self._source.batches()
+        while not self._finished:
+            if self._pace.until_ns() < self._pace.told_ns:
+                self._begin_anew()
+            has_waited = not (self._rows or self._is_read or self._read())
+            until_ns = self._pace.until_ns()
+            yield self._due(until_ns)
+            if self._pace.has_ended() and not self._pace.lasts:
+                return
+            if not (has_waited or self._is_behind(until_ns)):
+                self._sleep(POLL_S)
+
+    def _begin_anew(self) -> None:
+        if self._source.rewind():
+            self._kept, self._is_read = self._source.batches(), False
+            self._rows.clear()
+            self._pace.begin_anew()
+
+    def _read(self) -> bool:
+        """Read some rows, or find that there are no more; tell whether either was so."""
+        batch = next(self._kept, None)
+        rows = [*batch.events] if batch else []
+        if batch and rows:
+            self._rows.extend(rows)
+            self._offset_ns = batch.offset_ns
+            self._last_ns = max(self._last_ns, *(row.ts_ns for row in rows))
+            if self._pace.begin_ns is None:
+                self._pace.begin(self._begin_ns(rows[0].ts_ns))
+        elif batch is None:
+            self._is_read = True
+            self._pace.end_ns = self._last_ns
+        return bool(rows) or self._is_read
+
+    def _begin_ns(self, first_ns: int) -> int:
+        """Return when the recording begins; one that is still being written begins now."""
+        is_known = self.meta.start_ns and self._source.can_rewind
+        return min(first_ns, self.meta.start_ns - self._offset_ns) if is_known else first_ns
+
+    def _is_behind(self, until_ns: float) -> bool:
+        """Tell whether there is, or may be, more whose time has come."""
+        return self._rows[0].ts_ns <= until_ns if self._rows else not self._is_read
+
+    def _due(self, until_ns: float) -> Batch:
+        """Return the rows whose time has come."""
+        due: list[Any] = []
+        while self._rows and self._rows[0].ts_ns <= until_ns and len(due) < MOST:
+            due.append(self._rows.popleft())
+        if due and self._is_behind(until_ns):
+            known_ns = due[-1].ts_ns
+        else:
+            known_ns = self._last_ns if until_ns == math.inf else int(until_ns)
+        self._pace.told_ns = max(self._pace.told_ns, known_ns)
+        return Batch(iter(due), self._pace.told_ns, self._offset_ns)
+
+    def finish(self) -> None:
+        """Tell no more."""
+        self._finished = True
+        self._source.finish()
+
+    def abandon(self) -> None:
+        """Tell no more; what is not told stays in the recording."""
+        self.finish()
+
+    def losses(self) -> Losses:
+        """Return what the writer has missed."""
+        losses = self._source.losses()
+        return losses._replace(given_up=losses.given_up + self.given_up)
+
+    def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return nothing: no map was kept."""
+        return {}
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._source.close()
