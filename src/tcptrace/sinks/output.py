@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
@@ -186,6 +187,16 @@ class Output:
     def wait(self, seconds: float) -> bool:
         """Wait for room, or for the reader's end; tell whether that came."""
         return bool(self._poller.poll(seconds * 1000))
+
+    def push_within(self, seconds: float) -> bool:
+        """Write all of it if there is room for it in time; tell whether that is so."""
+        deadline = time.monotonic() + seconds
+        while not self.push():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.wait(left)
+        return True
 
     def drop(self) -> int:
         """Forget what is pending; return of how many rows it tells."""

@@ -21,6 +21,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
+from tcptrace.sinks.screen.driver import ScreenDriver
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.sinks.screen.text import Line
 from tcptrace.top.aggregator import Row
@@ -279,7 +280,7 @@ class TopApp(App[None]):
 
     def __init__(self, picture: Picture) -> None:
         """Show `picture`, and what is to come of it."""
-        super().__init__(ansi_color=True)
+        super().__init__(driver_class=ScreenDriver, ansi_color=True)
         self.picture = picture
         self._hint = _PLAYING_HINT if picture.pace else _HINT
         self._said = ""
@@ -310,6 +311,15 @@ class TopApp(App[None]):
         """The table."""
         table: Table = self.screen_stack[0].query_one(Table)
         return table
+
+    def push(self) -> bool:
+        """Write to the terminal what it has room for; tell whether that is all."""
+        driver = self._driver
+        return driver.push() if isinstance(driver, ScreenDriver) else True
+
+    def is_gone(self) -> bool:
+        """Tell whether there is no terminal any more."""
+        return isinstance(self._driver, ScreenDriver) and self._driver.is_gone()
 
     def show(self, frame: Frame) -> None:
         """Take a frame."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, TextIO
 
 from tcptrace.errors import TcptraceError
 from tcptrace.sinks.color import Palette
 from tcptrace.sinks.layout import terminal_size
+from tcptrace.sinks.output import Output
 from tcptrace.sinks.screen.app import TopApp
+from tcptrace.sinks.screen.driver import PATIENCE_S
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.top.frame import Frame
 
@@ -44,6 +48,8 @@ class ScreenSink:
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
+        self._is_behind = False
+        """Whether the terminal has not taken the last picture, and a newer one waits."""
         self._turns = AWAKE
 
     def open(self, _meta: Any) -> None:
@@ -56,8 +62,14 @@ class ScreenSink:
         for frame in rows:
             if isinstance(frame, Frame):
                 self._picture.update(frame)
-        self._app.is_awake = True
-        if self._app.is_running:
+        self._is_behind = True
+        self._draw()
+
+    def _draw(self) -> None:
+        """Have the picture drawn, unless the terminal has not even taken the last."""
+        if self._app.is_running and self._app.push():
+            self._is_behind = False
+            self._app.is_awake = True
             self._app.call_later(self._app.draw)
 
     def note(self, _losses: Any) -> None:
@@ -67,6 +79,8 @@ class ScreenSink:
         """Let the screen work: keys, and what is to be drawn."""
         if self._task and not self._is_over:
             self._turn()
+            if self._is_behind:
+                self._draw()
             if self._task.done():
                 self._leave()
         return True
@@ -87,8 +101,8 @@ class ScreenSink:
         return 0
 
     def is_closed(self) -> bool:
-        """Tell whether the user has ended it."""
-        return self._is_over
+        """Tell whether the user has ended it, or the terminal has gone."""
+        return self._is_over or self._app.is_gone()
 
     def close(self, _losses: Any) -> None:
         """Give the terminal back, and leave the last picture there."""
@@ -111,7 +125,8 @@ class ScreenSink:
         size = terminal_size(self._stream)
         head = self._picture.head(size.width)
         room = max(size.height - len(head) - 2, 2)
-        for line in (*head, *self._picture.table(size.width, room)):
-            text = "".join(self._palette.paint(cell.text, cell.look) for cell in line)
-            self._stream.write(text.rstrip() + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError), closing(Output(self._stream)) as output:
+            for line in (*head, *self._picture.table(size.width, room)):
+                text = "".join(self._palette.paint(cell.text, cell.look) for cell in line)
+                output.put(text.rstrip() + "\n")
+            output.push_within(PATIENCE_S)

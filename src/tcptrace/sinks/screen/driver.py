@@ -1,0 +1,60 @@
+"""How the screen is written to its terminal: `ScreenDriver`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from textual.drivers.linux_driver import LinuxDriver
+
+from tcptrace.sinks.output import Output
+
+if TYPE_CHECKING:
+    from textual.app import App
+
+PATIENCE_S = 0.5
+"""So long a terminal that stands still is waited for at the end."""
+
+
+class ScreenDriver(LinuxDriver):
+    """textual's driver, but for its writes, which wait for nobody.
+
+    textual's own wait for a terminal that stands still: when many are pending, and at the end. No
+    signal would end the run then.
+    """
+
+    def __init__(self, app: App[Any], **options: Any) -> None:
+        """Write to standard error, as textual does."""
+        super().__init__(app, **options)
+        self._output = Output(sys.__stderr__ or sys.stderr)
+
+    def write(self, data: str) -> None:
+        """Take what is to be written at the next `flush`; it can come from any thread."""
+        self._output.put(data)
+
+    def flush(self) -> None:
+        """Write what there is room for."""
+        self.push()
+
+    def push(self) -> bool:
+        """Write what there is room for; tell whether that is all."""
+        try:
+            return self._output.push()
+        except OSError:  # there is no terminal any more
+            self._output.drop()
+            return True
+
+    def is_gone(self) -> bool:
+        """Tell whether there is no terminal any more."""
+        is_gone = not self._output.has_reader()
+        if is_gone:  # textual's thread would read the end of its input again and again
+            self.exit_event.set()
+        return is_gone
+
+    def close(self) -> None:
+        """Write the rest, if the terminal takes it in time."""
+        super().close()  # ends a thread of textual's, which has written nothing
+        with contextlib.suppress(OSError):
+            self._output.push_within(PATIENCE_S)
+        self._output.drop()

@@ -1,0 +1,119 @@
+"""The screen of `tcptrace top` on a terminal of its own, with a recording to show."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.test_played import at, events, kept
+from tests.unit.test_top import failed
+
+pytest.importorskip("textual", reason="`./setup.sh test` brings it")
+
+PATIENCE_S = 60
+"""A machine may be slow; nothing here takes long."""
+CHUNK = 1 << 16
+
+
+class Terminal:
+    """A program on a terminal of 80 columns and 24 lines."""
+
+    def __init__(self, *arguments: str) -> None:
+        """Start tcptrace."""
+        command = [sys.executable, "-m", "tcptrace", *arguments]
+        self._pid, self._descriptor = pty.fork()
+        if self._pid == 0:
+            os.environ["TERM"] = "xterm-256color"
+            os.execv(command[0], command)  # noqa: S606
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        os.set_blocking(self._descriptor, False)
+        self.text = ""
+
+    def has_shown(self, text: str) -> bool:
+        """Read; tell whether this has been shown."""
+        with contextlib.suppress(OSError):  # there is nothing, or it has ended
+            self.text += os.read(self._descriptor, CHUNK).decode("utf-8", "replace")
+        return text in self.text
+
+    def flow(self, action: int) -> None:
+        """Have the terminal stand still, or go on."""
+        slave = os.open(Path(f"/proc/{self._pid}/fd/0").readlink(), os.O_RDWR | os.O_NOCTTY)
+        termios.tcflow(slave, action)
+        os.close(slave)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self._pid, number)
+
+    def has_ended(self) -> bool:
+        """Tell whether it has ended, with status 0."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            self._pid = 0
+            assert 0 == os.waitstatus_to_exitcode(status), self.text
+        return bool(pid)
+
+    def close(self) -> None:
+        """Kill it, if it still runs."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._descriptor)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """A screen that shows a recording of ten minutes, which changes ten times a second."""
+    rows = [*events(), *(at(failed(rport=1000 + n), 5 + n / 10) for n in range(6000))]
+    path = kept(tmp_path / "r.jsonl", rows)
+    with contextlib.closing(Terminal("top", "-r", str(path), "--interval", "100ms")) as started:
+        wait_for(lambda: started.has_shown("CONN/s"), "the screen")
+        yield started
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_though_the_terminal_stands_still(terminal: Terminal, number: int) -> None:
+    """Nothing waits for the terminal to take what is written."""
+    terminal.flow(termios.TCOOFF)
+    time.sleep(1)  # so long that there is much to be written
+    terminal.signal(number)
+    wait_for(terminal.has_ended, "the end")
+
+
+def test_a_terminal_that_goes_on_has_the_newest_picture(terminal: Terminal) -> None:
+    """What it has missed is not written afterwards."""
+    terminal.flow(termios.TCOOFF)
+    time.sleep(1)
+    terminal.flow(termios.TCOON)
+    terminal.text = ""
+    wait_for(lambda: terminal.has_shown("0:00:0"), "a new time")
+    terminal.signal(signal.SIGTERM)
+    wait_for(lambda: terminal.has_shown("lost") or terminal.has_ended(), "the last picture")
+    assert "\x1b[?1049l" in terminal.text
+
+
+def test_a_terminal_that_is_closed_ends_it(terminal: Terminal) -> None:
+    """As a window that is closed does."""
+    pid = terminal._pid
+    os.close(terminal._descriptor)
+    terminal._descriptor = os.open(os.devnull, os.O_RDWR)
+    wait_for(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the end")
+    terminal._pid = 0
