@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,13 @@ from tests.kernel.harness import Worker, eventually, take_port
 from tests.kernel.resolvers import FAKE, answer, connected, fake, question
 from tests.kernel.tracers import Tracer, run_tcptrace
 from tests.kernel.traffic import accept_once
+from tests.unit.test_recordings import META, any_row, seeded
+
+from tcptrace.model.limits import Limits
+from tcptrace.model.losses import NOTHING_LOST
+from tcptrace.probes.accept.probe import ACCEPT, Accept
+from tcptrace.sinks import directory
+from tcptrace.sinks.directory import DirectoryRecording
 
 pytestmark = pytest.mark.anywhere
 
@@ -133,3 +142,61 @@ def test_nothing_but_the_summary_is_printed(tmp_path: Path) -> None:
     again = run_tcptrace("accept", "--json", "-r", str(path))
     assert 1 == len(again.stdout.splitlines())
     assert "was not ended by its writer" in again.stderr
+
+
+def has_group(place: Path) -> bool:
+    """Tell whether a file that grows below a directory is whole up to a first group."""
+    data = b"".join(path.read_bytes() for path in place.rglob(".*.part"))
+    return len(data) > 4 and data.endswith(b"PAR1")
+
+
+def test_a_recorder_that_is_killed_is_followed_by_another(tmp_path: Path) -> None:
+    """What it has written down is kept, once, with what the next one sees."""
+    port, place = take_port(), f"{tmp_path}/rec/"
+    options = ("-P", str(port), "-w", place, "--print", "--json")
+    with Tracer(*options) as tracer:
+        accept_once(port=port)
+        tracer.wait_for(1)
+        eventually(lambda: has_group(Path(place)), "a group")
+        tracer.process.kill()
+        first = tracer.ended()
+    with Tracer(*options) as tracer:
+        accept_once(port=port)
+        tracer.wait_for(1)
+        second = tracer.stop()
+    assert 2 == len(list(Path(place).rglob("[!.]*.parquet")))
+    assert not list(Path(place).rglob(".*"))
+    again = run_tcptrace("accept", "--json", "-r", place)
+    assert first.stdout + second.stdout == again.stdout
+    assert "1 of 2 files were cut off" in again.stderr
+
+
+def test_a_disk_that_was_full_is_written_to_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that has no room, rows wait, and are written when there is some."""
+    monkeypatch.setattr(directory, "GROUP_S", 0)
+    said: list[str] = []
+    rows = [any_row(Accept, seeded(number)) for number in range(200)]
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path), check=True)
+    try:
+        sink = DirectoryRecording(
+            f"{tmp_path}/rec", "accept", ACCEPT.row_classes, Limits(), said.append
+        )
+        sink.open(META)
+        with contextlib.suppress(OSError), (tmp_path / "other").open("wb", 0) as other:
+            while True:
+                other.write(bytes(4096))
+        for at in range(0, 100, 10):
+            sink.write(rows[at : at + 10])
+            sink.flush()
+        assert ["No space left" in line for line in said] == [True]
+        (tmp_path / "other").unlink()
+        sink.write(rows[100:])
+        sink.flush()
+        sink.close(NOTHING_LOST)
+        assert (2, 0) == (len(said), sink.unwritten)
+        again = run_tcptrace("accept", "--json", "--failed", "-r", f"{tmp_path}/rec")
+        assert 200 == len(again.stdout.splitlines())
+    finally:
+        subprocess.run(("umount", "-l", tmp_path), check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tcptrace.model.kept import END_KEY, META_KEY
 from tcptrace.model.losses import NOTHING_LOST
 from tcptrace.model.meta import Meta, meta_to_json
 from tcptrace.probes.tracer.probe import TRACER
-from tcptrace.sinks.parquet import schema_of
+from tcptrace.sinks.groups import schema_of
 
 SECOND = 1_000_000_000
 START_NS = 1_796_040_000 * SECOND
@@ -51,7 +52,7 @@ class Host:
             {
                 "type": kind,
                 "time": START_NS + at_ns + self._ahead_ns,
-                "ts_ns": at_ns + 1,
+                "clock_offset_ns": START_NS + self._ahead_ns - 1,
                 **self._known,
                 **dict(zip(names, ends, strict=True)),
                 **values,
@@ -111,7 +112,7 @@ class Fleet:
                 at_s,
                 views[0],
                 outcome="established",
-                latency_ms=0.5,
+                latency_ms=Decimal("0.5"),
                 query=name,
                 **known,
             )

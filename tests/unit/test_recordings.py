@@ -39,8 +39,8 @@ from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.probes.tracer.records import Connected
-from tcptrace.shell.recordings import Keeping
-from tcptrace.sinks import parquet, thrift
+from tcptrace.shell.keeping import Keeping
+from tcptrace.sinks import groups, parquet, thrift
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.parquet import ParquetRecording
 from tcptrace.sinks.recording import JsonLinesRecording
@@ -108,7 +108,7 @@ def value(kind: Any, chance: random.Random) -> Any:
     """Return any value of a kind."""
     one: Callable[[], Any] = {
         int: lambda: chance.randrange(1, 1 << (16 if kind.form == "H" else 31)),
-        float: lambda: chance.random() * 1000,
+        float: lambda: chance.randrange(1 << 40) / 1e6,  # nanoseconds
         bool: lambda: chance.random() < 0.5,
         str: lambda: chance.choice(("", "text", HOSTILE, "名")),
     }[kind.base]
@@ -170,8 +170,8 @@ def test_what_is_kept_is_read_as_it_was(tmp_path: Path, name: str, form: str) ->
 def test_every_probe_s_rows_have_columns() -> None:
     """Whatever a built-in command shows can be kept, with one type for each key."""
     for probe in probes():
-        assert "ts_ns" in parquet.schema_of(probe.row_classes).names
-    types = {parquet.schema_of(probe.row_classes).field("pid").type for probe in PROBES.values()}
+        assert "clock_offset_ns" in groups.schema_of(probe.row_classes).names
+    types = {groups.schema_of(probe.row_classes).field("pid").type for probe in PROBES.values()}
     assert {pa.uint32()} == types
 
 
@@ -277,13 +277,13 @@ def test_rows_wait_for_seconds_at_most(tmp_path: Path, monkeypatch: pytest.Monke
     sink = recording(path, ACCEPT)
     sink.open(META)
     sink.write(accepts(1))
-    now = parquet.GROUP_S - 0.1
+    now = groups.GROUP_S - 0.1
     sink.flush()
     before = path.stat().st_size
-    now = parquet.GROUP_S
+    now = groups.GROUP_S
     sink.flush()
     assert before < path.stat().st_size
-    assert parquet.GROUP_S < 10
+    assert groups.GROUP_S < 10
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcptrace.shell.times import parse_time
+from tcptrace.shell.times import parse_moment, parse_time
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,42 @@ def test_whatever_is_typed_is_a_time_or_an_error(text: str) -> None:
     except ValueError:
         return
     assert 1e-3 <= seconds <= 864_000_000
+
+
+NOW = dt.datetime(2026, 11, 30, 12, 0, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2h", "2026-11-30T10:00:00+01:00"),
+        ("1d12h", "2026-11-29T00:00:00+01:00"),
+        ("2026-11-30T09:30Z", "2026-11-30T09:30:00+00:00"),
+        ("2026-11-30T09:30:15.5+02:00", "2026-11-30T09:30:15.5+02:00"),
+    ],
+)
+def test_moments(text: str, moment: str) -> None:
+    """So long ago, or by date and zone."""
+    assert dt.datetime.fromisoformat(moment) == parse_moment(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["9:30", "09:30", "09:30:00"])
+def test_a_time_of_day_is_of_today(text: str) -> None:
+    """By the local clock, as is a date without a zone."""
+    expected = dt.datetime(2026, 11, 30, 9, 30).astimezone()
+    assert expected == parse_moment(text, NOW)
+    assert expected == parse_moment("2026-11-30 09:30", NOW)
+
+
+@given(st.text(max_size=20))
+def test_whatever_is_typed_is_a_moment_or_an_error(text: str) -> None:
+    """Nothing else is raised."""
+    with contextlib.suppress(ValueError, OverflowError):
+        parse_moment(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["", "10", "noon", "25:00", "2026-13-01"])
+def test_what_is_no_moment_is_named(text: str) -> None:
+    """With examples of what is one."""
+    with pytest.raises(ValueError, match="no moment such as 2h"):
+        parse_moment(text, NOW)

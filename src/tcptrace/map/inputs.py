@@ -59,8 +59,9 @@ def make_input(engine: Engine, tables: Iterable[Files], wanted: Wanted) -> None:
 def _read(engine: Engine, view: str, table: Files) -> str:
     """Return the query of all columns of files; one that they lack is NULL."""
     there = engine.scan(table, view)
+    made = {"ts_ns": f"{engine.time_ns} - clock_offset_ns"} if "clock_offset_ns" in there else {}
     columns = [
-        f"CAST({name if name in there else 'NULL'} AS {kind}) AS {name}"
+        f"CAST({made.get(name, name if name in there else 'NULL')} AS {kind}) AS {name}"
         for name, kind in TYPES.items()
     ]
     return f"SELECT {', '.join(columns)}, {engine.time_ns} AS ts FROM {view}"  # noqa: S608 - names of ours

@@ -139,9 +139,18 @@ def from_json(values: Mapping[str, Any], classes: Classes) -> Any:
     return row
 
 
-META_KEY, END_KEY = b"tcptrace", b"tcptrace.losses"
-"""Under these keys the end of a Parquet file says what holds for all rows, and, if these are all,
-what may be missing."""
+META_KEY, END_KEY, CUT_KEY = b"tcptrace", b"tcptrace.losses", b"tcptrace.cut"
+"""Under these keys the end of a Parquet file says what holds for all rows; if these are all, what
+may be missing; and that they are all that was left by a writer that was killed."""
+OFFSET, BOOT = "clock_offset_ns", "boot_id"
+"""Columns of such a file: what `wall_ns` is ahead of `ts_ns`, and whose clock that is."""
+
+
+def is_milliseconds(key: str, kind: Kind) -> bool:
+    """Tell whether values are milliseconds, which are known to the nanosecond."""
+    return kind.base is float and not kind.is_list and key.endswith("_ms")
+
+
 _OF_ALL = frozenset({"type", "time", "backend"})
 _OF_PARTS = frozenset(key for unknown in PARTS.values() for key in unknown._fields)
 

@@ -44,7 +44,9 @@ class Losses(NamedTuple):
         if self.unread:
             reasons.append(f"{_lost(self.unread)}: too many waited at the end to be read")
         if self.unwritten:
-            reasons.append(f"{_lost(self.unwritten)}: nobody took their rows")
+            reasons.append(
+                f"{_lost(self.unwritten)}: nobody took their rows, or they could not be written"
+            )
         return "; ".join(reasons)
 
 

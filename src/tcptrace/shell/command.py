@@ -16,6 +16,7 @@ from tcptrace.kernel.privileges import require_tracing
 from tcptrace.model.columns import Column
 from tcptrace.probes.probe import FTRACE, Probe
 from tcptrace.shell.help import WIDTH, help_all_option, write_sections, write_text
+from tcptrace.shell.keeping import keeping
 from tcptrace.shell.options import (
     FILTER,
     OUTPUT,
@@ -37,7 +38,7 @@ from tcptrace.shell.plan import (
     with_following,
     with_programs,
 )
-from tcptrace.shell.recordings import keeping, reading
+from tcptrace.shell.recordings import reading
 from tcptrace.shell.run import replay, run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing

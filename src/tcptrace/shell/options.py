@@ -17,8 +17,9 @@ from tcptrace.probes.follow import FOLLOW
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.programs import WHO
 from tcptrace.shell import complete
+from tcptrace.shell.amounts import parse_limits
 from tcptrace.shell.host import Host
-from tcptrace.shell.times import parse_seconds
+from tcptrace.shell.times import parse_seconds, parse_wall_ns
 from tcptrace.sinks.choose import FORMATS
 from tcptrace.sinks.color import CHOICES as CHOICES_OF_COLOR
 
@@ -254,14 +255,54 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             ["-w", "--write"],
             **kept,
             metavar="FILE",
-            help="Keep events in FILE (.jsonl or .parquet; - is standard output); print none.",
+            help="Keep events in FILE (.jsonl or .parquet; - is standard output), or in many files "
+            "of a directory, DIR/; print none.",
+        ),
+        TraceOption(
+            ["--rotate"],
+            **kept,
+            metavar="LIMIT",
+            needs=("write",),
+            callback=parse_limits,
+            help="With -w DIR/: begin a new file after 10m, 100M or 1h,100M. Default: 10m.",
+        ),
+        TraceOption(
+            ["--keep"],
+            **kept,
+            metavar="LIMIT",
+            needs=("write",),
+            callback=parse_limits,
+            help="With -w DIR/: remove this host's files beyond 7d, 10G or 7d,10G.",
         ),
         TraceOption(
             ["-r", "--read"],
             **kept,
             metavar="FILE",
             is_eager=True,  # filters are then about what it has
-            help="Show what FILE has kept (- is standard input); needs no rights.",
+            help="Show what FILE or DIR/ has kept (- is standard input); needs no rights.",
+        ),
+        TraceOption(
+            ["--since"],
+            **kept,
+            metavar="WHEN",
+            needs=("read",),
+            callback=parse_wall_ns,
+            help="With -r: from 2h (ago), 09:30, 2026-11-30 or 2026-11-30T09:30Z on.",
+        ),
+        TraceOption(
+            ["--until"],
+            **kept,
+            metavar="WHEN",
+            needs=("read",),
+            callback=parse_wall_ns,
+            help="With -r: before this moment.",
+        ),
+        TraceOption(
+            ["--host"],
+            **kept,
+            metavar="NAME",
+            needs=("read",),
+            help="With -r DIR/: of this host.",
         ),
         TraceOption(
             ["--print", "also_print"],

@@ -94,7 +94,9 @@ class Pump:
 
     def losses(self) -> Losses:
         """Return what may be missing since the start."""
-        return self._source.losses()._replace(unwritten=self._unwritten)
+        own = max((getattr(sink, "unwritten", 0) for sink in self._sinks), default=0)
+        unwritten = self._unwritten + own
+        return self._source.losses()._replace(unwritten=unwritten)
 
     def summary(self, of: str, seconds: float) -> str:
         """Return what became of all; `of` says what was shown."""

@@ -1,4 +1,4 @@
-"""Recordings on the command line: ``-w`` keeps a run's events, ``-r`` reads them in its place."""
+"""Recordings on the command line: ``-r`` reads events in place of a run."""
 
 from __future__ import annotations
 
@@ -13,74 +13,13 @@ from click.core import ParameterSource
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.meta import Meta
+from tcptrace.model.window import ALWAYS, Window
 from tcptrace.probes.probe import Probe
+from tcptrace.shell.keeping import is_directory, is_parquet, require_pyarrow
 from tcptrace.shell.options import PREFERRED, TraceOption, turned_on
-from tcptrace.sinks.sink import Sink
 from tcptrace.sources.recording.kept import KeptSource
 
-STDOUT = "-"
 Keeps = Callable[[Any], bool]
-WITHOUT_PYARROW = (
-    "Parquet needs pyarrow, which is not installed.\n"
-    "Install it: pip install 'tcptrace[record]'; or take a name that ends in .jsonl"
-)
-
-
-def is_parquet(path: str) -> bool:
-    """Tell by a file's name whether it is Parquet, or JSON Lines. Raises UsageError."""
-    suffix = Path(path).suffix
-    if path != STDOUT and suffix not in {".jsonl", ".parquet"}:
-        raise click.UsageError(f"{path} ends neither in .jsonl nor in .parquet.")
-    return suffix == ".parquet"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Keeping:
-    """Where a run's events are kept."""
-
-    path: str
-    force: bool
-    also_print: bool
-
-    def check(self) -> None:
-        """Raise TcptraceError where a file would be overwritten, or cannot be written."""
-        if self.path != STDOUT and not self.force and Path(self.path).exists():
-            raise TcptraceError(f"{self.path} is already there.\nGive --force to overwrite it")
-        if is_parquet(self.path):
-            _require_pyarrow()
-
-    def open(self, probe: Probe) -> Sink:
-        """Make the file. Raises TcptraceError."""
-        if not is_parquet(self.path):
-            from tcptrace.sinks.recording import JsonLinesRecording  # noqa: PLC0415 - not for help
-
-            return JsonLinesRecording(self.path, force=self.force)
-        from tcptrace.sinks.parquet import ParquetRecording  # noqa: PLC0415 - an extra, and slow
-
-        return ParquetRecording(self.path, probe.row_classes, force=self.force)
-
-
-def keeping(given: Mapping[str, Any], *, counts: bool) -> Keeping | None:
-    """Return where the command line has events kept. Raises UsageError."""
-    path: str | None = given["write"]
-    if path is None:
-        return None
-    if counts:
-        raise click.UsageError(
-            "-c keeps no attempts: record without it, and count with -c -r FILE."
-        )
-    for name, flag in {"also_print": "--print", "summary": "--summary"}.items():
-        if path == STDOUT and given.get(name):
-            raise click.UsageError(f"{flag} and -w - both write to standard output.")
-    is_parquet(path)
-    return Keeping(path, force=given["force"], also_print=given["also_print"])
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow.parquet  # type: ignore[import-untyped,unused-ignore] # noqa: F401, PLC0415
-    except ImportError:
-        raise TcptraceError(WITHOUT_PYARROW) from None
 
 
 def reading(
@@ -100,15 +39,20 @@ def reading(
     _refuse_kernel_s(context, options)
     mine = filters.only([name for name in filters.values if _is_said(context, name)])
     keeps = _kept_by(list(_own(options)), given)
-    source = _open(path, Classes(probe.row_classes), mine, keeps)
+    window = Window(given["since"], given["until"])
+    if is_directory(path):
+        source = _open_directory(path, probe, given["host"], mine, keeps, window)
+    else:
+        source = _open(path, Classes(probe.row_classes), mine, keeps, window)
     try:
-        if source.meta.probe:
-            may_lack = context.meta.get(PREFERRED, ())
-            on = turned_on(options, given)
-            wanted = [option for option in on if option.name not in may_lack]
-            _check_meta(source, probe, wanted, given)
-            _check_narrowed(source, list(_own(options)), wanted)
-            _check_filters(source.meta, mine)
+        may_lack = context.meta.get(PREFERRED, ())
+        on = turned_on(options, given)
+        wanted = [option for option in on if option.name not in may_lack]
+        for known in (source.meta, *source.others):
+            if known.probe:
+                _check_meta(source.name, known, probe, wanted, given)
+                _check_narrowed(source.name, known, list(_own(options)), wanted)
+                _check_filters(known, mine)
     except TcptraceError:
         source.close()
         raise
@@ -119,15 +63,35 @@ def reading(
     return source
 
 
-def _open(path: str, classes: Any, filters: Filters, keeps: Sequence[Keeps]) -> KeptSource:
+def _open(
+    path: str, classes: Any, filters: Filters, keeps: Sequence[Keeps], window: Window
+) -> KeptSource:
     if not is_parquet(path):
         from tcptrace.sources.recording.jsonl import JsonLines  # noqa: PLC0415 - not for help
 
-        return JsonLines(path, classes, [filters.keeps, *keeps] if filters.values else keeps)
-    _require_pyarrow()
+        tests = [*([filters.keeps] if filters.values else ()), *keeps]
+        return JsonLines(path, classes, tests + ([window.keeps] if window != ALWAYS else []))
+    require_pyarrow()
     from tcptrace.sources.recording.parquet import ParquetRows  # noqa: PLC0415 - an extra, and slow
 
-    return ParquetRows(path, classes, filters, keeps)
+    return ParquetRows(path, classes, filters, keeps, window)
+
+
+def _open_directory(
+    path: str,
+    probe: Probe,
+    host: str | None,
+    filters: Filters,
+    keeps: Sequence[Keeps],
+    window: Window,
+) -> KeptSource:
+    require_pyarrow()
+    from tcptrace.model.kept import Classes  # noqa: PLC0415 - not for help
+    from tcptrace.sources.recording import directory  # noqa: PLC0415 - an extra, and slow
+
+    found = list(directory.find(Path(path), probe.name, window))
+    own = directory.of_one_host(found, host, path)
+    return directory.DirectoryRows(path, own, Classes(probe.row_classes), filters, keeps, window)
 
 
 def _is_said(context: click.Context, name: str) -> bool:
@@ -171,35 +135,35 @@ def _without(meta: Meta, options: Sequence[TraceOption], given: Mapping[str, Any
 
 
 def _check_meta(
-    source: KeptSource, probe: Probe, options: Sequence[TraceOption], given: Mapping[str, Any]
+    name: str,
+    meta: Meta,
+    probe: Probe,
+    options: Sequence[TraceOption],
+    given: Mapping[str, Any],
 ) -> None:
     """Raise RefusedError where a recording does not have what is asked for."""
-    meta = source.meta
     if meta.probe != probe.name:
-        raise RefusedError(
-            f"{source.name} was recorded by `tcptrace {meta.probe}`: read it with that"
-        )
+        raise RefusedError(f"{name} was recorded by `tcptrace {meta.probe}`: read it with that")
     for option in options:
         if not _has(probe, meta, option, given[option.name or ""]):
             raise RefusedError(
-                f"{source.name} was recorded without this {option.opts[0]}: it cannot be had now"
+                f"{name} was recorded without this {option.opts[0]}: it cannot be had now"
             )
 
 
 def _check_narrowed(
-    source: KeptSource, options: Sequence[TraceOption], wanted: Sequence[TraceOption]
+    name: str, meta: Meta, options: Sequence[TraceOption], wanted: Sequence[TraceOption]
 ) -> None:
     """Raise RefusedError where rows were left out that an option is to tell of."""
     left_out = {
         option.name or "": option.opts[0]
         for option in options
-        if not source.meta.switches.keys().isdisjoint(option.narrows)
+        if not meta.switches.keys().isdisjoint(option.narrows)
     }
     for option in wanted:
-        for name in left_out.keys() & {*option.excludes}:
+        for other in left_out.keys() & {*option.excludes}:
             raise RefusedError(
-                f"{source.name} was recorded with {left_out[name]}: rows are missing for "
-                f"{option.opts[0]}"
+                f"{name} was recorded with {left_out[other]}: rows are missing for {option.opts[0]}"
             )
 
 

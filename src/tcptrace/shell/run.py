@@ -19,9 +19,9 @@ from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.pace import Pace
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
+from tcptrace.shell.keeping import STDOUT, Keeping
 from tcptrace.shell.plan import Output
 from tcptrace.shell.pump import Pump, RowsOf
-from tcptrace.shell.recordings import STDOUT, Keeping
 from tcptrace.shell.say import say, tell
 from tcptrace.shell.stop import Stop, Why
 from tcptrace.shell.trace import Trace

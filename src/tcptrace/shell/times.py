@@ -1,11 +1,13 @@
-"""How long something takes, as it is typed: ``10``, ``500ms``, ``1m30s``, ``1d``."""
+"""Times as they are typed: how long (``10``, ``500ms``, ``1m30s``, ``1d``), and when."""
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 
 import click
 
+_CLOCK = re.compile("[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?")
 _SECONDS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 _NUMBER = "[0-9]+(?:[.][0-9]+)?|[.][0-9]+"
 _TIME = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
@@ -68,3 +70,42 @@ def parse_nanoseconds(
         return 0 if value is None else round(parse_time(value, "ms", "1us") * 1e9)
     except ValueError as error:
         raise click.BadParameter(str(error), param=parameter) from None
+
+
+def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
+    """Return when a text says: ``2h`` ago, ``09:30`` of today, ``2026-11-30T09:30:00Z``.
+
+    Args:
+        text: without a zone it is in local time.
+        now: with its zone, the local one.
+
+    Raises:
+        ValueError: with a message for the user.
+
+    """
+    seconds = None if text.isdigit() else _seconds(text, "")
+    if seconds is not None:
+        return now - dt.timedelta(seconds=seconds)
+    if _CLOCK.fullmatch(text):
+        text = f"{now:%Y-%m-%d}T{text:0>{5 if text.count(':') == 1 else 8}}"
+    zone = "+00:00" if text.endswith("Z") else ""
+    try:
+        moment = dt.datetime.fromisoformat(text.removesuffix("Z") + zone)
+    except ValueError:
+        shown = repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
+        msg = f"{shown} is no moment such as 2h (ago), 09:30, 2026-11-30 or 2026-11-30T09:30Z"
+        raise ValueError(msg) from None
+    return moment.astimezone()
+
+
+def parse_wall_ns(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Read an option's value as a moment, in nanoseconds since 1970."""
+    if value is None:
+        return None
+    try:
+        moment = parse_moment(value, dt.datetime.now().astimezone())
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+    return round(moment.timestamp() * 1e6) * 1000

@@ -10,7 +10,10 @@ from tcptrace.model.meta import Meta
 
 
 class Sink(Protocol):
-    """Takes rows; it alone knows where they go."""
+    """Takes rows; it alone knows where they go.
+
+    One that goes on where rows cannot be written counts their events in `unwritten`.
+    """
 
     def open(self, meta: Meta) -> None:
         """Learn what holds for all rows, before the first of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tcptrace.model.batch import Batch
@@ -16,6 +16,8 @@ class KeptSource(abc.ABC):
     """Rows that were kept; nothing more comes in, and there is nobody to ask."""
 
     meta: Meta
+    others: Sequence[Meta] = ()
+    """What holds for rows of further runs, where there are such."""
     given_up: int = 0
     warning: str = ""
     is_whole: bool | None = None

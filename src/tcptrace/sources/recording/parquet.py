@@ -7,7 +7,6 @@ is read by the ends that stand behind each group of its rows; see sinks/parquet.
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,13 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tcptrace.errors import TcptraceError
+from tcptrace.model import ends
 from tcptrace.model.filters import BY_NAME, Filters
-from tcptrace.model.kept import END_KEY, META_KEY, Classes, from_columns
+from tcptrace.model.kept import (
+    BOOT,
+    CUT_KEY,
+    END_KEY,
+    META_KEY,
+    OFFSET,
+    Classes,
+    from_columns,
+)
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta, meta_from_json
+from tcptrace.model.window import ALWAYS, Window
 from tcptrace.sources.recording.kept import KeptSource
 
-MAGIC = b"PAR1"
 AT_ONCE = 4096
 """So many rows are made at a time."""
 _CODES: dict[Any, Any] = {
@@ -43,6 +51,9 @@ class ParquetRows(KeptSource):
         classes: Classes,
         filters: Filters,
         tests: Sequence[Callable[[Any], bool]],
+        window: Window = ALWAYS,
+        *,
+        by_time: bool = False,
     ) -> None:
         """Open the file.
 
@@ -51,6 +62,8 @@ class ParquetRows(KeptSource):
             classes: of the rows that may be there.
             filters: tell which rows are wanted.
             tests: all of them a row that is wanted passes, too.
+            window: in which a row that is wanted happened.
+            by_time: whether the rows of a group are to be put in order.
 
         Raises:
             TcptraceError: it cannot be read, or is no recording.
@@ -58,12 +71,15 @@ class ParquetRows(KeptSource):
         """
         super().__init__(path)
         self._classes = classes
+        self._window = window
+        self._by_time = by_time
         try:
             self._file = pa.memory_map(path)
             self._parts = [pq.ParquetFile(self._file)]
         except (OSError, pa.ArrowInvalid) as error:
             self._parts = self._recovered(path, error)
-        if not self._known().keys() >= {META_KEY, END_KEY}:
+        known = self._known().keys()
+        if META_KEY not in known or known.isdisjoint({END_KEY, CUT_KEY}):
             self._parts = self._recovered(path, None)
         self.meta = self._read_meta()
         self._read_losses()
@@ -75,6 +91,17 @@ class ParquetRows(KeptSource):
         ]
         rest = [name for name in filters.values if not columns.issuperset(_fields(name, filters))]
         self._tests = [*([filters.only(rest).keeps] if rest else ()), *tests]
+        if window != ALWAYS:
+            self._tests.append(window.keeps)
+
+    def span_ns(self) -> tuple[int, int] | None:
+        """Return when the first and the last of its rows happened; None where there are none."""
+        spans = [
+            _span_ns(part, number) for part in self._parts for number in range(part.num_row_groups)
+        ]
+        if not spans:
+            return None
+        return min(first for first, _ in spans), max(last for _, last in spans)
 
     def close(self) -> None:
         """Close the file."""
@@ -88,7 +115,8 @@ class ParquetRows(KeptSource):
     def _recovered(self, path: str, error: Exception | None) -> list[pq.ParquetFile]:
         """Return a file for each group of rows that is whole."""
         try:
-            parts = list(_parts(path))
+            with open(path, "rb") as file:  # noqa: PTH123 - mapped
+                parts = [part.file for part in ends.parts(ends.mapped(file.fileno()))]
         except (OSError, ValueError) as own:
             why = getattr(own, "strerror", None) or own
             raise TcptraceError(f"cannot read {path}: {why}") from None
@@ -112,7 +140,8 @@ class ParquetRows(KeptSource):
     def _groups(self) -> Iterator[list[Any]]:
         for part in self._parts:
             for number in range(part.num_row_groups):
-                yield from self._rows(part, number)
+                if self._window.meets(*_span_ns(part, number)):
+                    yield from self._rows(part, number)
 
     def _rows(self, part: pq.ParquetFile, number: int) -> Iterator[list[Any]]:
         """Yield the wanted rows of a group, some at a time."""
@@ -123,6 +152,8 @@ class ParquetRows(KeptSource):
         table = part.read_row_group(number, use_threads=False)
         if wanted is not None:
             table = table.take(pa.array(wanted, pa.uint32()))
+        if self._by_time:
+            table = table.sort_by("time")
         for at in range(0, table.num_rows, AT_ONCE):
             rows: Iterable[Any] = self._made(table.slice(at, AT_ONCE))
             for test in self._tests:
@@ -165,6 +196,10 @@ class ParquetRows(KeptSource):
             if name != "type" and column.null_count < len(column)
         }
         columns["wall_ns"] = columns.pop("time")
+        columns.pop(BOOT, None)
+        if OFFSET in columns:
+            pairs = zip(columns["wall_ns"], columns.pop(OFFSET), strict=True)
+            columns["ts_ns"] = [wall_ns - offset_ns for wall_ns, offset_ns in pairs]
         try:
             record = self._classes.of(kind, columns.keys() - {"wall_ns"})
         except ValueError as error:
@@ -178,30 +213,11 @@ def _fields(name: str, filters: Filters) -> Sequence[str]:
     return (field,) if field else filters.port_fields
 
 
-def _parts(path: str) -> Iterator[pq.ParquetFile]:
-    """Yield a file for each group: what is there up to the end that stands behind the group."""
-    with open(path, "rb") as file:  # noqa: PTH123 - mapped
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    whole = pa.py_buffer(data)
-    at = data.find(MAGIC, len(MAGIC))
-    while at >= 0:
-        end = at + len(MAGIC)
-        size = int.from_bytes(data[at - 4 : at], "little")
-        if size < at - len(MAGIC):
-            part = _part(whole.slice(0, end))
-            if part:
-                yield part
-        at = data.find(MAGIC, end)
-
-
-def _part(data: pa.Buffer) -> pq.ParquetFile | None:
-    """Return the file in `data` if it is one of tcptrace's."""
-    try:
-        part = pq.ParquetFile(pa.BufferReader(data))
-    except (pa.ArrowInvalid, OSError):
-        return None
-    known = part.metadata.metadata or {}
-    return part if META_KEY in known and END_KEY not in known else None
+def _span_ns(part: pq.ParquetFile, number: int) -> tuple[int, int]:
+    """Return when the first and the last row of a group happened, as far as the file tells."""
+    at = part.schema_arrow.get_field_index("time")
+    known = part.metadata.row_group(number).column(at).statistics
+    return (known.min_raw, known.max_raw) if known and known.has_min_max else (0, 1 << 63)
 
 
 def values_of(column: pa.ChunkedArray) -> list[Any]:
@@ -211,6 +227,8 @@ def values_of(column: pa.ChunkedArray) -> list[Any]:
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
     if pa.types.is_string(array.type):
         return _texts(array)
+    if pa.types.is_decimal(array.type):
+        return _decimals(array)
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.int64())
     code = _CODES.get(array.type)
@@ -226,6 +244,15 @@ def _numbers(array: pa.Array, code: Any) -> list[Any]:
         return numbers
     known = memoryview(array.is_valid().cast(pa.uint8()).buffers()[1])[: len(array)]
     return [number if is_known else None for number, is_known in zip(numbers, known, strict=True)]
+
+
+def _decimals(array: pa.Array) -> list[Any]:
+    """Return decimals of less than 2^63 units as floating-point numbers."""
+    units = memoryview(array.buffers()[1]).cast("q")[2 * array.offset :: 2]
+    scale = 10.0**array.type.scale
+    known = _numbers(array.is_valid().cast(pa.uint16()), "H")
+    pairs = zip(units, known, strict=False)  # a buffer is padded
+    return [unit / scale if is_known else None for unit, is_known in pairs]
 
 
 def _texts(array: pa.Array) -> list[Any]:

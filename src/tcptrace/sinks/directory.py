@@ -1,0 +1,262 @@
+"""Recordings that go on for weeks: files in directories of days and hosts, one after the other.
+
+A file grows by groups under a hidden name, each of them on the disk within ten seconds of its
+first row, and gets its own name when it has ended (finish.py). Where nothing can be written, rows
+wait, as many as make a group, and the rest is counted as lost; it is tried again every nine
+seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tcptrace.errors import TcptraceError
+from tcptrace.model import filenames
+from tcptrace.model.events import NewTable, weight
+from tcptrace.model.limits import Limits
+from tcptrace.model.losses import NOTHING_LOST, Losses
+from tcptrace.model.meta import Meta
+from tcptrace.sinks import finish
+from tcptrace.sinks.groups import (
+    GROUP_ROWS,
+    GROUP_S,
+    Groups,
+    by_program,
+    ended,
+    first_known,
+    schema_of,
+    sync,
+    table_of,
+)
+from tcptrace.sinks.retention import Retention
+from tcptrace.sinks.tree import Tree
+
+MOST_GROUPS = 1000
+"""A file of so many ends: what it is to say at its own end, and how long that takes, is bounded."""
+DAY_S = 86_400.0
+MOST_TRIES = 3
+
+
+class Growing:
+    """A file while it is written."""
+
+    def __init__(self, tree: Tree, probe: str, begun_ns: int) -> None:
+        """Make it, and take it; `begun_ns` is about when its rows begin. Raises OSError."""
+        self.begun = time.monotonic()
+        self.begun_ns = begun_ns
+        self.day = filenames.date_directory(begun_ns)
+        with tree.day(self.day, make=True) as directory:
+            self._directory = os.dup(directory)
+            try:
+                self._make(probe)
+            except OSError:
+                os.close(self._directory)
+                raise
+
+    def _make(self, probe: str) -> None:
+        """Make the file; one that somebody took for a leftover is left to them."""
+        for _ in range(MOST_TRIES):
+            self._name = filenames.file_name(probe, self.begun_ns, secrets.randbits(32))
+            grown = filenames.hidden(self._name, filenames.GROWING)
+            self._descriptor = os.open(grown, finish.NEW, finish.MODE, dir_fd=self._directory)
+            if finish.take(self._descriptor):
+                os.fchmod(self._descriptor, finish.MODE)
+                os.fsync(self._directory)
+                return
+            os.close(self._descriptor)
+        raise BlockingIOError(f"somebody else takes {self._name}")
+
+    def begin(self, schema: Any, meta: Meta) -> None:
+        """Write how it begins. Raises OSError."""
+        known = first_known(dataclasses.replace(meta, start_ns=self.begun_ns))
+        self.groups = Groups(self._descriptor, schema, known)
+        self.groups.begin()
+
+    def append(self, table: Any) -> None:
+        """Append a group, on the disk; all of it or nothing. Raises OSError."""
+        if os.fstat(self._descriptor).st_nlink == 0:
+            raise FileNotFoundError(2, "the file was removed", self._name)
+        try:
+            self.groups.append(table)
+            sync(self._descriptor)
+        except OSError:
+            self.groups.cut_back()
+            raise
+
+    def finish(self, losses: Losses) -> None:
+        """End it, and give it its name. Raises OSError: it stays hidden."""
+        try:
+            self.groups.end(ended(losses))
+            finish.finish(self._name, self._descriptor, self._directory)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        os.close(self._descriptor)
+        os.close(self._directory)
+
+
+class DirectoryRecording:
+    """A recording in files of a directory."""
+
+    def __init__(
+        self,
+        path: str,
+        probe: str,
+        records: Iterable[Any],
+        limits: Limits,
+        say: Callable[[str], None],
+    ) -> None:
+        """Write a probe's rows, of these classes; `say` tells people what goes wrong."""
+        self.unwritten = 0
+        self._path = path
+        self._probe = probe
+        self._schema = schema_of(records)
+        self._limits = limits
+        self._say = say
+        self._rows: list[Any] = []
+        self._since = 0.0
+        self._growing: Growing | None = None
+        self._losses = self._told = NOTHING_LOST
+        """What may be missing so far, and what of it the files say that have ended."""
+        self._failure: str | None = None
+
+    def open(self, meta: Meta) -> None:
+        """Finish what others have left behind; remove what is old.
+
+        Raises:
+            TcptraceError: nothing can be written there.
+
+        """
+        self._meta = meta
+        self._tree = Tree(self._path, meta.host)
+        self._retention = Retention(self._tree, self._probe, self._limits)
+        try:
+            self._tree.make()
+        except OSError as error:
+            raise TcptraceError(f"cannot write to {self._path}: {error.strerror}") from None
+        self._tidy()
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Keep rows for their group."""
+        if not self._rows:
+            self._since = time.monotonic()
+        self._rows += [row for row in rows if not isinstance(row, NewTable)]
+        if len(self._rows) >= GROUP_ROWS:
+            self._write_group()
+
+    def note(self, losses: Losses) -> None:
+        """Keep what may be missing so far, for the file's end."""
+        self._losses = losses
+
+    def flush(self, seconds: float = 0) -> bool:
+        """Write the group if its rows have waited, and end the file if it is time."""
+        if self._rows and time.monotonic() - self._since >= GROUP_S:
+            self._write_group()
+        if self._growing and self._is_due(self._growing):
+            self._finish()
+        return True
+
+    def drop(self) -> int:
+        """Forget rows that could not be written; return of how many events they tell."""
+        dropped, self._rows = sum(map(weight, self._rows)), []
+        return dropped
+
+    def is_closed(self) -> bool:
+        """Tell that there is always somewhere to write to."""
+        return False
+
+    def close(self, losses: Losses) -> None:
+        """Write the last group, and end the file."""
+        if self._rows:
+            self._write_group()
+        self.unwritten += self.drop()
+        self._losses = losses
+        if self._growing:
+            self._finish()
+
+    def _write_group(self) -> None:
+        """Write the rows as a group, or let them wait."""
+        table = by_program(table_of(self._rows, self._schema, self._meta))
+        last_ns = max(row.wall_ns for row in self._rows)
+        if self._growing and self._growing.day != filenames.date_directory(last_ns):
+            self._finish()
+        try:
+            self._current(last_ns).append(table)
+        except OSError as error:
+            self._fail(error)
+            return
+        self._rows = []
+        if self._failure:
+            self._failure = None
+            self._say(f"{self._path} can be written to again")
+
+    def _current(self, begun_ns: int) -> Growing:
+        """Return the file that grows. Raises OSError."""
+        if not self._growing:
+            growing = Growing(self._tree, self._probe, begun_ns)
+            try:
+                growing.begin(self._schema, self._meta)
+            except OSError:
+                growing.close()
+                raise
+            self._growing = growing
+        return self._growing
+
+    def _fail(self, error: OSError) -> None:
+        """Say why nothing can be written; try again later, with rows that are not too many."""
+        self._since = time.monotonic()
+        why = error.strerror or str(error)
+        if why != self._failure:
+            self._failure = why
+            self._say(f"cannot write to {self._path}: {why}. It is tried again; rows wait")
+        if len(self._rows) >= GROUP_ROWS:
+            self.unwritten += self.drop()
+        if self._growing and error.errno not in finish.FULL:
+            self._growing.close()
+            self._growing = None
+
+    def _is_due(self, growing: Growing) -> bool:
+        """Tell whether a file is to end."""
+        limits, groups = self._limits, growing.groups
+        age_s = time.monotonic() - growing.begun
+        return (
+            groups.number >= MOST_GROUPS
+            or age_s >= min(DAY_S, limits.file_s or DAY_S)
+            or (limits.file_bytes is not None and groups.size >= limits.file_bytes)
+        )
+
+    def _finish(self) -> None:
+        """End the file."""
+        growing, self._growing = self._growing, None
+        if growing:
+            try:
+                growing.finish(self._losses.since(self._told))
+                self._told = self._losses
+            except OSError as error:
+                self._fail(error)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Finish what others have left behind, and remove what is old; failures are said."""
+        try:
+            for kept in self._tree.files():
+                name = filenames.shown(kept.name)
+                place = filenames.place_of(name) if name else None
+                if name and place and place.probe == self._probe:
+                    with self._tree.day(kept.day) as directory:
+                        self._recover(name, directory)
+            self._retention.apply()
+        except OSError as error:
+            self._fail(error)
+
+    def _recover(self, name: str, directory: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            finish.recover(name, directory)
