@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from tests.unit.records import DECODER, accept_bytes
 
+from tcptrace.errors import RefusedError
 from tcptrace.kernel import cgroups
 from tcptrace.model.events import Decoder
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.identity import UNKNOWN, Identity
 from tcptrace.model.places import units_of
 from tcptrace.model.systems import Recorded
-from tcptrace.probes.accept.probe import Accept
+from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.probes.connect.probe import Count, merged
 from tcptrace.probes.places import DROPPED, KEPT, PATH_BYTES, Made, _path
 from tcptrace.probes.tracer.records import (
@@ -25,7 +26,9 @@ from tcptrace.probes.tracer.records import (
     Closed,
 )
 from tcptrace.sources import places as module
+from tcptrace.sources.attach import Attaching
 from tcptrace.sources.places import Places
+from tcptrace.sources.plan import Plan
 
 ID = "0123456789abcdef" * 4
 USER = "/user.slice/user-1000.slice/user@1000.service"
@@ -388,3 +391,15 @@ def test_all_cgroups_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -
     }
     monkeypatch.setattr(cgroups, "_above", lambda: None)
     assert [] == [*cgroups.everywhere()]
+
+
+@pytest.mark.parametrize(("mounted", "above"), [(None, None), ("/sys/fs/cgroup", None)])
+def test_without_cgroups_there_is_nothing_to_judge_by(
+    monkeypatch: pytest.MonkeyPatch, mounted: str | None, above: str | None
+) -> None:
+    """The filters are refused by name, before anything is attached."""
+    monkeypatch.setattr(cgroups, "mount_point", lambda: mounted)
+    monkeypatch.setattr(cgroups, "_above", lambda: above)
+    plan = Plan(ACCEPT, Filters({"unit": ("a.service",), "pod": ("b",)}))
+    with pytest.raises(RefusedError, match=r"--unit, --pod: .* mounted"):
+        Attaching(plan)

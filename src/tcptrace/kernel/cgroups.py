@@ -118,6 +118,11 @@ def path_of(cgroup_id: int | None) -> str | None:
     return None if inside is None else _text(above + inside)
 
 
+def has_paths() -> bool:
+    """Tell whether cgroups can be known by their paths here."""
+    return mount_point() is not None and _above() is not None
+
+
 def _text(path: str) -> str:
     return os.fsencode(path or "/").decode("utf-8", "backslashreplace")
 

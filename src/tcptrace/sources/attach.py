@@ -19,10 +19,11 @@ from tcptrace.sources.plan import Plan
 def _refuse_without_cgroups(plan: Plan) -> None:
     """Raise RefusedError where filters are about cgroups, and there are none."""
     asked = [BY_NAME[name].flags[0] for name in plan.filters.values if name in BY_PLACE]
-    if asked and not cgroups.mount_point():
+    if asked and not cgroups.has_paths():
         raise RefusedError(
-            f"{', '.join(asked)}: units, containers and pods are told by cgroup v2, which is not "
-            "mounted here.\nFilter by --comm, -p or -N"
+            f"{', '.join(asked)}: units, containers and pods are known by their cgroups, and "
+            "cgroup v2 is not mounted here from its root.\n"
+            "Mount it (in a container the host's /sys/fs/cgroup), or filter by --comm, -p or -N"
         )
 
 
