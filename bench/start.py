@@ -22,6 +22,7 @@ from pathlib import Path
 
 TCPTRACE = (sys.executable, "-m", "tcptrace")
 COMMANDS = ("accept", "connect", "connect -d", "tracer", "dns")
+FOLLOWING = ("connect", "connect --who")
 REPEATS = 9
 BANNER = b"Tracing "
 # With the beginning of what they print when they are attached.
@@ -57,6 +58,14 @@ def ended(command: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
+def run_whole(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Return the seconds that `-- true` takes from the start of a tracer to its end."""
+    start = time.perf_counter()
+    arguments = (*command, "--", "true")
+    subprocess.run(arguments, stderr=subprocess.DEVNULL, env=environment, check=True)
+    return time.perf_counter() - start
+
+
 def peers(environment: Mapping[str, str]) -> dict[str, tuple[Sequence[str], bytes]]:
     """Return the other tracers that are installed and that this kernel permits."""
     found = {}
@@ -76,11 +85,16 @@ def measure(repeats: int, environment: Mapping[str, str]) -> dict[str, list[floa
         taken: dict[str, float] = {
             "Python alone": ended((sys.executable, "-c", "pass")),
             "--help": ended((*TCPTRACE, "--help")),
+            "true": ended(("true",)),
         }
         for name in COMMANDS:
             command = (*TCPTRACE, *name.split())
             taken[f"{name}, compiled"] = armed((*command, "--no-cache"), BANNER, environment)
             taken[f"{name}, kept"] = armed(command, BANNER, environment)
+        for name in FOLLOWING:
+            command = (*TCPTRACE, *name.split())
+            taken[f"{name} -- true, kept"] = armed((*command, "--", "true"), BANNER, environment)
+            taken[f"{name} -- true, kept, to its end"] = run_whole(command, environment)
         for name, (command, sign) in others.items():
             taken[name] = armed(command, sign, environment)
         if number:  # in the first round, programs are compiled and files read from disk

@@ -146,6 +146,8 @@ def test_programs_of_another_host_need_no_compiler(
     for command in ("accept --failed", "tracer -P 81", "accept -p 1"):
         name, *arguments = command.split()
         assert TAKEN in trace(*arguments, command=name, change=WITHOUT_COMPILER).stderr
+    ended = run_tcptrace("accept", "-v", "--who", "--", "true", program=hidden)
+    assert (0, True) == (ended.status, TAKEN in ended.stderr)
     ended = run_tcptrace("tracer", "--existing", program=hidden)
     check_refusal(ended, 1, "no programs are kept for these options", "prepare")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tcptrace.errors import TcptraceError
+from tcptrace.kernel.processes import is_running
 from tcptrace.shell import follow
 from tcptrace.shell.follow import (
     NOBODY,
@@ -88,6 +89,34 @@ def test_a_tree_is_over_when_nobody_is_left() -> None:
     assert tree.is_over()
     tree.add([os.getpid()])
     assert not tree.is_over()
+
+
+def test_a_tree_is_over_when_the_last_has_closed_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel's map is empty before; a process that takes over its number is not waited for."""
+    source = FakeSource()
+    tree = Tree(source)  # type: ignore[arg-type]
+    tree.add([os.getpid()])
+    assert not tree.is_over()
+    source.map.clear()
+    assert not tree.is_over()
+    monkeypatch.setattr(follow, "is_running", lambda _pid: False)
+    assert tree.is_over()
+    monkeypatch.setattr(follow, "is_running", lambda _pid: True)
+    monkeypatch.setattr(follow, "ENDING_S", 0)
+    assert tree.is_over()
+
+
+def test_a_process_runs_until_its_last_thread_has_ended() -> None:
+    """One that has ended and is not waited for does not run."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert (True, False) == (is_running(os.getpid()), is_running(pid))
+    os.waitpid(pid, 0)
+    assert not is_running(pid)
 
 
 def test_descendants_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

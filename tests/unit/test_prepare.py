@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,7 @@ from tcptrace.sources.bpf.kept import Kept
 from tcptrace.sources.bpf.prepare import Prepared, export, import_
 from tcptrace.sources.bpf.programs import Programs
 from tcptrace.sources.bpf.store import Store, pack
-from tcptrace.sources.plan import Plan, Shape
+from tcptrace.sources.plan import Plan, Shape, shape_of
 
 PROGRAMS = Programs((), {"f": bytes(16)})
 COMPILER = Compiler("0.31.0", "19.1.7", ())
@@ -172,6 +173,37 @@ def test_options_that_need_others_get_them(host: Host) -> None:
     assert 0 == run("connect").exit_code
     switches = {"CONNECT_COUNTS": "1", "CONNECT_COUNT_LPORT": "1"}
     assert switches in [plan.switches for plan in host.plans]
+
+
+def test_a_command_that_is_followed_is_prepared(host: Host) -> None:
+    """With and without --who, whose order decides what is compiled; as the run itself has it."""
+    assert 0 == run("accept").exit_code
+    companions = [tuple(probe.name for probe in plan.companions) for plan in host.plans]
+    assert {(), ("follow",), ("who",), ("who", "follow")} == {*companions}
+    run("connect --summary -- curl https://example.org/")
+    expected = {"CONNECT_OUTCOME": "1"}, ["dns", "follow"]
+    plan = host.plans[-1]
+    assert expected == (plan.switches, [probe.name for probe in plan.companions])
+
+
+def test_running_processes_are_followed_by_the_same_programs() -> None:
+    """What is prepared for a command serves for -f, too."""
+    accept = cli.get_command(click.Context(cli), "accept")
+    assert isinstance(accept, TraceCommand)
+    command, running = (
+        accept.plan(["--who", *arguments])
+        for arguments in (["--", "true"], ["-f", "-p", str(os.getpid())])
+    )
+    assert shape_of(command, command.variants()[0]).flags == (
+        shape_of(running, running.variants()[0]).flags
+    )
+    assert command.companions == running.companions
+
+
+def test_columns_decide_what_is_prepared(host: Host) -> None:
+    """Those of programs are asked for in the kernel."""
+    run("accept --columns +args")
+    assert ["who"] == [probe.name for probe in host.plans[0].companions]
 
 
 def test_a_command_with_options_is_one_word(host: Host) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from tcptrace.errors import TcptraceError
-from tcptrace.shell.command import TraceCommand
+from tcptrace.shell.command import SEPARATOR, TraceCommand
 from tcptrace.shell.options import OWN, TraceOption
 from tcptrace.shell.say import say
 from tcptrace.sources.bpf.prepare import Prepared, export, import_
@@ -39,6 +39,16 @@ def usual_options(command: TraceCommand) -> Iterator[list[str]]:
         if option.section == OWN and (option.switches or option.probes):
             together = (*(own[name] for name in option.needs), option)
             yield [word for given in together for word in _given(given)]
+    if command.shows_events:
+        more = [[], *(_given(option) for option in own.values() if _is_more(option))]
+        yield from more[1:]
+        yield from ([*arguments, SEPARATOR, "true"] for arguments in more if "follow" in own)
+
+
+def _is_more(option: TraceOption) -> bool:
+    """Tell whether a flag is usual, though it is not the command's own, or turns others on."""
+    is_usual = option.name == "who" or bool(option.prefers or option.implies)
+    return option.is_flag and is_usual
 
 
 def _given(option: TraceOption) -> list[str]:
@@ -96,13 +106,14 @@ def prepare(
     """Compile ahead what commands need, so that they start at once.
 
     Without COMMAND, it is all of them. A command is prepared as it is usually run: alone, with -p,
-    -P or -u, and with each of its own options. Another way to run it is given with its options, as
-    one word. Exits with 1 when one cannot be prepared.
+    -P or -u, with each of its own options, with --who, and with a command to run. Another way to
+    run it is given with its options, as one word. Exits with 1 when one cannot be prepared.
 
     \b
     Examples:
       tcptrace prepare                             all commands
       tcptrace prepare connect 'accept -P 80,443'  one, and one with its options
+      tcptrace prepare 'connect -d --who -- true'  whatever the command is
       tcptrace prepare --export programs           for hosts without bcc and LLVM
       tcptrace prepare --import programs           on these
     """  # noqa: D301 - click's own mark for lines that stay as they are

@@ -30,6 +30,7 @@ from tcptrace.shell.options import (
     turn_on_implied,
 )
 from tcptrace.shell.plan import (
+    Output,
     Shown,
     make_filters,
     make_output,
@@ -50,6 +51,7 @@ CHANGES = {1: ", where the function gets a Trace: trace.events are what it got (
 
 
 NOTHING_REFUSED: Mapping[str, str] = MappingProxyType({})
+Show = Callable[[dict[str, Any]], Shown]
 SEPARATOR = "--"
 COMMAND = "tcptrace.command"
 """Where click's context holds the command that is to be run."""
@@ -58,10 +60,16 @@ COMMAND = "tcptrace.command"
 class TraceCommand(click.Command):
     """A click command that traces `probe`; its help lists the options by section."""
 
-    def __init__(self, probe: Probe, **attributes: Any) -> None:
-        """Remember `probe`; `attributes` are click's."""
+    def __init__(self, probe: Probe, show: Show | None = None, **attributes: Any) -> None:
+        """Remember `probe` and `show`, see `command`; `attributes` are click's."""
         self.probe = probe
+        self._show = show
         super().__init__(**attributes)
+
+    @property
+    def shows_events(self) -> bool:
+        """Whether its rows are events, and no figures of its own."""
+        return self._show is None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options; what stands behind ``--`` is a command to run."""
@@ -82,7 +90,11 @@ class TraceCommand(click.Command):
     def plan(self, arguments: Sequence[str]) -> Plan:
         """Return what a run with these arguments would trace. Raises UsageError."""
         with self.make_context(self.name, [*arguments]) as context:
-            return make_plan(self.probe, self.params, context.params)
+            given = context.params
+            shown = self._show(given) if self._show else None
+            run_for = context.meta.get(COMMAND, ())
+            output = make_output(self.probe, self.params, given, shown, run_for)
+            return _planned(self.probe, self.params, given, output)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what the command does, and examples."""
@@ -92,6 +104,14 @@ class TraceCommand(click.Command):
         """Write one list for each section."""
         names = (OWN, FILTER, OUTPUT, RECORDING, TRACING)
         write_sections(ctx, formatter, self.get_params(ctx), names)
+
+
+def _planned(
+    probe: Probe, options: Sequence[click.Parameter], given: dict[str, Any], output: Output
+) -> Plan:
+    """Return what a run traces. Raises UsageError."""
+    plan = with_programs(make_plan(probe, options, given), output.columns)
+    return with_following(plan, output.following)
 
 
 def _dump(plan: Plan) -> None:
@@ -147,7 +167,7 @@ def command(
     probe: Probe,
     *,
     api: int = API_VERSION,
-    show: Callable[[dict[str, Any]], Shown] | None = None,
+    show: Show | None = None,
     plays: Probe | None = None,
     refuses: Mapping[str, str] = NOTHING_REFUSED,
 ) -> Callable[[RowFunction], click.Command]:
@@ -196,8 +216,7 @@ def command(
                 source = reading(click.get_current_context(), plays or probe, options, filters)
                 replay(source, filters, work, output, probe, kept)
                 return
-            plan = with_programs(make_plan(probe, options, given), output.columns)
-            plan = with_following(plan, output.following)
+            plan = _planned(probe, options, given, output)
             if given["dump_c"]:
                 _dump(plan)
                 return
@@ -205,6 +224,7 @@ def command(
 
         return TraceCommand(
             probe,
+            show,
             name=function.__name__,
             params=[*options, help_all_option()],
             callback=callback,

@@ -8,11 +8,13 @@ import os
 import pwd
 import signal
 import struct
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tcptrace.errors import TcptraceError
+from tcptrace.kernel.processes import is_running
 from tcptrace.probes.follow import FOLLOWED
 from tcptrace.shell.say import tell
 from tcptrace.shell.stop import Stop, Why
@@ -20,6 +22,8 @@ from tcptrace.shell.stop import Stop, Why
 NOT_FOUND, NOT_RUNNABLE = 127, 126
 """As shells have them."""
 KILLED = 128
+ENDING_S = 2
+"""So long a process may take to end; what runs then is another that was given its number."""
 _PID = struct.Struct("=I")
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
@@ -63,6 +67,10 @@ class Tree:
     def __init__(self, source: KeepsTree) -> None:
         """Follow nobody yet."""
         self._source = source
+        self._last: set[int] = set()
+        """Those that were left when somebody was."""
+        self._seen = time.monotonic()
+        """When that was."""
 
     def add(self, pids: Iterable[int]) -> None:
         """Follow processes, and what they start from now on."""
@@ -81,9 +89,16 @@ class Tree:
             new = {pid for pid, parent in _parents() if parent in known} - known
 
     def is_over(self) -> bool:
-        """Tell whether nobody is left."""
-        left = self._source.table(FOLLOWED, _PID.size, 1)
-        return not any(Path(f"/proc/{_PID.unpack(key)[0]}").exists() for key in left)
+        """Tell whether nobody is left, and the last have closed what they had open.
+
+        The kernel takes a process out of the map before it closes its files.
+        """
+        left = {_PID.unpack(key)[0] for key in self._source.table(FOLLOWED, _PID.size, 1)}
+        if any(Path(f"/proc/{pid}").exists() for pid in left):
+            self._last, self._seen = left, time.monotonic()
+            return False
+        is_late = time.monotonic() > self._seen + ENDING_S
+        return is_late or not any(map(is_running, self._last))
 
 
 def _parents() -> Iterable[tuple[int, int]]:
@@ -137,6 +152,8 @@ class Child:
             os.close(self._go)
             _become(command, user, waiting)
         os.close(waiting)
+        self.descriptor = os.pidfd_open(self.pid)
+        """Can be read when it has ended."""
 
     def start(self, stop: Stop) -> None:
         """Let it run. Until it ends signals are for it, then they stop what it has left behind."""
@@ -159,14 +176,18 @@ class Child:
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self.status = _status(status)
+                self._note(status)
         return self.status is not None
 
     def wait(self) -> int:
         """Wait for its end; return its exit status, as a shell would."""
         if self.status is None:
-            self.status = _status(os.waitpid(self.pid, 0)[1])
-        return self.status
+            self._note(os.waitpid(self.pid, 0)[1])
+        return self.status or 0
+
+    def _note(self, status: int) -> None:
+        self.status = _status(status)
+        os.close(self.descriptor)
 
 
 def _status(status: int) -> int:

@@ -188,15 +188,15 @@ def _followed(ranges: Ranges) -> tuple[int, ...]:
 
 def with_following(plan: Plan, following: Following) -> Plan:
     """Return a plan that keeps what those who are followed do."""
+    if not following:
+        return plan
+    others = (probe for probe in plan.companions if probe is not FOLLOW)
+    plan = dataclasses.replace(plan, companions=(*others, FOLLOW))  # alike for what compiles alike
     if following.command:
         refused = (*plan.not_in_ftrace, "-- COMMAND")
-        return dataclasses.replace(
-            plan, companions=(*plan.companions, FOLLOW), not_in_ftrace=refused
-        )
-    if following.pids:
-        values = {name: value for name, value in plan.filters.values.items() if name != "pid"}
-        return dataclasses.replace(plan, filters=Filters(values, plan.probe.port_fields))
-    return plan
+        return dataclasses.replace(plan, not_in_ftrace=refused)
+    values = {name: value for name, value in plan.filters.values.items() if name != "pid"}
+    return dataclasses.replace(plan, filters=Filters(values, plan.probe.port_fields))
 
 
 def make_output(

@@ -74,6 +74,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         how = "" if child else " Hit Ctrl-C to end."
         _introduce(source, f"Tracing {meta.probe} ({meta.backend}).{how}", output)
         if child:
+            source.wake_at(child.descriptor)
             child.start(stop)
             at_end.callback(child.wait)
         if output.duration_s is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import select
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -61,6 +62,7 @@ class LiveSource(abc.ABC):
         self._finished = False
         self._arrivals = Arrivals()
         self._places: Places | None = None
+        self._poller = select.poll()
 
     def judge_by(self, places: Places) -> None:
         """Drop events as `places` says, and tell the kernel which."""
@@ -73,7 +75,7 @@ class LiveSource(abc.ABC):
             last = self._finished
             before_ns = clock.now_ns()
             if not last:
-                time.sleep(POLL_S)
+                self._sleep()
             events, until_ns = self._read(before_ns, last=last)
             if self._places:
                 kept, until_ns = self._places.sift(events, until_ns, is_last=last)
@@ -83,6 +85,15 @@ class LiveSource(abc.ABC):
             yield Batch(self._arrivals.fill(events, offset_ns), until_ns, offset_ns)
             if last and not self._has_more():
                 return
+
+    def _sleep(self) -> None:
+        """Sleep until the next look, or until what `wake_at` was told of, for once."""
+        for descriptor, _ in self._poller.poll(POLL_S * 1000):
+            self._poller.unregister(descriptor)
+
+    def wake_at(self, descriptor: int) -> None:
+        """Look at once when a descriptor can be read."""
+        self._poller.register(descriptor, select.POLLIN)
 
     def finish(self) -> None:
         """Let the next batch be the last."""
