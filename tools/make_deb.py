@@ -19,6 +19,8 @@ from pathlib import Path
 import make_man
 
 import tcptrace
+from tcptrace.cli import cli
+from tcptrace.commands.completion import script
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "tcptrace-bpf"
@@ -58,6 +60,13 @@ SCRIPTS = {
     # Not in a postrm, which would stay behind until a purge.
     "prerm": f"py3clean -p {NAME}\nrm -rf /var/cache/tcptrace",
 }
+COMPLETIONS = {
+    "bash": f"usr/share/bash-completion/completions/{NAME}",
+    "zsh": f"usr/share/zsh/vendor-completions/_{NAME}",
+    "fish": f"usr/share/fish/vendor_completions.d/{NAME}.fish",
+}
+COMPAT = ROOT / "extras" / "compat" / "compat.py"
+OLD_TOOLS = ("tcpaccept", "tcpconnect", "tcptracer")
 DOCUMENTS = ("LICENSE", "LICENSE-GPL-2.0", "README.md", "CHANGELOG.md")
 
 
@@ -101,6 +110,20 @@ def install_documents(stage: Path) -> None:
         write(stage / f"usr/share/doc/{NAME}" / name, (ROOT / name).read_text(encoding="utf-8"))
 
 
+def install_completions(stage: Path) -> None:
+    """Install what shells read to complete the program's command lines."""
+    for shell, place in COMPLETIONS.items():
+        write(stage / place, script(cli, shell, NAME))
+
+
+def install_compat(stage: Path) -> None:
+    """Install the old tools' command lines, where they hide nobody else's program."""
+    directory = stage / LIBRARY / "compat"
+    write(directory / COMPAT.name, COMPAT.read_text(encoding="utf-8"), 0o755)
+    for name in OLD_TOOLS:
+        (directory / name).symlink_to(COMPAT.name)
+
+
 def build(directory: Path) -> Path:
     """Build the package and return its file."""
     epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
@@ -110,6 +133,8 @@ def build(directory: Path) -> Path:
         write(stage / "usr/bin" / NAME, PROGRAM, 0o755)
         install_library(stage)
         install_documents(stage)
+        install_completions(stage)
+        install_compat(stage)
         write(stage / "DEBIAN/control", CONTROL)
         for script, command in SCRIPTS.items():
             write(stage / "DEBIAN" / script, f"#!/bin/sh\nset -e\n{command}\n", 0o755)

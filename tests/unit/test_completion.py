@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tcptrace.cli import cli
+from tcptrace.commands import completion
 from tcptrace.model.identity import Identity
 from tcptrace.probes.identities import IDENTITIES
 from tcptrace.shell import complete
@@ -99,3 +101,11 @@ def test_the_scripts_are_the_shells(shell: str) -> None:
     if shutil.which(shell):
         checked = subprocess.run([shell, "-n"], input=script, text=True, check=False)
         assert 0 == checked.returncode
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_a_program_of_another_name_is_completed(shell: str) -> None:
+    """The Debian package calls it tcptrace-bpf."""
+    text = completion.script(cli, shell, "tcptrace-bpf")
+    assert complete.INSTRUCTION in text
+    assert "tcptrace-bpf" in text

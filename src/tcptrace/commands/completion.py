@@ -26,10 +26,13 @@ def completion(context: click.Context, shell: str) -> None:
       tcptrace completion fish > ~/.config/fish/completions/tcptrace.fish
     """  # noqa: D301 - click's own mark for lines that stay as they are
     top = context.find_root()
+    click.echo(script(top.command, shell, top.info_name or "tcptrace"))
+
+
+def script(command: click.Command, shell: str, program: str) -> str:
+    """Return what a shell reads to complete the command lines of a program of this name."""
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.UsageError(f"This click knows no {shell}.", context)
+        raise click.UsageError(f"This click knows no {shell}.")
     # Its own `source` would start bash to ask for its version.
-    click.echo(
-        ShellComplete.source(kind(top.command, {}, top.info_name or "tcptrace", INSTRUCTION))
-    )
+    return ShellComplete.source(kind(command, {}, program, INSTRUCTION))
