@@ -12,6 +12,7 @@ packages() {
         echo binutils bpfcc-tools bpftool busybox-static debootstrap dnsmasq-base file iproute2 \
             kmod libbpf-tools musl-tools qemu-system-x86
         ;;
+    apt-get-arm64) echo qemu-system-arm ;;
     dnf-run) echo python3-bcc ;;
     dnf-test) echo binutils bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc qemu-system-x86-core ;;
     pacman-run) echo python-bcc ;;
@@ -204,6 +205,11 @@ run)
 test)
     PATH=$PATH:/usr/sbin:/sbin
     ensure test
+    # Another machine's emulator is for one session alone: test -s vm -- arm64
+    case "$(package_manager) $* " in apt-get*' arm64 '*)
+        command -v qemu-system-aarch64 >/dev/null || install_packages arm64 >&2
+        ;;
+    esac
     cd "$root"
     trap give_back EXIT
     trap 'exit 130' INT TERM

@@ -38,9 +38,11 @@ class Kernel:
     """What is booted."""
     release: str
     """What uname(1) tells."""
+    architecture: str = ""
+    """Debian's name of the machine that it is for, if not this host's."""
 
     @classmethod
-    def find(cls, root: Path) -> Kernel | None:
+    def find(cls, root: Path, architecture: str = "") -> Kernel | None:
         """Return the kernel unpacked below a directory, if there is one.
 
         The image is in /boot, or beside its modules (Debian's 7.x kernels).
@@ -48,7 +50,7 @@ class Kernel:
         for modules in module_directories(root):
             for image in (root / "boot" / f"vmlinuz-{modules.name}", modules / "vmlinuz"):
                 if image.exists():
-                    return cls(root, image, modules.name)
+                    return cls(root, image, modules.name, architecture)
         return None
 
     @property
@@ -95,9 +97,10 @@ class Archive:
     checksums. The host's package lists are left alone.
     """
 
-    def __init__(self, state: Path, suites: Iterable[str]) -> None:
+    def __init__(self, state: Path, suites: Iterable[str], architecture: str = "amd64") -> None:
         """Fetch the package lists of some suites into a directory."""
         self._state = state
+        self._architecture = architecture
         for name in ("lists/partial", "archives/partial"):
             (state / name).mkdir(parents=True)
         (state / "status").touch()
@@ -118,9 +121,17 @@ class Archive:
         self._apt("apt-get", "download", *packages)
         return sorted(self._state.glob("*.deb"))
 
+    def download_all(self, packages: Iterable[str]) -> list[Path]:
+        """Download packages and those that they depend on, and return their files."""
+        self._apt(
+            "apt-get", "--yes", "--no-install-recommends", "--download-only", "install", *packages
+        )
+        return sorted(self._state.glob("archives/*.deb"))
+
     def _apt(self, program: str, *arguments: str) -> str:
         settings = {
-            "APT::Architecture": "amd64",
+            "APT::Architecture": self._architecture,
+            "APT::Architectures": self._architecture,
             "APT::Sandbox::User": "root",  # _apt may not read our directory
             "Acquire::Check-Valid-Until": "false",  # bullseye is not signed anew
             "Acquire::Languages": "none",

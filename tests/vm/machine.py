@@ -94,9 +94,10 @@ def vng_command(kernel: Kernel, root: Path, shared: Path, cwd: Path) -> list[str
     No --rw: the host stays unharmed, and files are read through overlays, which cache them; 9p
     alone does not, and Python starts 5 times slower.
     """
-    kvm = os.environ.get("TCPTRACE_VM_KVM") == "1"
+    kvm = os.environ.get("TCPTRACE_VM_KVM") == "1" and not kernel.architecture
     return [
         *("vng", "--run", str(kernel.image), "--force-9p", *([] if kvm else ["--disable-kvm"])),
+        *(["--arch", kernel.architecture] if kernel.architecture else []),
         *("--cpus", "2", "--memory", "4G", *(["--root", str(root)] if root != HOST else [])),
         *(f"--overlay-rwdir={path}" for path in uncovered(Path.home(), cwd)),
         f"--rwdir={SHARED}={shared}",

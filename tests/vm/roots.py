@@ -40,12 +40,9 @@ def fetch(suite: str, kernel: Kernel) -> Path:
     modules = root / "usr" / "lib" / "modules" / kernel.release
     if not modules.exists():
         shutil.copytree(kernel.modules, modules, symlinks=True, copy_function=os.link)
-    tree = inside(root, TREE)
-    settings = tree / "pyproject.toml"
+    settings = inside(root, TREE) / "pyproject.toml"
     current = settings.exists() and filecmp.cmp(ROOT / settings.name, settings, shallow=False)
-    shutil.rmtree(tree, ignore_errors=True)
-    # Not what begins with a dot: environments and caches.
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    copy_tree(root)
     if not current:
         try:
             install(root)
@@ -54,6 +51,13 @@ def fetch(suite: str, kernel: Kernel) -> Path:
             raise
     in_root(root, str(PYTHON), "-m", "compileall", "-q", str(TREE))
     return root
+
+
+def copy_tree(root: Path) -> None:
+    """Copy this work tree into the root, but what begins with a dot: environments and caches."""
+    tree = inside(root, TREE)
+    shutil.rmtree(tree, ignore_errors=True)
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__"))
 
 
 def inside(root: Path, path: Path) -> Path:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.kernel.backends import NOT_OFFERED  # noqa: E402 - found in ROOT
-from tests.vm import kernels, machine, results, roots  # noqa: E402
+from tests.vm import arm64, kernels, machine, results, roots  # noqa: E402
 from tests.vm.results import FAILED, HOST, PASSED, SKIPPED, Result  # noqa: E402
 
 ENVIRONMENT = {
@@ -65,6 +65,8 @@ class Job:
     """Whether tracers may start from programs that an earlier boot has kept."""
     suite: str = ""
     """The Debian release whose user space it has, if not this host's."""
+    arm64: bool = False
+    """Whether it is an emulated arm64 machine, with that one's own user space and kernel."""
 
 
 JOBS = {
@@ -75,6 +77,8 @@ JOBS = {
         Job("headers", "6.1", (*EVENTS, "-k", WHOLE_EVENTS), FORK | HEADERS),
         # With newer versions of bcc, libbpf, LLVM and Python.
         Job("trixie", "6.12", EVENTS, suite="trixie"),
+        # Only when it is asked for: it needs another QEMU.
+        Job(arm64.NAME, "6.12", (*EVENTS[:2],), arm64=True),
         # Without forks: arming times are those of whole processes.
         Job("parity", "6.1", ("tests/vm",), environment={}, starts_from_kept=False),
     )
@@ -88,16 +92,29 @@ def pytest_command(job: Job, arguments: Sequence[str]) -> list[str]:
         *("--reruns=1", "-rfEsR"),  # as in noxfile.py
         *(f"--junitxml={machine.SHARED / JUNIT}", "-o", "junit_family=xunit1"),  # has properties
     ]
-    python = str(roots.PYTHON) if job.suite else sys.executable
-    return [python, "-m", "pytest", *options, *job.tests, *arguments]
+    return [python_of(job), "-m", "pytest", *options, *job.tests, *arguments]
+
+
+def python_of(job: Job) -> str:
+    """Return the interpreter that has the project in the job's root."""
+    if job.arm64:
+        return str(arm64.PYTHON)
+    return str(roots.PYTHON) if job.suite else sys.executable
+
+
+def prepared(job: Job) -> tuple[kernels.Kernel, Path]:
+    """Return a job's kernel, and the root that it boots over. Raises VmError."""
+    if job.arm64:
+        return arm64.fetch()
+    kernel = kernels.fetch(job.series)
+    return kernel, roots.fetch(job.suite, kernel) if job.suite else machine.HOST
 
 
 def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
     """Boot a kernel and run tests there."""
     result = Result(job.name)
     try:
-        kernel = kernels.fetch(job.series)
-        root = roots.fetch(job.suite, kernel) if job.suite else machine.HOST
+        kernel, root = prepared(job)
         result.release = kernel.release
         say(f"== {job.name}: {' '.join(job.tests)} on Linux {kernel.release}")
         if not kernel.release.startswith(f"{job.series}."):
@@ -112,7 +129,7 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
                 pytest_command(job, arguments),
                 shared=Path(name),
                 root=root,
-                cwd=roots.TREE if job.suite else ROOT,
+                cwd=ROOT if root == machine.HOST else roots.TREE,
                 environment={
                     **ENVIRONMENT,
                     **job.environment,
@@ -202,7 +219,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"all, or of {', '.join(JOBS)}")
+    parser.add_argument(
+        "jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)}; else all but {arm64.NAME}"
+    )
     parser.add_argument(
         "--write-page", action="store_true", help="write docs/matrix.md only, from what is kept"
     )
@@ -224,7 +243,8 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # has depmod
     for directory in ("src", "tests"):  # compiled here in no time, in the guest at every start
         compileall.compile_dir(ROOT / directory, quiet=2)
-    chosen = [JOBS[name] for name in dict.fromkeys(options.jobs or JOBS)]
+    every = [job.name for job in JOBS.values() if not job.arm64]
+    chosen = [JOBS[name] for name in dict.fromkeys(options.jobs or every)]
     done = [run_job(job, for_pytest, options.timeout) for job in chosen]
     report(done)
     if not arguments:
