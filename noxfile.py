@@ -82,6 +82,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def dist(session: nox.Session) -> None:
+    """Wheel and sdist, with man pages in the sdist, in dist/; the same commit, the same bytes."""
+    epoch = session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)
+    os.environ.setdefault("SOURCE_DATE_EPOCH", str(epoch).strip())
+    (ROOT / "man").mkdir(exist_ok=True)
+    run(session, "python", "tools/make_man.py", "man")
+    run(session, "python", "-m", "hatchling", "build", "-d", "dist", *session.posargs)
+
+
+@nox.session
 def deb(session: nox.Session) -> None:
     """A Debian package, in dist/."""
     run(session, "python", "tools/make_deb.py", "dist", *session.posargs)
