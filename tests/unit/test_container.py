@@ -31,12 +31,13 @@ def test_its_selector_finds_its_pods(daemon_set: Any) -> None:
 def test_it_has_the_least_rights(daemon_set: Any) -> None:
     """Two capabilities, nothing of the host but what is read, and a root that stays as it is."""
     pod = daemon_set["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    security = container["securityContext"]
-    assert {"drop": ["ALL"], "add": ["BPF", "PERFMON"]} == security["capabilities"]
-    assert not security["privileged"]
-    assert not security["allowPrivilegeEscalation"]
-    assert security["readOnlyRootFilesystem"]
+    (first,), (container,) = pod["initContainers"], pod["containers"]
+    capabilities = [each["securityContext"]["capabilities"] for each in (first, container)]
+    assert [{"drop": ["ALL"]}, {"drop": ["ALL"], "add": ["BPF", "PERFMON"]}] == capabilities
+    for security in (first["securityContext"], container["securityContext"]):
+        assert not security["privileged"]
+        assert not security["allowPrivilegeEscalation"]
+        assert security["readOnlyRootFilesystem"]
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     of_host = {volume["name"] for volume in pod["volumes"] if "hostPath" in volume}
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
