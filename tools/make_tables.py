@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +29,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = ("accept", "connect", "tracer", "dns")
 SHARED = {"filters": FILTER, "output": OUTPUT, "recordings": RECORDING, "tracing": TRACING}
 """The tables of docs/options.md, and the sections of the help that they are of."""
+OF_PROCESSES = ("accept", "connect", "close", "open", "dns")
+"""The types of rows that are meant by all, in docs/output.md."""
 
 
 def probes() -> Iterator[Probe]:
@@ -135,10 +139,51 @@ def columns(command: TraceCommand) -> str:
     return whole(("key", "heading", "meaning", "shown"), rows)
 
 
+def shape(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Return what a key's value is, in JSON's words."""
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return shape(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "items" in schema:
+        return f"array of {shape(schema['items'], definitions)}s"
+    return str(schema.get("type", "any of several"))
+
+
+def meaning(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Return what the schema says of a key: there, or where it refers to."""
+    if "description" in schema or "$ref" not in schema:
+        return str(schema.get("description", ""))
+    return meaning(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+
+
+def keys() -> str:
+    """Return the table of JSON's keys: alike ones of several types of rows in one line."""
+    schema = json.loads((Path(tcptrace.__file__).parent / "schema.json").read_text("utf-8"))
+    definitions = schema["$defs"]
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in (definitions[each["$ref"].rpartition("/")[2]] for each in schema["oneOf"]):
+        kind = row["properties"]["type"]["const"]
+        for key, value in row["properties"].items():
+            if key != "type":
+                cells = (f"`{key}`", shape(value, definitions), meaning(value, definitions))
+                found.setdefault(cells, []).append(f"`{kind}`")
+    every = {f"`{kind}`" for kind in OF_PROCESSES}
+    rows = (
+        (key, shape_, escaped(text), "all" if every <= set(kinds) else ", ".join(kinds))
+        for (key, shape_, text), kinds in found.items()
+    )
+    return whole(("key", "value", "meaning", "rows"), rows)
+
+
 def parts(page: str) -> dict[str, str]:
     """Return the tables of a page of docs/, by the name in its marks."""
     if page == "backends":
         return {"tables": "\n".join(map(table, probes()))}
+    if page == "output":
+        return {"keys": keys()}
     if page == "options":
         return {name: shared(section) for name, section in SHARED.items()}
     command = load(page)
@@ -162,7 +207,7 @@ def written(page: str, text: str) -> str:
 
 def pages() -> Iterator[tuple[str, Path]]:
     """Yield the pages with tables, and where they are."""
-    for page in ("backends", "options", *COMMANDS):
+    for page in ("backends", "options", "output", *COMMANDS):
         yield page, DOCS / f"{page}.md"
 
 
