@@ -10,22 +10,22 @@ packages() {
     apt-get-run) echo python3-bpfcc python3-venv ;;
     apt-get-test)
         echo binutils bpfcc-tools bpftool busybox-static debootstrap dnsmasq-base file iproute2 \
-            kmod libbpf-tools musl-tools qemu-system-x86
+            kmod libbpf-tools musl-tools nftables qemu-system-x86
         ;;
     apt-get-arm64) echo qemu-system-arm ;;
     dnf-run) echo python3-bcc ;;
-    dnf-test) echo binutils bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc qemu-system-x86-core ;;
+    dnf-test) echo binutils bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc nftables qemu-system-x86-core ;;
     pacman-run) echo python-bcc ;;
-    pacman-test) echo binutils bpf busybox dnsmasq file iproute2 kmod musl qemu-system-x86 ;;
+    pacman-test) echo binutils bpf busybox dnsmasq file iproute2 kmod musl nftables qemu-system-x86 ;;
     zypper-run) echo python3-bcc ;;
-    zypper-test) echo binutils bpftool busybox-static dnsmasq file iproute2 kmod musl-devel qemu-x86 ;;
+    zypper-test) echo binutils bpftool busybox-static dnsmasq file iproute2 kmod musl-devel nftables qemu-x86 ;;
     apk-run) echo py3-bcc ;;
-    apk-test) echo binutils bpftool busybox-static dnsmasq file gcc iproute2 kmod musl-dev qemu-system-x86_64 ;;
+    apk-test) echo binutils bpftool busybox-static dnsmasq file gcc iproute2 kmod musl-dev nftables qemu-system-x86_64 ;;
     esac
 }
 
 # Commands of the `test` packages: one that is missing is why they are installed.
-TEST_COMMANDS="as bpftool busybox dnsmasq file ip modprobe musl-gcc qemu-system-x86_64"
+TEST_COMMANDS="as bpftool busybox dnsmasq file ip modprobe musl-gcc nft qemu-system-x86_64"
 # Those that are wanted besides where apt has them: other tracers, and what makes roots for machines.
 TEST_COMMANDS_OF_APT="debootstrap tcpconnect tcpconnect-bpfcc"
 

@@ -68,6 +68,8 @@ def pair(chance: random.Random, number: int, begun_ns: int, port: int) -> tuple[
         "netns": 4_026_531_840 + service % 10,
         "mntns": 4_026_532_840 + service % 10,
         "cgroup_id": 5000 + service,
+        "iss": chance.getrandbits(32),
+        "irs": chance.getrandbits(32),
         "identity": Identity(cgroup=f"/system.slice/{unit}", unit=unit),
     }
     duration_ns = int(chance.lognormvariate(16, 2))

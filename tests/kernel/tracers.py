@@ -38,7 +38,7 @@ NO_ROOM, SKIPPED = "try a larger --buffer-mb", "the kernel skipped the probe"
 SUMMARY = re.compile(
     r"tcptrace: (\d+) (?:event|attempt|connection|listener)s? in [\d.]+ s, (\d+) lost"
 )
-VOLATILE = {"time", "ts_ns", "cgroup"}
+VOLATILE = {"time", "ts_ns", "cgroup", "iss", "irs"}
 
 
 def plain(event: Event) -> Event:

@@ -48,7 +48,7 @@ def accept_bytes(
     family = ip_address(laddr).version
     ends = (packed(laddr), packed(raddr), lport, rport, family, 0)
     head = struct.pack(HEAD, *ids, *ends, comm, who)
-    return head + struct.pack("=IIiI", backlog, backlog_max, error, 0)
+    return head + struct.pack("=IIiI2I", backlog, backlog_max, error, 0, 7, 8)
 
 
 def accepted(data: bytes) -> Accept:

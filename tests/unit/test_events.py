@@ -25,7 +25,7 @@ from tcptrace.model.text import printable
 from tcptrace.probes.accept.probe import Accept
 
 HEAD_BYTES = 104
-ACCEPT_BYTES = 120
+ACCEPT_BYTES = 128
 
 
 def test_layout_is_that_of_the_c_structs() -> None:
@@ -211,7 +211,7 @@ def test_json_has_keys_in_order() -> None:
     keys = list(to_json(accepted(accept_bytes(error=-errno.EMFILE)), "kprobe"))
     expected = (
         "type time ts_ns pid tid uid comm family laddr lport raddr rport netns mntns cgroup_id "
-        "backlog backlog_max error backend"
+        "backlog backlog_max error iss irs backend"
     )
     assert expected.split() == keys
 

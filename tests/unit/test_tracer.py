@@ -41,7 +41,7 @@ def head(kind: int, *, pid: int = 181, lport: int = 40000, ts_ns: int = 1_500_00
 
 def connected(*, link: int = 0, **changes: int) -> Event:
     """Return a connection's beginning."""
-    return DECODER.decode(head(1, **changes) + struct.pack("=QII", 1_500_000, link, 0))
+    return DECODER.decode(head(1, **changes) + struct.pack("=QIIII", 1_500_000, 7, 8, link, 0))
 
 
 def closed(
@@ -54,27 +54,37 @@ def closed(
     **changes: int,
 ) -> Event:
     """Return a connection's end."""
-    counters = struct.pack("=QQQIIiIIIQ", ns, 1000, 2000, 3, ended_by, error, flags, link, 0, 4242)
+    counters = struct.pack(
+        "=QQQIIiIIIIIQ", ns, 1000, 2000, 3, ended_by, error, flags, 7, 8, link, 0, 4242
+    )
     return DECODER.decode(head(2, **changes) + counters)
 
 
 def as_json(event: Event) -> dict[str, Any]:
     """Return what JSON has of an event, but for its head."""
     whole = to_json(event, "tracepoint")
-    of_head = to_json(connected(), "tracepoint").keys() - {"type", "latency_ms"}
+    of_head = to_json(connected(), "tracepoint").keys() - {"type", "latency_ms", "iss", "irs"}
     own = {"error", "outcome"}
     return {key: value for key, value in whole.items() if key not in of_head - own}
 
 
 def test_a_connect_says_that_it_succeeded() -> None:
     """A connect has what `tcptrace connect --outcome` says of one."""
-    expected = {"type": "connect", "latency_ms": 1.5, "error": None, "outcome": "established"}
+    expected = {
+        "type": "connect",
+        "latency_ms": 1.5,
+        "iss": 7,
+        "irs": 8,
+        "error": None,
+        "outcome": "established",
+    }
     assert expected == as_json(connected())
 
 
 def test_a_close_has_its_figures() -> None:
     """A close has duration, bytes, retransmitted segments, and who ended it."""
     figures = {"duration_ms": 2.5, "tx_bytes": 1000, "rx_bytes": 2000, "retransmits": 3}
+    figures |= {"iss": 7, "irs": 8}
     assert {"type": "close", **figures, "ended_by": "local"} == as_json(closed())
     reset = closed(flags=PASSED | BY_OWNER, ended_by=3, error=-errno.ECONNRESET)
     more = {"ended_by": "reset", "error": "ECONNRESET", "closer": "owner"}
@@ -126,7 +136,7 @@ def test_cells() -> None:
 def test_cells_of_attempts_and_names() -> None:
     """F is an attempt that failed, with its outcome; C and O have names, other rows none."""
     failed = FAILED_DECODER.decode(
-        head(1, lport=0) + struct.pack("=QiIII", 0, -errno.EACCES, 2, 0, 0)
+        head(1, lport=0) + struct.pack("=QIIiIII", 0, 0, 0, -errno.EACCES, 2, 0, 0)
     )
     options = ("--failed", "-d", "--columns", "type,result,lat,err,query")
     assert ["F", "EACCES", None, "EACCES", "No DNS Query"] == cells(failed, *options)

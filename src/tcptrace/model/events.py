@@ -79,6 +79,8 @@ OptionalU32 = Annotated["int | None", "I", _unless_all_ones]
 """Absent when all bits are set."""
 Inode = Annotated["int | None", "I", _unless_zero]
 """A namespace's inode number; absent when 0."""
+Sequence32 = Annotated["int | None", "I", _unless_zero]
+"""A TCP sequence number; absent when 0, which is one of four billion."""
 CgroupId = Annotated["int | None", "Q", _unless_zero]
 """A cgroup v2 id, which is its directory's inode number; absent when 0."""
 Milliseconds = Annotated["float | None", "Q", _milliseconds]

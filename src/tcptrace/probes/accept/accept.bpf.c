@@ -19,6 +19,7 @@ struct accept_event {
 	u32 backlog_max;
 	s32 error;	/* negative errno; 0 for a connection */
 	u32 link;	/* which interface the socket is bound to; 0 for any */
+	u32 iss, irs;	/* initial sequence numbers: ours, the peer's */
 };
 _Static_assert(sizeof(struct accept_event) == SIZE_ACCEPT, "accept/probe.py: Accept differs");
 
@@ -32,11 +33,20 @@ static __always_inline void accept_fill_backlog(struct accept_event *event, stru
 	read(event->backlog_max, &listener->sk_max_ack_backlog);
 }
 
+static __always_inline void accept_fill_initial(struct accept_event *event, struct sock *sk)
+{
+	sk = tcp_of(sk);
+	if (sk && !event->error)
+		fill_initial(&event->iss, &event->irs, sk, false);
+}
+
 #ifdef TRACER	/* tracer.bpf.c: the same connection, before and after its accept is reported */
-static __always_inline void tracer_accepting(struct event *head, struct sock *sk);
+static __always_inline void tracer_accepting(struct event *head, u32 iss, u32 irs,
+					     struct sock *sk);
 static __always_inline void tracer_accepted(struct sock *sk);
 #else
-static __always_inline void tracer_accepting(struct event *head, struct sock *sk)
+static __always_inline void tracer_accepting(struct event *head, u32 iss, u32 irs,
+					     struct sock *sk)
 {
 }
 
@@ -66,8 +76,9 @@ static __always_inline void accept_report(struct sock *sk, struct sock *listener
 		return;
 #endif
 	event.link = link_of(sk);
+	accept_fill_initial(&event, sk);
 	describe_task(&event.head);
-	tracer_accepting(&event.head, sk);
+	tracer_accepting(&event.head, event.iss, event.irs, sk);
 	if (keep && keep_task(&event.head)) {
 		if (listener)
 			accept_fill_backlog(&event, listener);

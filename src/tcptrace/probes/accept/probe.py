@@ -22,7 +22,7 @@ from tcptrace.model.columns import (
     Column,
     Mark,
 )
-from tcptrace.model.events import U32, Event, OnLink, OptionalU32, error_name
+from tcptrace.model.events import U32, Event, OnLink, OptionalU32, Sequence32, error_name
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, Probe, Switch, Variant
 from tcptrace.probes.trace_points import (
     IPPROTO_MPTCP,
@@ -50,6 +50,11 @@ class Accept(OnLink, Event):
     error: Annotated[str | None, "i", error_name]
     """errno's name for an accept that failed; its addresses are the listener's."""
     _link: U32
+    iss: Sequence32
+    """Initial send sequence number: of our end (RFC 9293)."""
+    irs: Sequence32
+    """Initial receive sequence number: of the peer's end. Together they are the other end's, in
+    turn, also where addresses are translated."""
 
 
 def _backlog(event: Any, _first_ns: int) -> str | None:
@@ -97,6 +102,8 @@ def accepted(sample: Sample) -> Iterator[Accept]:
         backlog_max=fields.get(f"{queue}_backlog_max"),
         error=None,
         _link=0,
+        iss=None,
+        irs=None,
     )
 
 
@@ -163,7 +170,7 @@ ACCEPT = Probe(
     gaps={
         "tracepoint": dict.fromkeys(("backlog", "backlog_max"), "accept began before the trace"),
         "ftrace": {
-            **dict.fromkeys((*WITHOUT_TASK, "error"), ALWAYS),
+            **dict.fromkeys((*WITHOUT_TASK, "error", "iss", "irs"), ALWAYS),
             **dict.fromkeys(("backlog", "backlog_max"), NO_LISTENER),
         },
     },

@@ -120,6 +120,39 @@ static __always_inline void fill_sock(struct event *event, struct sock *sk)
 	read(event->netns, &common->skc_net.net->ns.inum);
 }
 
+/* The sequence number of the first byte that the peer has sent, its SYN: all that was received since
+ * lies between that and the next one. Data that comes in on another CPU raises both, one after the
+ * other. Before anything was read, copied_seq tells whether that was just now; MPTCP takes data out
+ * by itself, and then nothing changes if they are read again. */
+static __always_inline u32 initial_received(struct tcp_sock *tcp)
+{
+	u32 next = 0, copied = 0;
+	u64 received = 0;
+
+	read(next, &tcp->rcv_nxt);
+	read(received, &tcp->bytes_received);
+	read(copied, &tcp->copied_seq);
+	if (next - (u32)received != copied) {
+		read(next, &tcp->rcv_nxt);
+		read(received, &tcp->bytes_received);
+	}
+	return next - (u32)received - 1;
+}
+
+/* Fill the initial sequence numbers of both ends (RFC 9293: ISS and IRS), which address translation
+ * does not change. bytes_acked counts the SYN where this end has connected. */
+static __always_inline void fill_initial(u32 *iss, u32 *irs, struct sock *sk, bool has_connected)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	u64 acked = 0;
+	u32 first = 0;
+
+	read(first, &tcp->snd_una);
+	read(acked, &tcp->bytes_acked);
+	*iss = first - (u32)acked - !has_connected;
+	*irs = initial_received(tcp);
+}
+
 /* The index of the network interface that a socket is bound to; 0 for any. */
 static __always_inline u32 link_of(struct sock *sk)
 {

@@ -21,6 +21,7 @@
 struct connect_event {
 	struct event head;
 	u64 latency_ns;	/* with CONNECT_OUTCOME, from the SYN to the end */
+	u32 iss, irs;	/* with it, initial sequence numbers: ours, the peer's */
 	s32 error;	/* negative errno */
 	u32 end;	/* 0, CONNECT_ESTABLISHED or CONNECT_CLOSED */
 	u32 retransmits;	/* of the SYN */
@@ -298,6 +299,8 @@ static __always_inline void connect_fill_end(struct connect_event *event, struct
 	event->error = to == TCP_CLOSE ? -error : 0;
 	event->latency_ns = now - event->head.ts_ns;
 	read(event->retransmits, &((struct tcp_sock *)sk)->total_retrans);
+	if (to != TCP_CLOSE)
+		fill_initial(&event->iss, &event->irs, sk, true);
 #endif
 }
 

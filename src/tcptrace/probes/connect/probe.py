@@ -40,6 +40,7 @@ from tcptrace.model.events import (
     Layout,
     Milliseconds,
     Row,
+    Sequence32,
     address_text,
     error_name,
     one_of,
@@ -91,6 +92,10 @@ class Connect(Event):
 
     latency_ms: Milliseconds
     """From the SYN to the end, where the attempt was followed."""
+    iss: Sequence32
+    """Initial send sequence number: of our end, once it is established (RFC 9293)."""
+    irs: Sequence32
+    """Initial receive sequence number: of the peer's end."""
     error: Annotated[str | None, "i", error_name]
     """Why it failed: inside the host, or where it was followed, in the end."""
     _end: Annotated[str | None, "I", one_of(*ENDS)]
@@ -337,6 +342,8 @@ def _attempt(sample: Sample, result: int = 0) -> Connect:
     return Connect(
         **head(sample),
         latency_ms=None,
+        iss=None,
+        irs=None,
         error=error_name(result),
         _end=None,
         retransmits=None,
@@ -513,7 +520,8 @@ CONNECT = Probe(
         "ftrace": dict.fromkeys(
             (
                 *WITHOUT_TASK,
-                *("latency_ms", "retransmits", "outcome", "query", "query_age_ms"),
+                *("latency_ms", "iss", "irs", "retransmits", "outcome"),
+                *("query", "query_age_ms"),
             ),
             ALWAYS,
         )

@@ -181,6 +181,8 @@ class Connections:
             ended_by=_who_ended(fields, before),
             error=error_name(-fields["error"]),
             _flags=flags,
+            iss=None,
+            irs=None,
             _link=0,
             _opened_in=0,
         )
@@ -206,7 +208,11 @@ def _shown(beginning: dict[str, Any]) -> dict[str, Any]:
 
 def _connected(beginning: dict[str, Any], latency_ns: int) -> Connected:
     return Connected(
-        **_shown(beginning), latency_ms=latency_ns / 1e6 if latency_ns else None, _link=0
+        **_shown(beginning),
+        latency_ms=latency_ns / 1e6 if latency_ns else None,
+        iss=None,
+        irs=None,
+        _link=0,
     )
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from tcptrace.model.events import U32, U64, Event, Milliseconds, OnLink, error_name, one_of
+from tcptrace.model.events import (
+    U32,
+    U64,
+    Event,
+    Milliseconds,
+    OnLink,
+    Sequence32,
+    error_name,
+    one_of,
+)
 
 BY_OWNER, OLDER, PASSED, BY_OPENER, BY_CLOSER, ASKED = 1, 2, 4, 8, 16, 32
 ENDED_BY = (None, "local", "remote", "reset")
@@ -23,6 +32,11 @@ class Connected(OnLink, Event):
 
     latency_ms: Milliseconds
     """From the SYN to ESTABLISHED; absent where the trace began between them."""
+    iss: Sequence32
+    """Initial send sequence number: of our end (RFC 9293)."""
+    irs: Sequence32
+    """Initial receive sequence number: of the peer's end. Together they are the other end's, in
+    turn, also where addresses are translated."""
     _link: U32
     error: None = None
     retransmits: int | None = None
@@ -50,6 +64,9 @@ class Closed(OnLink, Event):
     error: Annotated[str | None, "i", error_name]
     """Why the kernel ended it, where it did."""
     _flags: U32
+    iss: Sequence32
+    """As of the connection's beginning; absent where that was before the trace."""
+    irs: Sequence32
     _link: U32
     _opened_in: Annotated[int, "4xQ"]
     closer: str | None = None

@@ -15,6 +15,7 @@
 struct tracer_connect {
 	struct event head;
 	u64 latency_ns;	/* from the SYN */
+	u32 iss, irs;	/* initial sequence numbers: ours, the peer's */
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
 };
@@ -37,6 +38,7 @@ struct tracer_close {
 	u32 ended_by;	/* TRACER_LOCAL, TRACER_REMOTE or TRACER_RESET */
 	s32 error;	/* negative errno */
 	u32 flags;
+	u32 iss, irs;	/* as at the beginning; 0 if that was before the trace */
 	u32 link;	/* which interface the socket is bound to; 0 for any */
 	u32 reserved;
 	u64 opened_in;	/* cgroup of the process that connected or accepted; 0 if not known */
@@ -50,6 +52,7 @@ enum stage { CONNECTING, QUEUED, OPEN };
 struct tracer_connection {
 	struct event head;
 	u64 since_ns;	/* SYN_SENT, later ESTABLISHED; 0 if that was before the trace */
+	u32 iss, irs;	/* initial sequence numbers: ours, the peer's */
 	u8 stage;
 	bool keep;	/* the owner has passed the filters */
 	bool keep_closer;	/* the closer has */
@@ -183,14 +186,18 @@ static __always_inline void tracer_fill_owner_uid(struct event *head, struct soc
 	read(head->uid, &sk->sk_uid);
 }
 
-static __always_inline void tracer_report_connect(struct event *head, struct sock *sk, u64 now,
-					   u64 latency_ns)
+static __always_inline void tracer_report_connect(struct tracer_connection *connection,
+						  struct sock *sk, u64 now, u64 latency_ns)
 {
 	struct tracer_connect event = {
-		.head = *head,
+		.head = connection->head,
 		.latency_ns = latency_ns,
 		.link = link_of(sk),
 	};
+
+	fill_initial(&event.iss, &event.irs, sk, true);
+	connection->iss = event.iss;
+	connection->irs = event.irs;
 
 	event.head.kind = KIND_CONNECTED;
 	event.head.ts_ns = now;
@@ -209,7 +216,7 @@ static __always_inline void tracer_connected(struct sock *sk, struct tracer_conn
 	found->head.lport = lport;
 	if (!found->keep)
 		return;
-	tracer_report_connect(&found->head, sk, now, latency_ns);
+	tracer_report_connect(found, sk, now, latency_ns);
 	if (!found->followed && tracer_follow(sk, found))
 		undecided.delete(&sk);
 }
@@ -232,7 +239,7 @@ static __always_inline void tracer_established(struct sock *sk, int from)
 	} else if (from == TCP_SYN_SENT) {	/* connecting since before the trace */
 		tracer_fill_owner_uid(&fresh.head, sk);
 		if (keep_without_task(&fresh.head))
-			tracer_report_connect(&fresh.head, sk, now, 0);
+			tracer_report_connect(&fresh, sk, now, 0);
 	} else {
 		fresh.since_ns = now;
 		tracer_remember(sk, &fresh);
@@ -241,7 +248,8 @@ static __always_inline void tracer_established(struct sock *sk, int from)
 
 /* accept.bpf.c: a task has taken `sk` from the accept queue. Where it is followed from now on, its
  * end may be counted where it waited; see after_accept. */
-static __always_inline void tracer_accepting(struct event *head, struct sock *sk)
+static __always_inline void tracer_accepting(struct event *head, u32 iss, u32 irs,
+					     struct sock *sk)
 {
 	struct tracer_connection *waiting, connection = { .stage = QUEUED };
 
@@ -252,15 +260,20 @@ static __always_inline void tracer_accepting(struct event *head, struct sock *sk
 	connection.keep = keep_task(head);
 	connection.opened_in = head->cgroup_id;
 	connection.head = *head;
+	connection.iss = iss;
+	connection.irs = irs;
 	waiting = undecided.lookup(&sk);
 	if (waiting)
 		connection.since_ns = waiting->since_ns;
-	if (connection.keep)
+	if (connection.keep) {
 		tracer_follow(sk, &connection);
-	else if (waiting)
+	} else if (waiting) {
 		waiting->head = connection.head;
-	else
+		waiting->iss = iss;
+		waiting->irs = irs;
+	} else {
 		tracer_remember(sk, &connection);
+	}
 }
 
 /* Whether a connection's end is at hand: what sends a FIN, or the last of it. */
@@ -360,6 +373,8 @@ static __always_inline void tracer_closed(struct sock *sk, struct tracer_connect
 {
 	struct tracer_close event = {
 		.head = connection->head,
+		.iss = connection->iss,
+		.irs = connection->irs,
 		.link = link_of(sk),
 		.opened_in = connection->opened_in,
 	};
