@@ -523,6 +523,22 @@ def test_rows_leave_at_once() -> None:
     assert statistics.median(delays) < limit(0.1)
 
 
+@pytest.mark.parametrize("command", ["accept", "tracer", "connect"])
+def test_the_first_event_after_a_quiet_while_wakes_the_reader(command: str) -> None:
+    """A tracer that would sleep for ever is woken by an event, and by a signal."""
+    change = "from tcptrace.sources.bpf import rest; rest.LONG_REST_S = 10_000"
+    port = take_port()
+    with Tracer("--json", "-P", str(port), command=command, program=changed(change)) as tracer:
+        for count in range(1, 4):
+            time.sleep(0.5)  # it sleeps after a third of that
+            accept_once(port=port)
+            tracer.wait_for(count, rport=port) if command == "connect" else tracer.wait_for(
+                count, type="accept", lport=port
+            )
+        time.sleep(0.5)
+        assert tracer.stop().status == 0
+
+
 @pytest.mark.anywhere
 def test_nothing_is_lost_however_often_the_buffer_goes_round(tmp_path: Path) -> None:
     """Seven times what the buffer holds is shown whole when it is read meanwhile."""

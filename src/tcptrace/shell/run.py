@@ -29,6 +29,7 @@ from tcptrace.sinks.color import palette
 from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
 from tcptrace.sources.attach import Attaching
+from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.recording.kept import KeptSource
 from tcptrace.sources.source import Source
@@ -79,11 +80,19 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
             at_end.callback(child.wait)
         if output.duration_s is not None:
             stop.after(output.duration_s)
-        losses = _pass_on(source, plan.filters, function, [*sinks, *gate], stop, output)
+        all_sinks = [*sinks, *gate]
+        rest = _rest_of(source, output)
+        losses = _pass_on(source, plan.filters, function, all_sinks, stop, output, rest)
     status = child.wait() if child else 0
     _judge(output, gate, losses, _doubt(stop, following), status)
     if child:
         raise click.exceptions.Exit(status)
+
+
+def _rest_of(source: LiveSource, output: Output) -> Callable[[], None]:
+    """Return what lets a source rest, unless the run ends by the clock or with a process."""
+    is_timed = output.duration_s is not None or output.following
+    return (lambda: None) if is_timed else source.rest_long
 
 
 def replay(
@@ -145,12 +154,16 @@ def _pass_on(
     sinks: Sequence[Sink],
     stop: Stop,
     output: Output,
+    rest: Callable[[], None] = lambda: None,
 ) -> Losses:
-    """Pass on what comes until it is time to stop; return what may be missing."""
+    """Pass on what comes until it is time to stop; return what may be missing.
+
+    `rest` is called where batches may come seldom while nothing happens.
+    """
     for sink in sinks:
         sink.open(source.meta)
     pump = Pump(source, sinks, stop, say, count=output.count, before_output=lambda: end_line(stop))
-    _pump(pump, lambda batches: function(Trace(batches, filters, source)), output)
+    _pump(pump, lambda batches: function(Trace(batches, filters, source, rest)), output)
     if pump.error:
         raise pump.error
     return pump.losses()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -18,10 +18,13 @@ class Trace:
     """What happened, as it is told: a function makes rows of it."""
 
     batches: Iterator[Batch]
-    """Some 30 times a second; each says up to when it is complete. In place of `events`."""
+    """Some 30 times a second, or 10 while nothing happens; each says up to when it is complete. In
+    place of `events`."""
     filters: Filters
     """What was asked for."""
     _source: Source
+    _rest: Callable[[], None] = lambda: None
+    """Is called where the function does not depend on how often batches come."""
 
     @property
     def meta(self) -> Meta:
@@ -31,6 +34,7 @@ class Trace:
     @property
     def events(self) -> Iterator[Any]:
         """The events of all batches, oldest first."""
+        self._rest()
         return chain.from_iterable(batch.events for batch in self.batches)
 
     @property

@@ -1,4 +1,4 @@
-"""The places of the counters that the programs keep, in the map ``counters``."""
+"""The places of the counters that the programs keep, in the map ``counters``, and of a flag."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ class Counter(enum.IntEnum):
     """Runs of a stand-in."""
 
 
+ASLEEP = len(Counter)
+"""Where the reader says that the next event is to wake it."""
+PLACES = ASLEEP + 1
+
+
 def defines() -> dict[str, str]:
     """Return the places as C defines."""
     places = {f"COUNT_{counter.name}": str(counter.value) for counter in Counter}
-    return {**places, "COUNTERS": str(len(Counter))}
+    return {**places, "ASLEEP": str(ASLEEP), "COUNTERS": str(PLACES)}

@@ -50,6 +50,8 @@ class LiveSource(abc.ABC):
     """How the backend was chosen."""
     warning: str = ""
     """Why it can do less than the user may expect."""
+    may_rest: bool = False
+    """Whether batches may come seldom while nothing happens, for nobody asks them for the time."""
     compiles: bool | None = None
     """Whether something had to be compiled; None where there is nothing to compile."""
 
@@ -70,7 +72,7 @@ class LiveSource(abc.ABC):
         self.put(VERDICTS, places.verdicts())
 
     def batches(self) -> Iterator[Batch]:
-        """Yield what has come, in order, some 30 times a second until `finish`."""
+        """Yield what has come, in order, some 30 times a second until `finish`, or less often."""
         while True:
             last = self._finished
             before_ns = clock.now_ns()
@@ -94,6 +96,10 @@ class LiveSource(abc.ABC):
     def wake_at(self, descriptor: int) -> None:
         """Look at once when a descriptor can be read."""
         self._poller.register(descriptor, select.POLLIN)
+
+    def rest_long(self) -> None:
+        """Let batches come seldom while nothing happens, where something can wake it."""
+        self.may_rest = True
 
     def finish(self) -> None:
         """Let the next batch be the last."""

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
  * Events: what all begin with, the buffer that they leave through, and the counters of what did not
- * happen as usual. COUNT_*, their places, are sources/counters.py's.
+ * happen as usual. Their places, COUNT_* and ASLEEP, are sources/counters.py's.
  */
 
 #define ABSENT ((u32)-1)
@@ -37,10 +37,28 @@ static __always_inline void count(u32 which)
 		__sync_fetch_and_add(counter, 1);
 }
 
-/* The reader looks every few milliseconds, so no event need wake it: that would cost the traced
- * process more than the event itself. */
+/* Wake the reader if it sleeps. It says so before it looks a last time: an event is either seen then
+ * or comes after, and sees the flag, since the kernel's commit of an event is a barrier. Nothing can
+ * be woken without a record; one that was given up is none. */
+static __always_inline void wake_reader(void)
+{
+	u32 which = ASLEEP;
+	u64 *asleep = counters.lookup(&which);
+	void *nothing;
+
+	if (!asleep || !*(volatile u64 *)asleep)
+		return;
+	*asleep = 0;
+	nothing = events.ringbuf_reserve(8);
+	if (nothing)
+		events.ringbuf_discard(nothing, BPF_RB_FORCE_WAKEUP);
+}
+
+/* The reader looks every few milliseconds while events come, so they need not wake it: that would
+ * cost the traced process more than the event itself. */
 static __always_inline void emit(void *event, u64 size)
 {
 	if (events.ringbuf_output(event, size, BPF_RB_NO_WAKEUP))
 		count(COUNT_LOST);
+	wake_reader();
 }

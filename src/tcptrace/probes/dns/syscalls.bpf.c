@@ -118,6 +118,7 @@ static __always_inline void dns_report_missed(struct sock *sk, u32 flags)
 		events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	else
 		events.ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+	wake_reader();
 }
 
 static __always_inline void dns_report_messages(struct sock *sk, u64 where, u64 number, u32 flags)

@@ -42,6 +42,10 @@ class RingBuffer(Protocol):
     def waiting(self) -> int:
         """Return how many records are there that nobody has taken; of very many, about."""
 
+    @property
+    def taken(self) -> int:
+        """A number that grows with each record that was read."""
+
     def close(self) -> None:
         """Let go of it."""
 
@@ -92,6 +96,11 @@ class MappedRingBuffer:
             if not length & DISCARDED:
                 yield data
 
+    @property
+    def taken(self) -> int:
+        """How many bytes were read."""
+        return self._consumed[0]
+
     def waiting(self) -> int:
         """Return how many records are there; of very many, as many as their like would be."""
         start = position = self._consumed[0]
@@ -109,6 +118,8 @@ class LibbpfRingBuffer:
 
     def __init__(self, map_fd: int) -> None:
         """Open it. Raises TcptraceError."""
+        self.taken = 0
+        """How many records were read."""
         self._records: deque[bytes] = deque()
         self._callback = RingBufferSample(self._take)  # alive as long as libbpf may call it
         self._buffer = libbpf().ring_buffer__new(map_fd, self._callback, None, None)
@@ -122,6 +133,7 @@ class LibbpfRingBuffer:
 
     def _take(self, _context: int, data: int, size: int) -> int:
         self._records.append(ctypes.string_at(data, size))
+        self.taken += 1
         return 0
 
     def read(self) -> Iterator[bytes]:

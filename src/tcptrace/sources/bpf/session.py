@@ -12,6 +12,7 @@ from tcptrace.kernel import bpf
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.losses import Losses
 from tcptrace.sources.bpf.loader import Answer
+from tcptrace.sources.bpf.rest import Rest
 from tcptrace.sources.bpf.ringbuf import open_ring_buffer
 from tcptrace.sources.counters import Counter
 from tcptrace.sources.live import LiveSource
@@ -52,15 +53,15 @@ class BpfSession(LiveSource):
         self._links = answer.links
         self._decoder = Decoder(plan.records)
         self._ring = open_ring_buffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
-        self._counters = mmap.mmap(
-            answer.maps["counters"], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ
-        )
+        self._counters = mmap.mmap(answer.maps["counters"], mmap.PAGESIZE)
+        self._rest = Rest(answer.maps["events"], self._counters)
         self._skipped_before = self._skipped()
         self._lost_skips = 0
 
     def close(self) -> None:
         """Detach and unmap."""
         detach(self._links)
+        self._rest.close()
         for descriptor in (*self._programs, *self._maps.values()):
             os.close(descriptor)
         self._ring.close()
@@ -96,3 +97,17 @@ class BpfSession(LiveSource):
 
     def _waiting(self) -> int:
         return self._ring.waiting()
+
+    def wake_at(self, descriptor: int) -> None:
+        """Look at once when a descriptor can be read."""
+        super().wake_at(descriptor)
+        self._rest.wake_at(descriptor)
+
+    def _sleep(self) -> None:
+        is_quiet = self._rest.is_quiet(self._ring.taken)
+        if not is_quiet or (self._places and self._places.waiting):
+            super()._sleep()
+            return
+        if self.may_rest:
+            self._rest.lengthen()
+        self._rest.sleep()
