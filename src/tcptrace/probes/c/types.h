@@ -81,29 +81,26 @@ static __always_inline void read_words(u64 *to, u32 size, const void *from)
 		to[i] = load_u64(from + 8 * i);
 }
 
-static __always_inline void read_memory(void *to, u32 size, const void *from)
-{
-	u16 two;
-	u32 four;
-	u64 eight;
+#define LOADED(size, from)                                                                         \
+	((size) == 8 ? load_u64(from) :                                                            \
+	 (size) == 4 ? load_u32(from) :                                                            \
+	 (size) == 2 ? load_u16(from) :                                                            \
+		       load_u8(from))
+#define IS_LOADED(size) ((size) == 8 || (size) == 4 || (size) == 2 || (size) == 1)
 
-	if (size == 8) {
-		eight = load_u64(from);
-		__builtin_memcpy(to, &eight, 8);
-	} else if (size == 4) {
-		four = load_u32(from);
-		__builtin_memcpy(to, &four, 4);
-	} else if (size == 2) {
-		two = load_u16(from);
-		__builtin_memcpy(to, &two, 2);
-	} else if (size == 1) {
-		*(u8 *)to = load_u8(from);
-	} else {
-		bpf_probe_read_kernel(to, size, from);
-	}
-}
+/* Not a function: what is known of the place's alignment would be lost, and each byte be stored. */
+#define read(to, from)                                                                             \
+	({                                                                                         \
+		const void *from_ = (const void *)(from);                                          \
+		u64 value_;                                                                        \
+		if (IS_LOADED(sizeof(to))) {                                                       \
+			value_ = LOADED(sizeof(to), from_);                                        \
+			__builtin_memcpy(&(to), &value_, IS_LOADED(sizeof(to)) ? sizeof(to) : 0);  \
+		} else {                                                                           \
+			bpf_probe_read_kernel(&(to), sizeof(to), from_);                           \
+		}                                                                                  \
+	})
 #else
-#define read_memory bpf_probe_read_kernel
+#define read(to, from) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)(from))
 #define read_words bpf_probe_read_kernel
 #endif
-#define read(to, from) read_memory(&(to), sizeof(to), (const void *)(from))

@@ -160,6 +160,18 @@ static __always_inline void dns_fill_server(struct event *event, struct dns_addr
 		unmap(event->laddr);
 }
 
+/* How many bytes of a message are there. Kept in memory, so that the verifier goes on once for all
+ * sizes, and not from each way out of what has found them. */
+static __always_inline void dns_set_size(struct dns_scratch *scratch, u64 size)
+{
+	*(volatile u64 *)&scratch->size = size;
+}
+
+static __always_inline u64 dns_size(struct dns_scratch *scratch)
+{
+	return *(volatile u64 *)&scratch->size;
+}
+
 static __always_inline void dns_start(struct dns_scratch *scratch, struct sock *sk, u32 flags)
 {
 	struct dns_event *event = &scratch->event;
@@ -169,6 +181,7 @@ static __always_inline void dns_start(struct dns_scratch *scratch, struct sock *
 	event->socket = (u64)sk;
 	event->flags = flags | (dns_is_tcp(sk) ? DNS_TCP : 0);
 	fill_sock(&event->head, sk);
+	dns_set_size(scratch, 0);
 }
 
 /* Read what a caller's message is described by: with functions as hooks, the kernel's copy. */
@@ -225,6 +238,10 @@ static __always_inline bool dns_begin(struct dns_scratch *scratch, struct sock *
 			event->flags |= DNS_ASSUMED;
 		}
 	}
+#ifdef DNS_ANSWERS_ONLY	/* of what is sent, all that they need is to whom */
+	if (flags & DNS_SENT)
+		return false;
+#endif
 	if (!dns_keep(&event->head))
 		return false;
 	if (flags & DNS_SENT)
@@ -232,37 +249,34 @@ static __always_inline bool dns_begin(struct dns_scratch *scratch, struct sock *
 	return true;
 }
 
-/* Copy one more segment behind the `at` bytes that are there, `left` at most; return how many bytes
- * are there now. More than the user's segment is never read: that might be another page. */
-static __always_inline u64 dns_append(struct dns_scratch *scratch, u64 at, u64 base, u64 length,
-				  u64 left)
+/* Copy one more segment behind the bytes that are there, up to `most` bytes of all. More than the
+ * user's segment is never read: that might be another page. */
+static __always_inline void dns_append(struct dns_scratch *scratch, u64 base, u64 length, u64 most)
 {
-	u64 size = length, place = at;
+	u64 at = dns_size(scratch), size = length, place = at;
 
 	if (at >= DNS_CAPTURED)
-		return at;
-	if (size > left)
-		size = left;
+		return;
+	if (size > most - at)
+		size = most - at;
 	if (size > DNS_CAPTURED)
 		size = DNS_CAPTURED;
 	/* clang would drop masks that it knows to do nothing; the verifier knows less. */
 	asm volatile("" : "+r"(size), "+r"(place));
 	size &= 2 * DNS_CAPTURED - 1;
 	place &= DNS_CAPTURED - 1;
-	if (!size || bpf_probe_read_user(scratch->payload + place, size, (void *)base))
-		return at;
-	return at + size;
+	if (size && !bpf_probe_read_user(scratch->payload + place, size, (void *)base))
+		dns_set_size(scratch, at + size);
 }
 
 /* Copy `length` bytes of the segments, from the `skip`th on. */
-static __always_inline u64 dns_gather(struct dns_scratch *scratch, u64 segments, u64 count,
-				      u64 skip, u64 length)
+static __always_inline void dns_gather(struct dns_scratch *scratch, u64 segments, u64 count,
+				       u64 skip, u64 length)
 {
 	struct dns_segment segment;
-	u64 at = 0;
 
 	for (int i = 0; i < DNS_MOST_SEGMENTS; i++) {
-		if (i >= count || at >= length)
+		if (i >= count || dns_size(scratch) >= length)
 			break;
 		if (dns_read_caller(&segment, sizeof(segment), segments + i * sizeof(segment)))
 			break;
@@ -270,11 +284,9 @@ static __always_inline u64 dns_gather(struct dns_scratch *scratch, u64 segments,
 			skip -= segment.length;
 			continue;
 		}
-		at = dns_append(scratch, at, segment.base + skip, segment.length - skip,
-				length - at);
+		dns_append(scratch, segment.base + skip, segment.length - skip, length);
 		skip = 0;
 	}
-	return at;
 }
 
 #define DNS_HEADER 12
@@ -285,11 +297,10 @@ static __always_inline bool dns_may_answer(struct dns_scratch *scratch, u64 size
 {
 #ifdef DNS_ANSWERS_ONLY
 	u8 *header = scratch->payload;
+	u32 response = header[2] >> 7, answers = header[6] | header[7];
 
-	if (scratch->event.flags & DNS_SENT)
-		return false;
 	if (!(scratch->event.flags & DNS_TCP))
-		return size > DNS_HEADER && header[2] & 0x80 && (header[6] || header[7]);
+		return size > DNS_HEADER && response * answers;
 #endif
 	return true;
 }
@@ -411,8 +422,10 @@ static __always_inline bool dns_keep_flow(struct dns_scratch *scratch, u64 size)
 	return dns_keep_share(&scratch->event, socket, size);
 }
 
-static __always_inline void dns_report(struct dns_scratch *scratch, u64 size, u32 length)
+static __always_inline void dns_report(struct dns_scratch *scratch, u32 length)
 {
+	u64 size = dns_size(scratch);
+
 	scratch->event.length = length;
 	if (!dns_may_answer(scratch, size) || !dns_keep_flow(scratch, size))
 		return;

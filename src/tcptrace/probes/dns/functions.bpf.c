@@ -56,14 +56,13 @@ static __always_inline bool dns_take_buffers(struct dns_call *call, struct msghd
 }
 
 /* Copy `length` bytes of the caller's buffers, from the `skip`th on. */
-static __always_inline u64 dns_copy_buffers(struct dns_scratch *scratch, struct dns_call *call,
-					u64 skip, u64 length)
+static __always_inline void dns_copy_buffers(struct dns_scratch *scratch, struct dns_call *call,
+					     u64 skip, u64 length)
 {
 	if (call->form == DNS_SEGMENTS)
-		return dns_gather(scratch, call->where, call->size, skip, length);
-	if (skip >= call->size)
-		return 0;
-	return dns_append(scratch, 0, call->where + skip, call->size - skip, length);
+		dns_gather(scratch, call->where, call->size, skip, length);
+	else if (skip < call->size)
+		dns_append(scratch, call->where + skip, call->size - skip, length);
 }
 
 /* udp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len), and udpv6_sendmsg, which calls it
@@ -79,8 +78,10 @@ static __always_inline int dns_send_message(struct sock *sk, struct msghdr *mess
 		return 0;
 	read(name, &message->msg_name);
 	scratch = dns_scratches.lookup(&which);
-	if (scratch && dns_begin(scratch, sk, name, DNS_SENT))
-		dns_report(scratch, dns_copy_buffers(scratch, &call, 0, length), length);
+	if (scratch && dns_begin(scratch, sk, name, DNS_SENT)) {
+		dns_copy_buffers(scratch, &call, 0, length);
+		dns_report(scratch, length);
+	}
 	return 0;
 }
 
@@ -184,8 +185,8 @@ static __always_inline void dns_fill_ends(struct event *event, struct sk_buff *s
 	}
 }
 
-static __always_inline u64 dns_copy_datagram(struct dns_scratch *scratch, struct sk_buff *skb,
-					 u64 length)
+static __always_inline void dns_copy_datagram(struct dns_scratch *scratch, struct sk_buff *skb,
+					      u64 length)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct dns_call *call;
@@ -195,16 +196,17 @@ static __always_inline u64 dns_copy_datagram(struct dns_scratch *scratch, struct
 	read(elsewhere, &skb->data_len);
 	if (elsewhere) {
 		call = dns_calls.lookup(&tid);
-		return call && call->sk == (struct sock *)scratch->event.socket ?
-			       dns_copy_buffers(scratch, call, 0, length) :
-			       0;
+		if (call && call->sk == (struct sock *)scratch->event.socket)
+			dns_copy_buffers(scratch, call, 0, length);
+		return;
 	}
 	read(data, &skb->data);
 	if (length > DNS_CAPTURED)
 		length = DNS_CAPTURED;
 	asm volatile("" : "+r"(length));
 	length &= 2 * DNS_CAPTURED - 1;
-	return length && !bpf_probe_read_kernel(scratch->payload, length, data) ? length : 0;
+	if (length && !bpf_probe_read_kernel(scratch->payload, length, data))
+		dns_set_size(scratch, length);
 }
 
 /* skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len); len < 0 for MSG_PEEK. */
@@ -223,8 +225,10 @@ int dns_enter_skb_consume_udp(hook_ctx *ctx)
 	dns_start(scratch, sk, 0);
 	dns_fill_ends(&scratch->event.head, skb);
 	read(length, &skb->len);
-	if (dns_keep(&scratch->event.head))
-		dns_report(scratch, dns_copy_datagram(scratch, skb, length), length);
+	if (dns_keep(&scratch->event.head)) {
+		dns_copy_datagram(scratch, skb, length);
+		dns_report(scratch, length);
+	}
 	return 0;
 }
 
@@ -247,8 +251,10 @@ int dns_on_copied(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	call->done = from + length;
 	scratch = dns_scratches.lookup(&which);
-	if (scratch && dns_begin(scratch, sk, 0, 0))
-		dns_report(scratch, dns_copy_buffers(scratch, call, from, length), length);
+	if (scratch && dns_begin(scratch, sk, 0, 0)) {
+		dns_copy_buffers(scratch, call, from, length);
+		dns_report(scratch, length);
+	}
 	return 0;
 }
 #endif

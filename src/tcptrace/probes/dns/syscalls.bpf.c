@@ -32,8 +32,10 @@ static __always_inline void dns_report_buffer(struct sock *sk, u64 base, u64 siz
 
 	if (length >= size && !(flags & DNS_SENT))
 		flags |= DNS_CUT;
-	if (scratch && dns_begin(scratch, sk, name, flags))
-		dns_report(scratch, dns_append(scratch, 0, base, size, length), length);
+	if (scratch && dns_begin(scratch, sk, name, flags)) {
+		dns_append(scratch, base, size, length);
+		dns_report(scratch, length);
+	}
 }
 
 #define DNS_MOST_LENGTHS 16
@@ -64,12 +66,10 @@ static __always_inline void dns_report_segments(struct sock *sk, u64 segments, u
 
 	if (!scratch || !dns_begin(scratch, sk, name, flags))
 		return;
-	/* Through memory, so that the verifier goes on once for all sizes, and not from each way out of
-	 * the loop: that is less than half of its work. */
-	*(volatile u64 *)&scratch->size = dns_gather(scratch, segments, count, 0, length);
-	if (length == DNS_ANY_LENGTH)
+	dns_gather(scratch, segments, count, 0, length);
+	if (flags & DNS_SENT)
 		length = dns_total_length(segments, count);
-	dns_report(scratch, *(volatile u64 *)&scratch->size, length);
+	dns_report(scratch, length);
 }
 
 /* What the kernel says of a message that was received. */
