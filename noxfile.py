@@ -76,7 +76,10 @@ def vm(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measurements, one script after the other."""
+    """Measurements, one script after the other; `nox -s bench -- vm 6.1` in a machine."""
+    if session.posargs[:1] == ["vm"]:
+        run(session, "python", "tests/vm/bench.py", *session.posargs[1:])
+        return
     for script in sorted((ROOT / "bench").glob("*.py")):
         run(session, "python", str(script), *session.posargs)
 

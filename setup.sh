@@ -9,7 +9,7 @@ packages() {
     case $1-$2 in
     apt-get-run) echo python3-bpfcc python3-venv ;;
     apt-get-test)
-        echo binutils bpfcc-tools bpftool busybox-static debootstrap dnsmasq-base file iproute2 \
+        echo binutils bpfcc-tools bpftool bpftrace busybox-static debootstrap dnsmasq-base file iproute2 \
             kmod libbpf-tools musl-tools nftables qemu-system-x86
         ;;
     apt-get-arm64) echo qemu-system-arm ;;
@@ -27,7 +27,7 @@ packages() {
 # Commands of the `test` packages: one that is missing is why they are installed.
 TEST_COMMANDS="as bpftool busybox dnsmasq file ip modprobe musl-gcc nft qemu-system-x86_64"
 # Those that are wanted besides where apt has them: other tracers, and what makes roots for machines.
-TEST_COMMANDS_OF_APT="debootstrap tcpconnect tcpconnect-bpfcc"
+TEST_COMMANDS_OF_APT="bpftrace debootstrap tcpconnect tcpconnect-bpfcc"
 
 usage() {
     cat <<'END'

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -108,6 +109,11 @@ class Storm:
             text=True,
         )
 
+    @property
+    def namespace(self) -> str:
+        """The path of the network namespace where it makes them."""
+        return f"/proc/{self._process.pid}/ns/net"
+
     def make(self, number: float, kind: str = "count") -> tuple[int, float]:
         """Make so many connections, or for so many seconds; return how many, and the us of each."""
         assert self._process.stdin
@@ -135,15 +141,28 @@ def statistics_on() -> Iterator[None]:
         STATS.write_text(before, encoding="ascii")
 
 
-def programs_ns(pid: int) -> int:
-    """Return how long the BPF programs that a process holds have run."""
-    times: dict[str, int] = {}
+def held(pid: int, kind: str) -> set[int]:
+    """Return the ids of BPF objects that a process holds: `prog_id` or `map_id`."""
+    ids = set()
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found = dict(re.findall(r"(\w+):\s+(\w+)", entry.read_text(encoding="ascii")))
-            if "run_time_ns" in found:
-                times[found["prog_id"]] = int(found["run_time_ns"])
-    return sum(times.values())
+            found = re.search(rf"^{kind}:\s+(\d+)", entry.read_text(encoding="ascii"), re.MULTILINE)
+            ids |= {int(found[1])} if found else set()
+    return ids
+
+
+def programs_ns(pid: int) -> int:
+    """Return how long a process's BPF programs have run.
+
+    Those are its own that use its maps, too: it may hold them by what they are attached to alone.
+    """
+    programs, maps = held(pid, "prog_id"), held(pid, "map_id")
+    listed = subprocess.run(["bpftool", "--json", "prog", "show"], capture_output=True, check=True)
+    return sum(
+        program.get("run_time_ns", 0)
+        for program in json.loads(listed.stdout)
+        if program["id"] in programs or maps & set(program.get("map_ids", ()))
+    )
 
 
 def cpu_ns(pid: int) -> int:
@@ -159,8 +178,11 @@ def resident_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def traced(tool: Tool, rows: Path) -> Iterator[int]:
-    """Run a tool that writes to a file; it is attached when the block begins."""
+def traced(tool: Tool, rows: Path, words: list[str] | None = None) -> Iterator[int]:
+    """Run a tool that writes to a file; it is attached when the block begins.
+
+    `words` gets what it says in the end.
+    """
     with rows.open("wb") as out:
         process = subprocess.Popen(
             tool.command,
@@ -179,7 +201,9 @@ def traced(tool: Tool, rows: Path) -> Iterator[int]:
         yield process.pid
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        _, said = process.communicate()
+        if words is not None:
+            words += said.splitlines()
 
 
 def settle(rows: Path) -> None:
@@ -229,15 +253,19 @@ def measure(tool: Tool, storm: Storm, count: int, plain_us: float, idle_s: float
 
 def long_storm(tool: Tool, storm: Storm, seconds: float) -> None:
     """Print how many rows are missing after a storm of so many seconds."""
+    if "tcptrace" in tool.command:  # others make connections meanwhile
+        tool = tool._replace(command=(*tool.command, "--netns", storm.namespace))
     with tempfile.TemporaryDirectory() as place:
         rows = Path(place) / "rows"
-        with traced(tool, rows):
+        words: list[str] = []
+        with traced(tool, rows, words):
             before = lines(rows)
             made, _ = storm.make(seconds, "seconds")
             settle(rows)
         missing = made * tool.per_connection - (lines(rows) - before)
         share = 100 * missing / (made * tool.per_connection)
     print(f"{tool.name}: {made} connections, {missing} rows missing ({share:.2f} %)")
+    print(f"its own words: {words[-1]}" if words else "it said nothing")
 
 
 def tools(also: Sequence[str], only: str) -> list[Tool]:
@@ -256,7 +284,7 @@ def tools(also: Sequence[str], only: str) -> list[Tool]:
                     f"{name} (libbpf-tools)", (*WITH_TRACEFS, MOUNTED.format(path)), per_connection
                 )
             )
-    return [tool for tool in found if only in tool.name]
+    return [tool for tool in found if re.search(only, tool.name)]
 
 
 def main() -> None:
@@ -268,7 +296,9 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=5, help="seconds without a storm")
     parser.add_argument("--long", type=float, default=0, help="seconds of a storm for losses")
     parser.add_argument("--also", action="append", default=[], help="src of another version")
-    parser.add_argument("--only", default="", help="tools with this in their names")
+    parser.add_argument(
+        "--only", default="", help="tools whose names have this: a regular expression"
+    )
     arguments = parser.parse_args()
     if arguments.storm:
         storm()

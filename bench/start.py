@@ -18,19 +18,17 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 TCPTRACE = (sys.executable, "-m", "tcptrace")
 COMMANDS = ("accept", "connect", "connect -d", "tracer", "dns")
 FOLLOWING = ("connect", "connect --who")
 REPEATS = 9
 BANNER = b"Tracing "
-# With the beginning of what they print when they are attached.
+# With the beginning of what they print when attached; some would keep it back from a pipe.
 PEERS = {
     "bpftrace, tcpaccept.bt": (("bpftrace", "/usr/sbin/tcpaccept.bt"), b"Tracing"),
-    "libbpf-tools, tcpconnect": (("tcpconnect",), b"PID"),
-    "bcc, tcpaccept": (("tcpaccept-bpfcc",), b"PID"),
-    "bcc, tcpconnect": (("tcpconnect-bpfcc",), b"Tracing"),
+    "libbpf-tools, tcpconnect": (("stdbuf", "--output=L", "tcpconnect"), b"PID"),
+    "bcc, tcpaccept": (("env", "PYTHONUNBUFFERED=1", "tcpaccept-bpfcc"), b"PID"),
 }
 
 
@@ -70,14 +68,16 @@ def peers(environment: Mapping[str, str]) -> dict[str, tuple[Sequence[str], byte
     """Return the other tracers that are installed and that this kernel permits."""
     found = {}
     for name, (command, sign) in PEERS.items():
-        if shutil.which(command[0]) and all(map(Path.exists, map(Path, command[1:]))):
+        if shutil.which(command[-1]):
             with contextlib.suppress(RuntimeError):
                 armed(command, sign, environment)
                 found[name] = command, sign
     return found
 
 
-def measure(repeats: int, environment: Mapping[str, str]) -> dict[str, list[float]]:
+def measure(
+    repeats: int, commands: Sequence[str], environment: Mapping[str, str], *, compiles: bool
+) -> dict[str, list[float]]:
     """Start everything in turn; return the seconds by name."""
     times: defaultdict[str, list[float]] = defaultdict(list)
     others = peers(environment)
@@ -87,9 +87,10 @@ def measure(repeats: int, environment: Mapping[str, str]) -> dict[str, list[floa
             "--help": ended((*TCPTRACE, "--help")),
             "true": ended(("true",)),
         }
-        for name in COMMANDS:
+        for name in commands:
             command = (*TCPTRACE, *name.split())
-            taken[f"{name}, compiled"] = armed((*command, "--no-cache"), BANNER, environment)
+            if compiles:
+                taken[f"{name}, compiled"] = armed((*command, "--no-cache"), BANNER, environment)
             taken[f"{name}, kept"] = armed(command, BANNER, environment)
         for name in FOLLOWING:
             command = (*TCPTRACE, *name.split())
@@ -107,10 +108,13 @@ def main() -> None:
     """Measure, and print a table for docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--kept-only", action="store_true", help="compile nothing that is measured")
+    parser.add_argument("commands", nargs="*", default=COMMANDS, metavar="COMMAND")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        times = measure(repeats, {**os.environ, "CACHE_DIRECTORY": place})
-    print(f"Linux {os.uname().release}, medians of {repeats}, in seconds\n")
+        environment = {**os.environ, "CACHE_DIRECTORY": place}
+        times = measure(given.repeats, given.commands, environment, compiles=not given.kept_only)
+    print(f"Linux {os.uname().release}, medians of {given.repeats}, in seconds\n")
     print("| started | after | range |\n| --- | --- | --- |")
     for name, values in times.items():
         print(
