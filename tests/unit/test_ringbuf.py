@@ -12,23 +12,26 @@ import pytest
 from tcptrace.sources.bpf.ringbuf import BUSY, DISCARDED, HEADER, PAGE, MappedRingBuffer
 
 SIZE = 1 << 26
-DATA = b"a record"
+DATA = b"a record of three words!"
 RECORD = HEADER + len(DATA)
 
 
 class Kernel:
-    """The producer's side: one lap of the buffer."""
+    """The producer's side."""
 
     def __init__(self) -> None:
         """Make the memory."""
         self.map_fd = os.memfd_create("ring buffer")
-        os.ftruncate(self.map_fd, 2 * PAGE + 2 * SIZE)
+        os.ftruncate(self.map_fd, 2 * PAGE + SIZE)
         self.memory = mmap.mmap(self.map_fd, 0)
 
     def write(self, at: int, *lengths: int) -> None:
         """Write records, of these lengths with flags, and move the producer's position."""
         records = b"".join(struct.pack("=II", length, 0) + DATA for length in lengths)
-        self.memory[2 * PAGE + at : 2 * PAGE + at + len(records)] = records
+        place = at % SIZE
+        first = records[: SIZE - place]
+        self.memory[2 * PAGE + place : 2 * PAGE + place + len(first)] = first
+        self.memory[2 * PAGE : 2 * PAGE + len(records) - len(first)] = records[len(first) :]
         self.memory[PAGE : PAGE + 8] = struct.pack("=Q", at + len(records))
 
     def close(self) -> None:
@@ -63,6 +66,16 @@ def test_records_are_read_in_order_up_to_one_that_is_being_written(
     assert [] == list(ring.read())
     kernel.write(3 * RECORD, size, size)
     assert [DATA] * 2 == list(ring.read())
+
+
+@pytest.mark.parametrize("behind", [RECORD, HEADER + 8, HEADER])
+def test_records_go_round(kernel: Kernel, ring: MappedRingBuffer, behind: int) -> None:
+    """A record that begins so many bytes before the buffer's end goes on at its beginning."""
+    at = SIZE - behind
+    kernel.memory[0:8] = struct.pack("=Q", at)
+    kernel.write(at, *[len(DATA)] * 3)
+    assert [DATA] * 3 == list(ring.read())
+    assert at + 3 * RECORD == struct.unpack("=Q", kernel.memory[0:8])[0]
 
 
 def goes_back(kernel: Kernel, end: int) -> bool:

@@ -1,8 +1,9 @@
 """Read a BPF ring buffer, through mmap or libbpf (kernel/bpf/ringbuf.c).
 
 The kernel maps one page with the consumer's position, one with the producer's, and the data twice
-in a row, so that a record is never split. Each record is a u32 length with two flag bits, a u32
-page offset, and the data, padded to 8 bytes.
+in a row, so that a record is never split; libbpf uses that. Here it is mapped once, for memory that
+is mapped twice is counted twice. Each record is a u32 length with two flag bits, a u32 page offset,
+and the data, padded to 8 bytes.
 
 x86-64 keeps loads in order, so a length that is seen without its busy bit has its data behind it:
 there the records are read through mmap, in a third of the time. Other machines need the barriers of
@@ -66,7 +67,7 @@ class MappedRingBuffer:
         self._mask = size - 1
         self._consumer = mmap.mmap(map_fd, PAGE, mmap.MAP_SHARED, both, offset=0)
         self._producer = mmap.mmap(
-            map_fd, PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE
+            map_fd, PAGE + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE
         )
         # Through these views a position is read and written in one piece. `struct` writes zeros
         # first: the kernel, which looks at any time, would take the buffer for full.
@@ -91,6 +92,8 @@ class MappedRingBuffer:
                 return
             size = length & LENGTH
             data = self._producer[start + HEADER : start + HEADER + size]
+            if len(data) < size:  # the rest is at the beginning
+                data += self._producer[PAGE : PAGE + size - len(data)]
             position += (HEADER + size + 7) & ~7
             self._consumed[0] = position
             if not length & DISCARDED:
