@@ -392,7 +392,7 @@ def test_what_a_full_disk_costs_is_counted(
     for _ in range(3):
         recorder.sink.write(accepts(10))
     assert 30 == recorder.sink.unwritten
-    assert [] == recorder.sink._rows
+    assert 0 == recorder.sink._waiting.count
     full_disk.clear()
     recorder.write(accepts(5))
     recorder.close()

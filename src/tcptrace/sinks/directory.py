@@ -18,7 +18,6 @@ from typing import Any
 
 from tcptrace.errors import TcptraceError
 from tcptrace.model import filenames
-from tcptrace.model.events import NewTable, weight
 from tcptrace.model.limits import Limits
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta
@@ -27,12 +26,12 @@ from tcptrace.sinks.groups import (
     GROUP_ROWS,
     GROUP_S,
     Groups,
+    Waiting,
     by_program,
     ended,
     first_known,
     schema_of,
     sync,
-    table_of,
 )
 from tcptrace.sinks.retention import Retention
 from tcptrace.sinks.tree import Tree
@@ -121,8 +120,6 @@ class DirectoryRecording:
         self._schema = schema_of(records)
         self._limits = limits
         self._say = say
-        self._rows: list[Any] = []
-        self._since = 0.0
         self._growing: Growing | None = None
         self._losses = self._told = NOTHING_LOST
         """What may be missing so far, and what of it the files say that have ended."""
@@ -136,6 +133,9 @@ class DirectoryRecording:
 
         """
         self._meta = meta
+        self._waiting = Waiting(self._schema, meta)
+        self._last_ns = 0
+        """When the last of the rows happened."""
         self._tree = Tree(self._path, meta.host)
         self._retention = Retention(self._tree, self._probe, self._limits)
         try:
@@ -146,10 +146,9 @@ class DirectoryRecording:
 
     def write(self, rows: Sequence[Any]) -> None:
         """Keep rows for their group."""
-        if not self._rows:
-            self._since = time.monotonic()
-        self._rows += [row for row in rows if not isinstance(row, NewTable)]
-        if len(self._rows) >= GROUP_ROWS:
+        self._waiting.add(rows)
+        self._last_ns = max((row.wall_ns for row in rows if row.wall_ns), default=self._last_ns)
+        if self._waiting.count >= GROUP_ROWS:
             self._write_group()
 
     def note(self, losses: Losses) -> None:
@@ -158,7 +157,7 @@ class DirectoryRecording:
 
     def flush(self, seconds: float = 0) -> bool:
         """Write the group if its rows have waited, and end the file if it is time."""
-        if self._rows and time.monotonic() - self._since >= GROUP_S:
+        if self._waiting.count and time.monotonic() - self._waiting.since >= GROUP_S:
             self._write_group()
         if self._growing and self._is_due(self._growing):
             self._finish()
@@ -166,8 +165,7 @@ class DirectoryRecording:
 
     def drop(self) -> int:
         """Forget rows that could not be written; return of how many events they tell."""
-        dropped, self._rows = sum(map(weight, self._rows)), []
-        return dropped
+        return self._waiting.drop()
 
     def is_closed(self) -> bool:
         """Tell that there is always somewhere to write to."""
@@ -175,7 +173,7 @@ class DirectoryRecording:
 
     def close(self, losses: Losses) -> None:
         """Write the last group, and end the file."""
-        if self._rows:
+        if self._waiting.count:
             self._write_group()
         self.unwritten += self.drop()
         self._losses = losses
@@ -184,16 +182,15 @@ class DirectoryRecording:
 
     def _write_group(self) -> None:
         """Write the rows as a group, or let them wait."""
-        table = by_program(table_of(self._rows, self._schema, self._meta))
-        last_ns = max(row.wall_ns for row in self._rows)
-        if self._growing and self._growing.day != filenames.date_directory(last_ns):
+        table = by_program(self._waiting.table())
+        if self._growing and self._growing.day != filenames.date_directory(self._last_ns):
             self._finish()
         try:
-            self._current(last_ns).append(table)
+            self._current(self._last_ns).append(table)
         except OSError as error:
             self._fail(error)
             return
-        self._rows = []
+        self._waiting.drop()
         if self._failure:
             self._failure = None
             self._say(f"{self._path} can be written to again")
@@ -212,12 +209,12 @@ class DirectoryRecording:
 
     def _fail(self, error: OSError) -> None:
         """Say why nothing can be written; try again later, with rows that are not too many."""
-        self._since = time.monotonic()
+        self._waiting.since = time.monotonic()
         why = error.strerror or str(error)
         if why != self._failure:
             self._failure = why
             self._say(f"cannot write to {self._path}: {why}. It is tried again; rows wait")
-        if len(self._rows) >= GROUP_ROWS:
+        if self._waiting.count >= GROUP_ROWS:
             self.unwritten += self.drop()
         if self._growing and error.errno not in finish.FULL:
             self._growing.close()

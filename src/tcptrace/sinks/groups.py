@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tcptrace.errors import TcptraceError
+from tcptrace.model.events import NewTable
 from tcptrace.model.kept import BOOT, END_KEY, META_KEY, OFFSET, Kind, is_milliseconds, kinds
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta, meta_to_json
@@ -25,6 +27,8 @@ from tcptrace.sinks import thrift
 GROUP_S = 9.0
 """So long rows wait at most: what a kill, or a power failure, can cost."""
 GROUP_ROWS = 1 << 16
+AT_ONCE = 2048
+"""So many rows are turned into columns at a time, which takes some 20 ms: events wait meanwhile."""
 MAGIC = b"PAR1"
 # Numbers of fields in parquet.thrift: of FileMetaData, RowGroup and ColumnChunk; and those that are
 # places in the file, of RowGroup, ColumnChunk and ColumnMetaData.
@@ -69,6 +73,53 @@ def table_of(rows: Sequence[Any], schema: pa.Schema, meta: Meta) -> pa.Table:
     """Return rows as columns."""
     arrays = [_column(field, rows, meta) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+class Waiting:
+    """Rows that wait for their group, most of them as columns: no moment has all of that work."""
+
+    def __init__(self, schema: pa.Schema, meta: Meta) -> None:
+        """Begin with none."""
+        self._schema = schema
+        self._meta = meta
+        self._rows: list[Any] = []
+        self._tables: list[pa.Table] = []
+        self._turned = 0
+        """Rows in tables."""
+        self.since = 0.0
+        """When the first of them came, by time.monotonic."""
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return len(self._rows) + self._turned
+
+    def add(self, rows: Sequence[Any]) -> None:
+        """Let rows wait; the beginning of a table is none."""
+        if not self.count:
+            self.since = time.monotonic()
+        self._rows += [row for row in rows if not isinstance(row, NewTable)]
+        if len(self._rows) >= AT_ONCE:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Turn rows into columns."""
+        if self._rows:
+            self._tables.append(table_of(self._rows, self._schema, self._meta))
+            self._turned += len(self._rows)
+            self._rows = []
+
+    def table(self) -> pa.Table:
+        """Return all that wait; they still do."""
+        self._turn()
+        self._tables = [pa.concat_tables(self._tables)]
+        return self._tables[0]
+
+    def drop(self) -> int:
+        """Let nothing wait; return how many have."""
+        count = self.count
+        self._rows, self._tables, self._turned = [], [], 0
+        return count
 
 
 def by_program(table: pa.Table) -> pa.Table:

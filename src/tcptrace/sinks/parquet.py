@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tcptrace.model.events import NewTable
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
 from tcptrace.sinks.groups import (
     GROUP_ROWS,
     GROUP_S,
     Groups,
+    Waiting,
     ended,
     first_known,
     schema_of,
     sync,
-    table_of,
 )
 from tcptrace.sinks.recording import create
 
@@ -31,23 +30,19 @@ class ParquetRecording:
         self._path = path
         self._schema = schema_of(records)
         self._descriptor = create(path, force=force)
-        self._rows: list[Any] = []
-        self._since = 0.0
         self._groups: Groups | None = None
         """None once they cannot be written."""
 
     def open(self, meta: Meta) -> None:
         """Begin the file; each end says what holds for all rows."""
-        self._meta = meta
+        self._waiting = Waiting(self._schema, meta)
         self._groups = Groups(self._descriptor, self._schema, first_known(meta))
         self._do(self._groups.begin)
 
     def write(self, rows: Sequence[Any]) -> None:
         """Keep rows for their group."""
-        if not self._rows:
-            self._since = time.monotonic()
-        self._rows += [row for row in rows if not isinstance(row, NewTable)]
-        if len(self._rows) >= GROUP_ROWS:
+        self._waiting.add(rows)
+        if self._waiting.count >= GROUP_ROWS:
             self._write_group()
 
     def note(self, losses: Losses) -> None:
@@ -55,14 +50,13 @@ class ParquetRecording:
 
     def flush(self, seconds: float = 0) -> bool:
         """Write the group if its rows have waited; nobody else has to take them."""
-        if self._rows and time.monotonic() - self._since >= GROUP_S:
+        if self._waiting.count and time.monotonic() - self._waiting.since >= GROUP_S:
             self._write_group()
         return True
 
     def drop(self) -> int:
         """Forget rows that could not be written; return of how many events they tell."""
-        dropped, self._rows = len(self._rows), []
-        return dropped
+        return self._waiting.drop()
 
     def is_closed(self) -> bool:
         """Tell that a file can always be written to."""
@@ -71,7 +65,7 @@ class ParquetRecording:
     def close(self, losses: Losses) -> None:
         """Write the last group, and the end of all."""
         try:
-            if self._rows:
+            if self._groups and self._waiting.count:
                 self._write_group()
             if self._groups:
                 groups = self._groups
@@ -83,9 +77,9 @@ class ParquetRecording:
         """Append the rows as a group."""
         groups = self._groups
         if groups:
-            table = table_of(self._rows, self._schema, self._meta)
+            table = self._waiting.table()
             self._do(lambda: groups.append(table))
-            self._rows = []
+            self._waiting.drop()
 
     def _do(self, write: Callable[[], None]) -> None:
         """Write, to the disk itself; an error names the file, and ends all writing."""

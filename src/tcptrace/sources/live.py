@@ -21,6 +21,8 @@ from tcptrace.sources.plan import Plan
 
 POLL_S = 0.03
 """How often the buffer is looked at; rows are to be out within 100 ms of their event."""
+HOST = "TCPTRACE_HOST"
+"""In the environment, the host's name for recordings, where its own is a container's."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -30,7 +32,7 @@ def describe(plan: Plan, backend: str) -> Meta:
     return Meta(
         probe=plan.probe.name,
         backend=backend,
-        host=system.nodename,
+        host=os.environ.get(HOST) or system.nodename,
         boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
         kernel=system.release,
         start_ns=time.time_ns(),
