@@ -137,15 +137,23 @@ def test_text_has_its_own_columns(plugin: dict[str, str], link: Link) -> None:
 
 
 @pytest.mark.anywhere
-def test_its_rows_are_kept(plugin: dict[str, str], link: Link, tmp_path: Path) -> None:
-    """A plugin's command keeps rows of its own type, and reads them."""
-    client, path = link.connect(SERVER4), tmp_path / "x.jsonl"
-    with tracing(plugin, "--json", "-w", str(path), "--print") as process:
+@pytest.mark.parametrize("form", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("output", [["--json"], ["-T", "-t"]], ids=["json", "text"])
+def test_its_rows_are_kept(
+    plugin: dict[str, str], link: Link, tmp_path: Path, form: str, output: list[str]
+) -> None:
+    """A plugin's command keeps rows of its own type; what it reads is what was printed."""
+    client, path = link.connect(SERVER4), tmp_path / f"x{form}"
+    with tracing(plugin, *output, "-w", str(path), "--print") as process:
         link.lose(client)
-        event = first_event(process)
-    command = [sys.executable, "-m", "tcptrace", "retrans", "-r", str(path), "--json"]
+        assert process.stdout
+        live = "".join(process.stdout.readline() for _ in output)  # text has a heading
+        process.terminate()
+        live += process.stdout.read()
+    command = [sys.executable, "-m", "tcptrace", "retrans", "-r", str(path), *output]
     result = subprocess.run(command, env=plugin, capture_output=True, text=True, check=False)
-    assert event == json.loads(result.stdout.splitlines()[0])
+    assert "ESTABLISHED" in live
+    assert (0, live) == (result.returncode, result.stdout), result.stderr
 
 
 @pytest.mark.anywhere

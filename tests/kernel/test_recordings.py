@@ -115,19 +115,22 @@ def test_failed_attempts_and_names_are_kept(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", [".jsonl", ".parquet"])
-def test_dns_is_kept(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("output", [["--json"], ["-T", "-t"]], ids=["json", "text"])
+def test_dns_is_kept(tmp_path: Path, form: str, output: list[str]) -> None:
     """Questions with their answers are rows of a recording, not the messages."""
     path = tmp_path / f"x{form}"
-    options = ("--json", "-N", "/proc/self/ns/net", "-w", str(path), "--print")
+    options = (*output, "-N", "/proc/self/ns/net", "-w", str(path), "--print")
     with (
         Tracer(*options, command="dns") as tracer,
         fake(answer("a.test", "a.test. IN A 192.0.2.7")),
     ):
         Worker(ask).run()
-        tracer.wait_for(1, query="a.test")
+        tracer.wait_for_rows(len(output))  # text has a heading
         live = tracer.stop()
-    again = run_tcptrace("dns", "--json", "-r", str(path))
+    assert "a.test" in live.stdout
+    again = run_tcptrace("dns", *output, "-r", str(path))
     assert (0, live.stdout) == (again.status, again.stdout)
+    assert live.summary == again.summary
 
 
 def test_nothing_but_the_summary_is_printed(tmp_path: Path) -> None:
