@@ -225,6 +225,15 @@ def test_rows_in_a_file(tmp_path: Path) -> None:
         eventually(lambda: file.read_text().endswith("\n"), "the row")
         assert "" == tracer.stop().stdout
     assert [port] == ports_in(file)
+    with file.open("a") as added:
+        place = f"/dev/fd/{added.fileno()}"
+        options = ("--to", place, "--json", "-P", str(port), "--count-events", "1")
+        run_tcptrace(
+            "connect", *options, "--", "sh", "-c", connects(port), pass_fds=(added.fileno(),)
+        )
+    assert [port, port] == ports_in(file)
+    closed = run_in_fork("connect", "--to", "/dev/fd/999999999")
+    assert (1, True) == (closed.status, "Bad file descriptor" in closed.stderr)
     missing = run_in_fork("connect", "--to", str(tmp_path / "no" / "file"))
     assert 1 == missing.status
     assert "cannot write to" in missing.stderr

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -36,6 +36,8 @@ from tcptrace.sources.source import Source
 
 if TYPE_CHECKING:
     from tcptrace.shell.gate import Gate
+
+_DESCRIPTOR = re.compile("/(?:dev|proc/self)/fd/([0-9]{1,9})")
 
 Function = Callable[[Trace], Iterable[Any]]
 """A command's own work: from a trace to rows."""
@@ -234,9 +236,18 @@ def _chosen_stream(output: Output) -> TextIO:
     if output.to == "-":
         return sys.stdout
     try:
-        return Path(output.to).open("w", encoding="utf-8", newline="")
+        return open(_place(output.to), "w", encoding="utf-8", newline="")  # noqa: PTH123
     except OSError as error:
         raise TcptraceError(f"cannot write to {output.to}: {error.strerror}") from None
+
+
+def _place(path: str) -> str | int:
+    """Return what to open: of a descriptor's name that one, as it is open already.
+
+    To open the name of a file anew would empty what a shell has opened to be added to.
+    """
+    named = _DESCRIPTOR.fullmatch(path)
+    return os.dup(int(named[1])) if named else path
 
 
 def _sink(output: Output, stream: TextIO) -> Sink:
