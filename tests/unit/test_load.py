@@ -91,6 +91,21 @@ def test_order_stays(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     assert len(hooks) == len({program for _, program in kernel.attached})
 
 
+def test_the_largest_is_loaded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier takes longest for it: it is not to be waited for when all others are done."""
+    begun: list[int] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+    def loaded(_hook: Hook, code: bytes) -> int:
+        begun.append(len(code))
+        return len(code)
+
+    monkeypatch.setattr(load, "_load", loaded)
+    hook = Hook("raw_tracepoint", "at", "f")
+    assert [8, 24, 16] == load._load_all([(hook, bytes(size)) for size in (8, 24, 16)])
+    assert begun == [24, 16, 8]
+
+
 @pytest.mark.parametrize("size", [8, load.SMALL_BYTES])
 def test_a_program_that_is_refused_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, size: int

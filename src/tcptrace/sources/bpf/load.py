@@ -129,11 +129,11 @@ def _load_all(jobs: Sequence[tuple[Hook, bytes]]) -> list[int]:
     """Load programs; return their descriptors, in order. Raises OSError, with nothing loaded.
 
     The kernel verifies each on the processor that asks, so that several are loaded at a time where
-    there is enough to do.
+    there is enough to do; the largest first, so that none is waited for alone in the end.
     """
     loaded: dict[int, int] = {}
     failures: list[OSError] = []
-    waiting = iter(range(len(jobs)))
+    waiting = iter(sorted(range(len(jobs)), key=lambda number: -len(jobs[number][1])))
 
     def work() -> None:
         for number in waiting:
