@@ -85,6 +85,8 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         all_sinks = [*sinks, *gate]
         rest = _rest_of(source, output)
         losses = _pass_on(source, plan.filters, function, all_sinks, stop, output, rest)
+        if child:
+            source.let_go()
     status = child.wait() if child else 0
     _judge(output, gate, losses, _doubt(stop, following), status)
     if child:

@@ -123,6 +123,10 @@ class LiveSource(abc.ABC):
         """Put entries, keys and values, into one of the probes' hash maps."""
         raise NotImplementedError
 
+    def let_go(self) -> None:
+        """Detach, and do not wait until that is done; `close` is still to be called."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def close(self) -> None:
         """Detach."""

@@ -6,7 +6,9 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
+from typing import NoReturn
 
 from tcptrace.kernel import bpf
 from tcptrace.model.events import Decoder, Event
@@ -40,6 +42,37 @@ def detach(links: Iterable[int]) -> None:
         thread.join()
 
 
+def detach_apart(links: Collection[int]) -> None:
+    """Close links, and let a process of its own wait for the kernel.
+
+    It holds them until they are closed here, or this process has ended. Then it ends: that closes
+    them.
+    """
+    reading, writing = os.pipe()
+    try:
+        is_other = os.fork() == 0
+    except OSError:  # there may be no more processes
+        detach(links)
+    else:
+        if is_other:
+            _hold(links, reading)
+        for link in links:
+            os.close(link)
+    os.close(reading)
+    os.close(writing)
+
+
+def _hold(links: Iterable[int], until: int) -> NoReturn:
+    """Hold nothing but links, until the other end of a pipe is closed."""
+    kept = sorted({*links, until})
+    for before, after in pairwise((-1, *kept, os.sysconf("SC_OPEN_MAX"))):
+        os.closerange(before + 1, after)
+    try:
+        os.read(until, 1)
+    finally:
+        os._exit(0)
+
+
 class BpfSession(LiveSource):
     """Holds the descriptors of what the loader attached; dying detaches, too."""
 
@@ -57,6 +90,11 @@ class BpfSession(LiveSource):
         self._rest = Rest(answer.maps["events"], self._counters)
         self._skipped_before = self._skipped()
         self._lost_skips = 0
+
+    def let_go(self) -> None:
+        """Detach, and do not wait until that is done; `close` is still to be called."""
+        detach_apart(self._links)
+        self._links = []
 
     def close(self) -> None:
         """Detach and unmap."""
