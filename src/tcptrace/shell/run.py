@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTOR = re.compile("/(?:dev|proc/self)/fd/([0-9]{1,9})")
 
+STOPPED = "stopped before the probes were attached"
+
 Function = Callable[[Trace], Iterable[Any]]
 """A command's own work: from a trace to rows."""
 
@@ -59,11 +61,14 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
     with closing(Attaching(plan)) as attaching:
         sinks = _printing(output, kept, stream)
         source = attaching.session(stop.is_asked)
+    gate = _gate(output)
     if source is None:
         end_line(stop)
-        say("stopped before the probes were attached")
+        if following.command:
+            raise TcptraceError(f"{STOPPED}: the command was not run")
+        _judge(output, gate, NOTHING_LOST, STOPPED, 0)
+        say(STOPPED)
         return
-    gate = _gate(output)
     with ExitStack() as at_end, closing(source):
         source.notes.append(f"attached {time.monotonic() - started:.3f} s after the start")
         sinks += _keeping(plan.probe, kept)

@@ -1,0 +1,56 @@
+"""A run that is stopped before anything is attached."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tcptrace.commands.connect import connect
+from tcptrace.errors import TcptraceError, UncertainError
+from tcptrace.shell import run
+
+
+class Stopped:
+    """Attaches nothing, for a signal has come."""
+
+    def __init__(self, _plan: object) -> None:
+        """Begin."""
+
+    def session(self, _is_asked: object) -> None:
+        """Return that it was stopped."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+@pytest.fixture(autouse=True)
+def _stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have every run stopped, and leave signals as they were."""
+    monkeypatch.setattr(run, "Attaching", Stopped)
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def error_of(*arguments: str) -> Any:
+    """Return the error with which `connect` ends."""
+    return CliRunner().invoke(connect, [*arguments]).exception
+
+
+def test_a_command_that_was_not_run_has_not_succeeded() -> None:
+    """Whoever looks at the status alone learns that there was nothing."""
+    error = error_of("--", "true")
+    assert isinstance(error, TcptraceError)
+    assert (1, True) == (error.exit_status, "was not run" in str(error))
+
+
+def test_what_was_not_looked_at_is_not_clean() -> None:
+    """A gate that has seen nothing permits nothing; without one, it is a normal end."""
+    assert isinstance(error_of("--fail-on-connect"), UncertainError)
+    assert error_of() is None
