@@ -4,8 +4,8 @@
  *
  * The socket is found among the process's descriptors, and the message in the caller's buffers,
  * whose layout is ABI. Not seen: io_uring, and 32-bit processes, which the kernel's tracepoints
- * leave out. All calls of read(2) and write(2) pay for it while the trace runs: some 0.15 and 0.1 us,
- * or twice as much where memory is not read by loads.
+ * leave out. All calls of read(2) and write(2) pay for it while the trace runs: some 0.15 and 0.1
+ * us, or twice as much where memory is not read by loads.
  */
 #ifdef HOOK_TRACEPOINT
 /* The socket behind a descriptor, or NULL where it cannot be a DNS client's. */
