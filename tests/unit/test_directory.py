@@ -35,7 +35,7 @@ from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.shell.amounts import Amount, parse_amount
 from tcptrace.sinks import directory, finish, groups, retention
 from tcptrace.sinks.directory import DirectoryRecording
-from tcptrace.sources.recording.directory import DirectoryRows, find, of_one_host
+from tcptrace.sources.recording.directory import DirectoryRows, find, of_one_host, walk
 
 DAY_NS = 86_400 * 1_000_000_000
 NO_LIMITS = Limits()
@@ -105,7 +105,7 @@ def opened(
     path: Path, window: Window = ALWAYS, host: str | None = None, **filters: Any
 ) -> DirectoryRows:
     """Return what a directory has kept."""
-    found = of_one_host(list(find(path, "accept", window)), host, str(path))
+    found = of_one_host(list(find(walk(str(path), window), "accept")), host, str(path))
     wanted = Filters(filters, ACCEPT.port_fields)
     return DirectoryRows(str(path), found, Classes(ACCEPT.row_classes), wanted, [], window)
 
@@ -505,7 +505,7 @@ def test_a_time_is_asked_for(tmp_path: Path) -> None:
     recorder.close()
     window = Window(rows[3].wall_ns, rows[5].wall_ns)
     assert jsons(rows[3:5]) == jsons(read(opened(tmp_path, window)))
-    assert 5 >= len(list(find(tmp_path, "accept", window)))
+    assert 5 >= len(list(find(walk(str(tmp_path), window), "accept")))
 
 
 def test_filters_hold_for_directories(tmp_path: Path) -> None:

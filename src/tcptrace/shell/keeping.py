@@ -33,9 +33,14 @@ def is_parquet(path: str) -> bool:
     return suffix == ".parquet"
 
 
+def is_bucket(path: str) -> bool:
+    """Tell whether recordings are kept in object storage."""
+    return path.startswith("s3://")
+
+
 def is_directory(path: str) -> bool:
-    """Tell whether recordings are kept in a directory, in many files."""
-    return path != STDOUT and (path.endswith("/") or Path(path).is_dir())
+    """Tell whether recordings are kept in many files: in a directory, or in object storage."""
+    return path != STDOUT and (path.endswith("/") or is_bucket(path) or Path(path).is_dir())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +52,15 @@ class Keeping:
     also_print: bool
     limits: Limits | None = None
     """When files of a directory end, and which of them are kept; None for a single file."""
+
+    @property
+    def place(self) -> str:
+        """Where files are made on this host, which is the path unless that is a bucket's."""
+        if not is_bucket(self.path):
+            return self.path
+        from tcptrace.sinks.bucket import spool_for  # noqa: PLC0415 - for few runs
+
+        return str(spool_for(self.path))
 
     def check(self) -> None:
         """Raise TcptraceError where a file would be overwritten, or cannot be written."""
@@ -60,6 +74,10 @@ class Keeping:
 
     def open(self, probe: Probe) -> Sink:
         """Make the file. Raises TcptraceError."""
+        if self.limits is not None and is_bucket(self.path):
+            from tcptrace.sinks.bucket import BucketRecording  # noqa: PLC0415 - the same
+
+            return BucketRecording(self.path, probe.name, probe.row_classes, self.limits, say)
         if self.limits is not None:
             from tcptrace.sinks.directory import DirectoryRecording  # noqa: PLC0415 - the same
 

@@ -256,7 +256,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **kept,
             metavar="FILE",
             help="Keep events in FILE (.jsonl or .parquet; - is standard output), or in many files "
-            "of a directory, DIR/; print none.",
+            "of a directory, DIR/ or s3://BUCKET/PREFIX/; print none.",
         ),
         TraceOption(
             ["--rotate"],

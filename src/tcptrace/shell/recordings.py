@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.meta import Meta
 from tcptrace.model.window import ALWAYS, Window
 from tcptrace.probes.probe import Probe
-from tcptrace.shell.keeping import is_directory, is_parquet, require_pyarrow
+from tcptrace.shell.keeping import is_bucket, is_directory, is_parquet, require_pyarrow
 from tcptrace.shell.options import PREFERRED, TraceOption, turned_on
 from tcptrace.sources.recording.kept import KeptSource
 
@@ -89,9 +88,16 @@ def _open_directory(
     from tcptrace.model.kept import Classes  # noqa: PLC0415 - not for help
     from tcptrace.sources.recording import directory  # noqa: PLC0415 - an extra, and slow
 
-    found = list(directory.find(Path(path), probe.name, window))
-    own = directory.of_one_host(found, host, path)
-    return directory.DirectoryRows(path, own, Classes(probe.row_classes), filters, keeps, window)
+    if is_bucket(path):
+        from tcptrace.sources.recording.bucket import Bucket  # noqa: PLC0415 - slower yet
+
+        bucket = Bucket(path)
+        places, open_file = bucket.walk(window), bucket.open
+    else:
+        places, open_file = directory.walk(path, window), None
+    own = directory.of_one_host(list(directory.find(places, probe.name)), host, path)
+    classes = Classes(probe.row_classes)
+    return directory.DirectoryRows(path, own, classes, filters, keeps, window, open_file)
 
 
 def _is_said(context: click.Context, name: str) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import heapq
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,29 +30,36 @@ class Found(NamedTuple):
     """A file of a recording."""
 
     begun: dt.datetime
-    path: Path
+    path: str
     host: str | None
     """As its directory says."""
 
     @property
     def is_growing(self) -> bool:
         """Whether it is still being written, or was left behind."""
-        return self.path.name.endswith(GROWING)
+        return self.path.endswith(GROWING)
 
 
-def find(path: Path, probe: str, window: Window) -> Iterator[Found]:
-    """Yield a probe's files below a directory, but for days on which nothing wanted can be."""
+def walk(path: str, window: Window) -> Iterator[tuple[str, list[str]]]:
+    """Yield directories and the names of their files, but for days without anything wanted."""
     for place, directories, names in os.walk(path):
-        directories[:] = [name for name in directories if _can_be_in(name, window)]
+        directories[:] = [name for name in directories if can_be_in(name, window)]
+        yield place, names
+
+
+def find(places: Iterable[tuple[str, list[str]]], probe: str) -> Iterator[Found]:
+    """Yield a probe's files in these places."""
+    for place, names in places:
         present = set(names)
         for name in names:
             own = filenames.shown(name) or name
             known = filenames.place_of(own)
             if known and known.probe == probe and (name == own or own not in present):
-                yield Found(known.begun, Path(place, name), filenames.host_of(Path(place).name))
+                host = filenames.host_of(place.rpartition("/")[2])
+                yield Found(known.begun, f"{place}/{name}", host)
 
 
-def _can_be_in(directory: str, window: Window) -> bool:
+def can_be_in(directory: str, window: Window) -> bool:
     """Tell whether a directory can have rows of a time."""
     day = filenames.date_of(directory)
     if day is None:
@@ -98,6 +105,7 @@ class DirectoryRows(KeptSource):
         filters: Filters,
         tests: Sequence[Callable[[Any], bool]],
         window: Window,
+        open_file: Callable[[str], Any] | None = None,
     ) -> None:
         """Read what the files say of themselves; see `ParquetRows` for the rest.
 
@@ -107,8 +115,9 @@ class DirectoryRows(KeptSource):
         """
         super().__init__(path)
         self._how = (classes, filters, tests, window)
+        self._open_file = open_file
         self.others: list[Meta] = []
-        self._files: list[tuple[int, Path]] = []
+        self._files: list[tuple[int, str]] = []
         """When the first of a file's rows happened."""
         cut = sum(self._look_at(file) for file in found)
         if not self.others:
@@ -133,14 +142,18 @@ class DirectoryRows(KeptSource):
         finally:
             rows.close()
 
-    def _opened(self, path: Path) -> ParquetRows | None:
+    def _opened(self, path: str) -> ParquetRows | None:
         """Return a file's rows; None where nothing is there, or yet."""
-        final = path.with_name(filenames.shown(path.name) or path.name)
-        for name in dict.fromkeys((path, final)):  # it may have ended meanwhile
+        if self._open_file:
+            file = self._open_file(path)
+            return ParquetRows(path, *self._how, by_time=True, file=file)
+        place, _, name = path.rpartition("/")
+        final = f"{place}/{filenames.shown(name) or name}"
+        for candidate in dict.fromkeys((path, final)):  # it may have ended meanwhile
             try:
-                return ParquetRows(str(name), *self._how, by_time=True)
+                return ParquetRows(candidate, *self._how, by_time=True)
             except TcptraceError:
-                if name == path == final and path.exists():
+                if candidate == path == final and Path(path).exists():
                     raise
         return None
 

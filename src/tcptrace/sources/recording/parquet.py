@@ -54,6 +54,7 @@ class ParquetRows(KeptSource):
         window: Window = ALWAYS,
         *,
         by_time: bool = False,
+        file: Any = None,
     ) -> None:
         """Open the file.
 
@@ -64,6 +65,7 @@ class ParquetRows(KeptSource):
             tests: all of them a row that is wanted passes, too.
             window: in which a row that is wanted happened.
             by_time: whether the rows of a group are to be put in order.
+            file: what stands at `path`, where that is no local one.
 
         Raises:
             TcptraceError: it cannot be read, or is no recording.
@@ -74,7 +76,7 @@ class ParquetRows(KeptSource):
         self._window = window
         self._by_time = by_time
         try:
-            self._file = pa.memory_map(path)
+            self._file = file or pa.memory_map(path)
             self._parts = [pq.ParquetFile(self._file)]
         except (OSError, pa.ArrowInvalid) as error:
             self._parts = self._recovered(path, error)
