@@ -1,17 +1,20 @@
-"""A run that is stopped before anything is attached."""
+"""How runs end that have seen nothing, or not all."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.unit.test_summary import record
 
 from tcptrace.commands.connect import connect
 from tcptrace.errors import TcptraceError, UncertainError
 from tcptrace.shell import run
+from tcptrace.sources.recording.jsonl import JsonLines
 
 
 class Stopped:
@@ -48,6 +51,17 @@ def test_a_command_that_was_not_run_has_not_succeeded() -> None:
     error = error_of("--", "true")
     assert isinstance(error, TcptraceError)
     assert (1, True) == (error.exit_status, "was not run" in str(error))
+
+
+def test_a_recording_that_lacks_files_is_not_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a source warns of may be what the gate is to see."""
+    path = str(record(tmp_path / "x.jsonl"))
+    assert error_of("-r", path, "--only", "192.0.2.1") is None
+    monkeypatch.setattr(JsonLines, "warning", "1 of 2 files were cut off")
+    error = error_of("-r", path, "--only", "192.0.2.1")
+    assert (True, True) == (isinstance(error, UncertainError), "cut off" in str(error))
 
 
 def test_what_was_not_looked_at_is_not_clean() -> None:

@@ -210,6 +210,8 @@ def _doubt_of_kept(stop: Stop, source: KeptSource) -> str | None:
         return f"{source.name} was not read to its end: {_reason(stop)}"
     if not source.meta.boot_id:
         return f"{source.name} does not tell what was lost; record with -w"
+    if source.warning:
+        return source.warning
     is_whole = source.is_whole or stop.why is Why.COUNT
     return None if is_whole else f"{source.name} was not ended by its writer"
 
