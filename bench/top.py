@@ -32,7 +32,6 @@ RATES = (0, 1_000, 5_000)
 MEASURED_S = 10.0
 WARM_UP_S = 4.0
 LINGER_RESET = struct.pack("ii", 1, 0)  # close with a reset: no port stays in TIME_WAIT
-TICKS = os.sysconf("SC_CLK_TCK")
 COMMANDS = (("top",), ("top", "-b"), ("top", "--json"))
 
 
@@ -79,12 +78,13 @@ class Running:
         yield from map(int, children.split())
 
     def cpu_s(self) -> float:
-        """Return the processor time that it and its children have used."""
-        used = 0
-        for pid in self.processes():
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-            used += int(stat[11]) + int(stat[12])
-        return used / TICKS
+        """Return the processor time that it and its children have used, all threads.
+
+        It is what the scheduler has counted: the ticks of /proc/PID/stat miss short work.
+        """
+        tasks = [path for pid in self.processes() for path in Path(f"/proc/{pid}/task").iterdir()]
+        times = [(path / "schedstat").read_text(encoding="ascii").split()[0] for path in tasks]
+        return sum(map(int, times)) / 1e9
 
     def memory_mb(self) -> float:
         """Return its memory and its children's, shared pages once."""
@@ -111,7 +111,7 @@ def connect_at(rate: int, stop: threading.Event) -> int:
     made, begin = 0, time.monotonic()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
         while not stop.is_set():
-            while made < (time.monotonic() - begin) * rate:
+            while made < (time.monotonic() - begin) * rate and not stop.is_set():
                 with socket.create_connection(server.getsockname()) as client:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
                     server.accept()[0].close()
