@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make docs/images/top.svg and top-behind.svg from a real run of ``tcptrace top``.
+"""Make docs/images/top.svg, top-behind.svg and top-listen.svg from real runs of ``tcptrace top``.
 
 Run it as root with the Python of the virtual environment that has tcptrace. Servers and clients are
 those of make_screenshot.py, in a network namespace of its own, which alone is traced.
@@ -13,29 +13,34 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tools.make_screenshot import SERVERS, attempt, empty, enter_network, servers
 
+from tcptrace.kernel.sampler import Sampler
 from tcptrace.model.filters import Filters
 from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
+from tcptrace.probes.probe import Probe
 from tcptrace.shell.trace import Trace
 from tcptrace.sinks.color import PLAIN
+from tcptrace.sinks.screen.listening import Listening
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.sinks.screen.sink import ScreenSink
 from tcptrace.sources.attach import Attaching
 from tcptrace.sources.plan import Plan
 from tcptrace.top import keys
 from tcptrace.top.feed import frames
-from tcptrace.top.frame import Frame
+from tcptrace.top.listeners import tables
 from tcptrace.top.probe import TOP
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 SIZE = (104, 18)
-SHOWN = 8
+SHOWN = 9
 """Intervals until the picture is taken."""
 PAUSE_S = 0.04
 SLOW_S = 0.3
@@ -77,49 +82,70 @@ def keep_sending() -> None:
             time.sleep(PAUSE_S)
 
 
-def shown() -> Iterator[Frame]:
-    """Yield what the namespace of this process does."""
+@contextmanager
+def traced(*companions: Probe) -> Iterator[Trace]:
+    """Give what the namespace of this process does."""
     here = Path("/proc/self/ns/net").stat().st_ino
     filters = Filters({"netns": (here,)}, TOP.port_fields)
-    plan = Plan(TOP, filters, {"EXISTING": "1"}, companions=(ANSWERS, FAILED))
+    plan = Plan(TOP, filters, {"EXISTING": "1"}, companions=companions)
     with closing(Attaching(plan)) as attaching:
         source = attaching.session(lambda: False)
     assert source  # noqa: S101 - nothing stops it
     with closing(source):
-        trace = Trace(source.batches(), filters, source)
-        by = keys.parse(",".join(keys.DEFAULT))
-        yield from frames(trace, by, ("in", "out"), 1.0, print, names=True, existing=True)
+        yield Trace(source.batches(), filters, source)
 
 
-def drawn(sink: ScreenSink) -> str:
+def show(sink: ScreenSink, shown: Iterable[Any]) -> None:
+    """Show some intervals."""
+    for frame in islice(shown, SHOWN):
+        sink.write([frame])
+        sink.flush()
+
+
+def make_pictures_of_traffic() -> None:
+    """Make the picture of the screen, and that of what is behind a row."""
+    by = keys.parse(",".join(keys.DEFAULT))
+    picture = Picture(by, "tcptrace top")
+    sink = ScreenSink(picture, io.StringIO(), PLAIN, headless=True, size=SIZE)
+    both = ("in", "out")
+    with traced(ANSWERS, FAILED) as trace:
+        show(sink, frames(trace, by, both, 1.0, print, Sampler(), names=True, existing=True))
+        (IMAGES / "top.svg").write_text(drawn(sink, "tcptrace top"), encoding="utf-8")
+        picture.sort_by("fail")
+        picture.move(0)
+        sink._app.call_later(sink._app.action_behind)  # noqa: SLF001
+        (IMAGES / "top-behind.svg").write_text(drawn(sink, "tcptrace top"), encoding="utf-8")
+    sink.close(None)
+
+
+def make_picture_of_listeners() -> None:
+    """Make the picture of who listens."""
+    title = "tcptrace top --listen"
+    sink = ScreenSink(Listening(title), io.StringIO(), PLAIN, headless=True, size=SIZE)
+    with traced() as trace:
+        show(sink, tables(trace, 1.0, Sampler()))
+        (IMAGES / "top-listen.svg").write_text(drawn(sink, title), encoding="utf-8")
+    sink.close(None)
+
+
+def drawn(sink: ScreenSink, title: str) -> str:
     """Return the picture of the screen as it is, without fonts from a remote host."""
     for _ in range(50):
         sink.flush()
-    svg = sink._app.export_screenshot(title="tcptrace top")  # noqa: SLF001
+    svg = sink._app.export_screenshot(title=title)  # noqa: SLF001
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 
 def main() -> None:
     """Make the pictures."""
     enter_network()
-    picture = Picture(keys.parse(",".join(keys.DEFAULT)), "tcptrace top")
-    sink = ScreenSink(picture, io.StringIO(), PLAIN, headless=True, size=SIZE)
     with servers() as payments:
         for (comm, name), often in CLIENTS.items():
             threading.Thread(target=make_traffic, args=(comm, name, often), daemon=True).start()
         threading.Thread(target=accept_slowly, args=(payments,), daemon=True).start()
         threading.Thread(target=keep_sending, daemon=True).start()
-        for count, frame in enumerate(shown()):
-            sink.write([frame])
-            sink.flush()
-            if count == SHOWN:
-                break
-        (IMAGES / "top.svg").write_text(drawn(sink), encoding="utf-8")
-        picture.sort_by("fail")
-        picture.move(0)
-        sink._app.call_later(sink._app.action_behind)  # noqa: SLF001
-        (IMAGES / "top-behind.svg").write_text(drawn(sink), encoding="utf-8")
-    sink.close(None)
+        make_pictures_of_traffic()
+        make_picture_of_listeners()
 
 
 if __name__ == "__main__":

@@ -41,10 +41,9 @@ def tables(
 ) -> list[list[Listener]]:
     """Return the rows of each interval of a second."""
     monkeypatch.setattr(FakeSampler, "answers", answers)
-    monkeypatch.setattr(listeners, "Sampler", FakeSampler)
     traced = trace(*batches)
     traced.filters = SimpleNamespace(values={}, predicate=lambda: keeps)
-    return [table.rows for table in listeners.tables(traced, 1.0)]
+    return [table.rows for table in listeners.tables(traced, 1.0, FakeSampler())]
 
 
 def test_accepts_queue_and_drops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from tests.unit.test_screen import BY, on_screen, seen
 from tests.unit.test_top import HOST, OTHER, SECOND, accepted, closed, connected, failed, opened
-from textual.pilot import Pilot
 
 from tcptrace.commands import top
 from tcptrace.model.kept import Classes
@@ -22,7 +21,6 @@ from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.sinks.parquet import ParquetRecording
 from tcptrace.sinks.recording import JsonLinesRecording
-from tcptrace.sinks.screen.app import TopApp
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.sources.recording.jsonl import JsonLines
 from tcptrace.sources.recording.kept import KeptSource
@@ -366,7 +364,7 @@ def test_keys_for_a_recording() -> None:
     """They move it, change its speed, and have it stand still; the screen says so."""
     pace = Pace(1.0, lasts=True, now=Clock())
 
-    async def steps(pilot: Pilot[None], app: TopApp, _world: Any) -> None:
+    async def steps(pilot: Any, app: Any, _world: Any) -> None:
         app.picture.pace = pace
         pace.begin(0)
         await pilot.press("space", "plus", "plus", "right_square_bracket", "right_curly_bracket")

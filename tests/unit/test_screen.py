@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from tests.unit.test_top import (
@@ -24,6 +25,7 @@ from tcptrace.errors import TcptraceError
 from tcptrace.shell.say import say
 from tcptrace.sinks.color import PLAIN, SGR_8, Palette
 from tcptrace.sinks.layout import cell_len
+from tcptrace.sinks.screen.grid import Grid
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.sinks.screen.text import duration, fitted, graph, number, text_of
 from tcptrace.top import keys
@@ -80,12 +82,12 @@ def picture(frames: int = 1, **options: object) -> Picture:
     return shown
 
 
-def rows(shown: Picture, width: int = 80, height: int = 24) -> list[str]:
+def rows(shown: Grid[Any], width: int = 80, height: int = 24) -> list[str]:
     """Return the rows of the table as text, without the header."""
     return [text_of(line) for line in shown.table(width, height)[1:]]
 
 
-def programs(shown: Picture) -> list[str]:
+def programs(shown: Grid[Any]) -> list[str]:
     """Return the programs of the rows, in order."""
     return [row.split()[0] for row in rows(shown)]
 

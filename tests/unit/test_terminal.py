@@ -51,6 +51,10 @@ class Terminal:
         termios.tcflow(slave, action)
         os.close(slave)
 
+    def press(self, keys: str) -> None:
+        """Type."""
+        os.write(self._descriptor, keys.encode())
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         os.kill(self._pid, number)
@@ -108,6 +112,19 @@ def test_a_terminal_that_goes_on_has_the_newest_picture(terminal: Terminal) -> N
     terminal.signal(signal.SIGTERM)
     wait_for(lambda: terminal.has_shown("lost") or terminal.has_ended(), "the last picture")
     assert "\x1b[?1049l" in terminal.text
+
+
+def test_keys_are_heard_though_nothing_happens(terminal: Terminal) -> None:
+    """The screen sleeps between its pictures, not through a key."""
+    terminal.press(" ")
+    wait_for(lambda: terminal.has_shown("PAUSED"), "that it stands still")
+    terminal.press("?")
+    wait_for(lambda: terminal.has_shown("play faster, slower"), "the keys")
+    terminal.text = ""
+    terminal.press("xx")
+    wait_for(lambda: terminal.has_shown("CONN/s"), "the table")
+    terminal.press("q")
+    wait_for(terminal.has_ended, "the end")
 
 
 def test_a_terminal_that_is_closed_ends_it(terminal: Terminal) -> None:

@@ -398,7 +398,7 @@ def test_the_order_is_calm() -> None:
     rates = {"a": 100.0, "b": 99.0, "c": 0.0}
     rows = {name: Row((name,)) for name in rates}
     names = {row: name for name, row in rows.items()}
-    order = CalmOrder()
+    order = CalmOrder[Row]()
 
     def arranged(**changes: float) -> str:
         rates.update(changes)
@@ -434,6 +434,9 @@ class Lists:
         ready, self.ready = self.ready, None
         self.is_busy = self.is_busy and ready is None
         return ready
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def begun(lists: Lists) -> Live:

@@ -110,7 +110,7 @@ def test_other_places_have_no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_terminal")
 def test_without_textual_there_is_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says how to get it, and what does without it."""
-    monkeypatch.setitem(sys.modules, "tcptrace.sinks.screen.sink", None)
+    monkeypatch.setitem(sys.modules, "textual", None)
     make = top._show(given()).sink
     assert make
     with pytest.raises(RefusedError, match=r"pip install textual.*-b"):
@@ -170,7 +170,7 @@ def test_the_screen_is_not_for_a_command(monkeypatch: pytest.MonkeyPatch) -> Non
     words = "with -- COMMAND, give -b --no-existing."
     assert words in refusal(monkeypatch, "--", "true")
     assert "COMMAND or --to, give -b." in refusal(monkeypatch, "--no-existing", "--", "true")
-    assert "give --no-existing." in refusal(monkeypatch, "--listen", "--", "true")
+    assert words in refusal(monkeypatch, "--listen", "--", "true")
 
 
 def test_columns_are_those_of_the_dimensions() -> None:
@@ -180,10 +180,17 @@ def test_columns_are_those_of_the_dimensions() -> None:
 
 
 def test_who_listens_has_columns_of_its_own() -> None:
-    """And no screen."""
+    """In tables."""
     show = top._show(given(listen=True))
     assert not screen(show)
     assert ["pid", "comm", "laddr", "lport"] == [column.key for column in show.table.columns[:4]]
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_who_listens_has_a_screen() -> None:
+    """On a terminal, as traffic has."""
+    assert screen(top._show(given(listen=True)))
+    assert not screen(top._show(given(listen=True, batch=True)))
 
 
 def programs(rows: list[Any]) -> list[Any]:
@@ -218,9 +225,6 @@ class FakeSampler(Lists):
         super().ask(wanted, listeners=listeners)
         self.ready = self._left.pop(0) if self._left else sample()
 
-    def close(self) -> None:
-        """Do nothing."""
-
 
 def trace(*batches: tuple[float, list[Any]]) -> Any:
     """Return a trace of batches, each with the time by which it is complete, in seconds."""
@@ -236,10 +240,11 @@ def trace(*batches: tuple[float, list[Any]]) -> Any:
 def frames(monkeypatch: pytest.MonkeyPatch, trace: Any, *answers: Sample) -> list[Frame]:
     """Return the frames of a trace, each second."""
     monkeypatch.setattr(FakeSampler, "answers", answers)
-    monkeypatch.setattr(feed, "Sampler", FakeSampler)
     said: list[str] = []
     both = ("in", "out")
-    found = feed.frames(trace, BY, both, 1.0, said.append, names=False, existing=False)
+    found = feed.frames(
+        trace, BY, both, 1.0, said.append, FakeSampler(), names=False, existing=False
+    )
     shown = [
         frame._replace(interval=frame.interval._replace(rows=[*frame.interval.rows]))
         for frame in found

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import click
 
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.processes import is_in_initial
+from tcptrace.kernel.sampler import Sampler
 from tcptrace.model.columns import TIME, TIME_S, Table
 from tcptrace.model.events import NewTable
 from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
@@ -60,6 +62,8 @@ REFUSED = {
 """Options that are for events."""
 USUAL_ROWS = 20
 """Of a table, where it is text."""
+SAMPLER = "tcptrace.sampler"
+"""Where click's context holds what lists sockets, if that is there before it is wanted."""
 PACE = "tcptrace.pace"
 """Where click's context holds how fast a recording is played."""
 MOST_OF_A_NAME = 24
@@ -138,11 +142,17 @@ def _short(path: str) -> str:
 
 def _screen(given: dict[str, Any], pace: Pace | None, palette: Palette) -> Sink:
     """Return the screen. Raises RefusedError where there is no textual."""
-    try:
-        from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - for a screen alone
-        from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - textual is slow
-    except ModuleNotFoundError as error:
-        raise RefusedError(NO_SCREEN) from error
+    if find_spec("textual") is None:
+        raise RefusedError(NO_SCREEN)
+    if pace is None:  # the child that lists sockets is to be small, without what is imported here
+        click.get_current_context().meta[SAMPLER] = Sampler()
+    from tcptrace.sinks.screen.listening import Listening  # noqa: PLC0415 - for a screen alone
+    from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - the same
+    from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - textual is slow
+
+    if given["listen"]:
+        listening = Listening("tcptrace top --listen", most_rows=given["rows"])
+        return ScreenSink(listening, sys.stdout, palette)
     picture = Picture(
         given["by"],
         f"tcptrace top -r {_short(given['read'])}" if pace else "tcptrace top",
@@ -160,8 +170,7 @@ def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
         return
     if given["existing"] and (command or given["follow"]):
         what = "-- COMMAND" if command else "-f"
-        has_screen = _is_screen(given) and not given["listen"]
-        needs = "-b --no-existing" if command and has_screen else "--no-existing"
+        needs = "-b --no-existing" if command and _is_screen(given) else "--no-existing"
         raise click.UsageError(
             f"top shows what was open before, and cannot tell whose: with {what}, give {needs}."
         )
@@ -170,15 +179,14 @@ def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
 def _show(given: dict[str, Any]) -> Shown:
     """Return the columns, and the screen where there is to be one. Raises UsageError."""
     _refuse_following(given, click.get_current_context().meta.get(COMMAND, ()))
-    if given["listen"]:
-        return Shown(
-            Table(listeners.COLUMNS, [TIME, TIME_S, *listeners.MORE_COLUMNS], of="listener")
-        )
-    pace = _pace(given)
+    pace = None if given["listen"] else _pace(given)
     click.get_current_context().meta[PACE] = pace
+    screen = partial(_screen, given, pace) if _is_screen(given) else None
+    if given["listen"]:
+        more = [TIME, TIME_S, *listeners.MORE_COLUMNS]
+        return Shown(Table(listeners.COLUMNS, more, of="listener"), screen)
     shown, more = figure_columns()
     columns = Table([*key_columns(given["by"]), *shown], [TIME, TIME_S, *more], of="connection")
-    screen = partial(_screen, given, pace) if _is_screen(given) else None
     return Shown(columns, screen, pace)
 
 
@@ -315,17 +323,20 @@ def top(
       tcptrace top -r night.jsonl          what `tracer -d --failed -w` has kept
     """  # noqa: D301 - click's own mark for lines that stay as they are
     most = 1 if once else iterations
-    if listen:
-        return _listeners(trace, interval, rows, most)
     is_screen = _is_screen({"form": form, "json": json, "batch": batch, "once": once})
     if not is_screen and not json and form in {None, "text"}:
         rows = rows or USUAL_ROWS
+    if listen:
+        tables = islice(listeners.tables(trace, interval, _sampler()), most)
+        return _anew(tables) if is_screen else _listeners(tables, rows)
     directions = [way for way, other in (("in", outward), ("out", inward)) if not other]
     pace: Pace | None = click.get_current_context().meta[PACE]
     if pace:
         shown = played(trace, by, directions, interval, pace, names=names)
     else:
-        shown = frames(trace, by, directions, interval, say, names=names, existing=existing)
+        shown = frames(
+            trace, by, directions, interval, say, _sampler(), names=names, existing=existing
+        )
     shown = islice(shown, most)
     if is_screen:
         return _anew(shown)
@@ -334,7 +345,13 @@ def top(
     return _tables(shown, by, sort, rows, only_failed=failed)
 
 
-def _anew(frames: Iterator[Frame]) -> Iterator[NewTable | Frame]:
+def _sampler() -> Sampler:
+    """Return what lists sockets."""
+    sampler: Sampler | None = click.get_current_context().meta.pop(SAMPLER, None)
+    return sampler or Sampler()
+
+
+def _anew(frames: Iterator[Any]) -> Iterator[Any]:
     """Yield frames, each as a table of its own: it tells all that those before it did."""
     for frame in frames:
         yield NewTable()
@@ -342,10 +359,10 @@ def _anew(frames: Iterator[Frame]) -> Iterator[NewTable | Frame]:
 
 
 def _listeners(
-    trace: Trace, interval_s: float, rows: int | None, most: int | None
+    tables: Iterator[listeners.Table], rows: int | None
 ) -> Iterator[NewTable | listeners.Listener]:
     """Yield tables of who listens."""
-    for found in islice(listeners.tables(trace, interval_s), most):
+    for found in tables:
         yield NewTable(found.wall_ns)
         yield from found.rows[:rows]
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tcptrace.kernel.sampler import Sample, Sampler
+from tcptrace.kernel.sampler import Sample
 from tcptrace.model.batch import Batch
 from tcptrace.model.filters import Filters
 from tcptrace.model.meta import Meta
@@ -16,7 +16,7 @@ from tcptrace.probes.tracer.open_connections import NOT_FOUND, with_open
 from tcptrace.top.aggregator import Aggregator, Interval
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import Dimension
-from tcptrace.top.live import Live
+from tcptrace.top.live import Live, Sampling
 
 if TYPE_CHECKING:
     from tcptrace.probes.dns.names import Names
@@ -52,6 +52,7 @@ def frames(
     directions: Collection[str],
     interval_s: float,
     say: Callable[[str], None],
+    sampler: Sampling,
     *,
     names: bool,
     existing: bool,
@@ -64,6 +65,7 @@ def frames(
         directions: see `Aggregator`.
         interval_s: how long an interval is.
         say: tells people what is missing.
+        sampler: lists sockets; it is closed in the end.
         names: whether to name destinations.
         existing: whether to begin with the connections that are open.
 
@@ -77,7 +79,7 @@ def frames(
         batches = _named(batches, known, trace.give_up)
     if existing:
         batches = with_open(batches, trace.filters, lambda: say(NOT_FOUND))
-    with closing(Sampler()) as sampler:
+    with closing(sampler):
         sampler.ask(trace.filters.values.get("netns"), listeners=True)
         batch = next(batches, None)
         if batch is None:
@@ -133,7 +135,7 @@ def _name_of(event: Any, names: Names | None) -> str | None:
     return name
 
 
-def awaited(sampler: Sampler) -> Sample | None:
+def awaited(sampler: Sampling) -> Sample | None:
     """Wait for an answer, but not for long."""
     deadline = time.monotonic() + PATIENCE_S
     while sampler.is_busy and time.monotonic() < deadline:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, ClassVar, NamedTuple
 
-from tcptrace.kernel.sampler import Sample, Sampler
+from tcptrace.kernel.sampler import Sample
 from tcptrace.kernel.sock_diag import Socket
 from tcptrace.kernel.sockets import NOBODY, Connection, Ends, Process
 from tcptrace.model.batch import Batch
@@ -17,6 +17,7 @@ from tcptrace.model.events import Row, decode_text
 from tcptrace.probes.identities import identity_of
 from tcptrace.probes.tracer.open_connections import held
 from tcptrace.top.feed import Batches, awaited
+from tcptrace.top.live import Sampling
 
 ANY = frozenset(("0.0.0.0", "::"))  # noqa: S104 - nothing is bound here
 NEARLY_FULL = 0.8
@@ -51,24 +52,43 @@ class Listener(Row):
     run_accepts: int
     run_drops: int
     """Since the start."""
+    _inode: int
+
+    @property
+    def inode(self) -> int:
+        """The socket's number, which no other has at the same time."""
+        return self._inode
 
 
 class Table(NamedTuple):
     """The rows of an interval."""
 
+    begin_ns: int
+    """CLOCK_MONOTONIC, nanoseconds."""
+    end_ns: int
     wall_ns: int
+    """Its end by the wall clock."""
     rows: list[Listener]
+    note: str = ""
+    """Why listeners are missing."""
+
+    @property
+    def weight(self) -> int:
+        """How many listeners it has."""
+        return len(self.rows)
 
 
 def _rate(row: Any, _: object) -> str:
     return f"{row.accepts / row.interval_s:.1f}"
 
 
-def _full(row: Any) -> Mark | None:
+def full(row: Any) -> Mark | None:
+    """Find a listener whose queue is full, or nearly so."""
     return "slow" if row.backlog and row.backlog >= row.backlog_max * NEARLY_FULL else None
 
 
-def _dropping(row: Any) -> Mark | None:
+def dropping(row: Any) -> Mark | None:
+    """Find a listener that has dropped connections in the interval."""
     return "failure" if row.drops else None
 
 
@@ -78,13 +98,13 @@ COLUMNS = (
     field("laddr", "LADDR", 15, meaning="the address"),
     field("lport", "LPORT", 5, meaning="the port"),
     Column("acc", "ACC/s", 6, _rate, meaning="connections accepted, a second"),
-    field("backlog", "BL", 5, concern=_full, meaning="connections that wait to be accepted"),
+    field("backlog", "BL", 5, concern=full, meaning="connections that wait to be accepted"),
     field("backlog_max", "BLMAX", 5, meaning="how many may wait"),
     field(
         "drops",
         "DROPS",
         5,
-        concern=_dropping,
+        concern=dropping,
         meaning="connections dropped in the interval, such as for want of room",
     ),
     field("unit", "UNIT", 20, meaning="the process's systemd unit"),
@@ -143,7 +163,8 @@ class _Counts:
         self._drops = {inode: self._drops[inode] for inode in alive & self._drops.keys()}
         self._run_accepts = Counter({inode: self._run_accepts[inode] for inode in alive})
         rows.sort(key=lambda row: (-row.drops, -row.backlog, -row.accepts, row.lport))
-        return Table(wall_ns, rows)
+        note = sample.refused and f"some listeners are missing: {sample.refused.splitlines()[0]}"
+        return Table(begin_ns, batch.until_ns, wall_ns, rows, note)
 
     def _row(
         self, netns: int, listener: Socket, process: Process, accepts: int, **of: Any
@@ -170,6 +191,7 @@ class _Counts:
             drops=listener.drops - last,
             run_accepts=self._run_accepts[listener.inode],
             run_drops=listener.drops - first,
+            _inode=listener.inode,
         )
 
     def _accepted(self, netns: int, listener: Socket, process: Process, *, is_shared: bool) -> int:
@@ -185,8 +207,8 @@ class _Counts:
         return sum(self._accepts.pop(key) for key in own or found)
 
 
-def tables(trace: Batches, interval_s: float) -> Iterator[Table]:
-    """Yield a table for each interval.
+def tables(trace: Batches, interval_s: float, sampler: Sampling) -> Iterator[Table]:
+    """Yield a table for each interval; `sampler` lists sockets, and is closed in the end.
 
     Raises:
         TcptraceError: what lists sockets has died.
@@ -197,7 +219,7 @@ def tables(trace: Batches, interval_s: float) -> Iterator[Table]:
     interval_ns = int(interval_s * 1e9)
     begin_ns: int | None = None
     batch: Batch | None = None
-    with closing(Sampler()) as sampler:
+    with closing(sampler):
 
         def listed() -> Sample | None:
             if not sampler.is_busy:

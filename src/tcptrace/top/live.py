@@ -23,6 +23,9 @@ class Sampling(Protocol):
     def answer(self) -> Sample | None:
         """Return the answer when it is there."""
 
+    def close(self) -> None:
+        """Ask no more."""
+
 
 class Live:
     """Feeds an aggregator, and ends its intervals.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Generic, TypeVar
 
-from tcptrace.top.aggregator import Row
-
+Row = TypeVar("Row", bound=Hashable)
 Figure = tuple[float, ...]
 """By what a row is ordered; of those with equal numbers, the next decide."""
 
@@ -18,7 +18,7 @@ _STICKY = 0.75
 _NOTHING = 1e-6
 
 
-class CalmOrder:
+class CalmOrder(Generic[Row]):
     """Orders rows by figures, largest first; of equal ones, what was above stays above."""
 
     def __init__(self) -> None:

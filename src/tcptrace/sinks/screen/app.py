@@ -6,7 +6,7 @@ Colours are the terminal's own, or of its 256 and legible on light and on dark.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -15,17 +15,17 @@ from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.geometry import Region
 from textual.message import Message
 from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
+from tcptrace.sinks.layout import Cell
 from tcptrace.sinks.screen.driver import ScreenDriver
-from tcptrace.sinks.screen.picture import Picture
-from tcptrace.sinks.screen.text import Line
-from tcptrace.top.aggregator import Row
-from tcptrace.top.frame import Frame
+from tcptrace.sinks.screen.grid import Grid
+from tcptrace.sinks.screen.text import Line, filled
 
 _STYLES = {
     "heading": "bold",
@@ -44,34 +44,25 @@ PLAIN = Style()
 KEYS = (
     ("↑ ↓ k j", "select a row"),
     ("PgUp PgDn Home End", "a screenful, the first, the last"),
-    ("Enter →", "what is behind the row: processes, connections, failures"),
     ("Esc ← Backspace", "back; at the table, drop the filter"),
-    ("/ F3 \\ F4", "filter rows by their key, as you type"),
+    ("/ F3 \\ F4", "filter rows by their text, as you type"),
     ("< > F6", "sort by the column to the left, to the right"),
-    ("c a f o", "sort by connects, accepts, failures, open connections"),
-    ("b B l t", "sort by bytes in, bytes out, latency, round-trip time"),
+)
+"""Those of all tables, in front of their own; see `Grid.help`."""
+MORE_KEYS = (
     ("n", "sort by the busiest, as at the start"),
     ("R I", "turn the order round"),
     ("Space p Z", "pause, go on"),
-    ("? h F1", "this list"),
-    ("q F10 Ctrl-C", "end; the last picture stays on the terminal"),
 )
 PLAYING_KEYS = (
     ("[ ] { }", "back and on by 10 s, by a minute"),
     ("+ -", "play faster, slower"),
 )
 """Those of a recording."""
-_SORTS = {
-    "c": "conn",
-    "a": "acc",
-    "f": "fail",
-    "o": "open",
-    "b": "rx",
-    "B": "tx",
-    "l": "lat",
-    "t": "rtt",
-    "n": "",
-}
+LAST_KEYS = (
+    ("? h F1", "this list"),
+    ("q F10 Ctrl-C", "end; the last picture stays on the terminal"),
+)
 _PLAYING_HINT = "?Help  /Filter  <>Sort  ⏎Behind  SpacePause  []Seek  +-Speed  qQuit"
 _HINT = "?Help  /Filter  <>Sort  RReverse  ⏎Behind  SpacePause  qQuit"
 
@@ -87,26 +78,80 @@ def as_text(lines: Sequence[Line]) -> Text:
     return text
 
 
-class Head(Static):
+class Lines(Widget):
+    """Lines of text; those that have changed are drawn."""
+
+    DEFAULT_CSS = "Lines { height: auto; }"
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__()
+        self._lines: list[Line] = []
+
+    def show(self, lines: list[Line]) -> None:
+        """Show lines in place of those before."""
+        before, self._lines = self._lines, lines
+        if len(before) != len(lines) and self.styles.is_auto_height:
+            self.refresh(layout=True)
+        changed = [
+            at
+            for at in range(max(len(before), len(lines)))
+            if before[at : at + 1] != lines[at : at + 1]
+        ]
+        if changed:
+            self.refresh(*(Region(0, at, self.size.width, 1) for at in changed))
+
+    def get_content_height(self, *_: Any) -> int:
+        """Return how many lines there are."""
+        return len(self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line."""
+        if y >= len(self._lines):
+            return Strip.blank(self.size.width)
+        return Strip(
+            [Segment(cell.text, STYLES.get(cell.look or "", PLAIN)) for cell in self._lines[y]]
+        )
+
+
+class Head(Lines):
     """What is above the table."""
 
-    DEFAULT_CSS = "Head { height: auto; text-wrap: nowrap; text-overflow: clip; }"
-
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Grid[Any]) -> None:
         """Show `picture`."""
         super().__init__()
         self.picture = picture
 
     def draw(self) -> None:
         """Show the picture as it is now."""
-        self.update(as_text(self.picture.head(max(self.size.width, 1))))
+        self.show(self.picture.head(max(self.size.width, 1)))
 
     def on_resize(self) -> None:
         """Draw for the new size."""
         self.draw()
 
 
-class Table(Widget):
+class Foot(Lines):
+    """The line below the table."""
+
+    DEFAULT_CSS = "Foot { height: 1; }"
+
+    def __init__(self, hint: str) -> None:
+        """Show which keys there are, until something is said."""
+        super().__init__()
+        self._line = [Cell(hint, "dim")]
+
+    def say(self, text: str) -> None:
+        """Show what tcptrace has to say."""
+        self._line = [Cell(text, "bold")]
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        """Show the line in the new width."""
+        self.show([filled(self._line, self.size.width)])
+
+
+class Table(Lines):
     """The rows, with a header that can be clicked."""
 
     DEFAULT_CSS = "Table { height: 1fr; }"
@@ -115,24 +160,14 @@ class Table(Widget):
     class Behind(Message):
         """Asks for what is behind the selected row."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Grid[Any]) -> None:
         """Show `picture`."""
         super().__init__()
         self.picture = picture
-        self._strips: list[Strip] = []
 
     def draw(self) -> None:
         """Show the picture as it is now."""
-        lines = self.picture.table(self.size.width, self.size.height)
-        self._strips = [
-            Strip([Segment(cell.text, STYLES.get(cell.look or "", PLAIN)) for cell in line])
-            for line in lines
-        ]
-        self.refresh()
-
-    def render_line(self, y: int) -> Strip:
-        """Return one line."""
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+        self.show(self.picture.table(self.size.width, self.size.height))
 
     def on_resize(self) -> None:
         """Draw for the new size."""
@@ -171,11 +206,12 @@ class Help(ModalScreen[None]):
     Help Static { width: auto; height: auto; border: solid; padding: 0 1; }
     """
 
-    def __init__(self, *, playing: bool) -> None:
-        """List those of a recording, too, if one is played."""
+    def __init__(self, picture: Grid[Any]) -> None:
+        """List those of a table."""
         super().__init__()
         self._is_leaving = False
-        self._keys = [*KEYS[:-2], *PLAYING_KEYS, *KEYS[-2:]] if playing else KEYS
+        playing = PLAYING_KEYS if picture.pace else ()
+        self._keys = (*KEYS, *picture.help, *MORE_KEYS, *playing, *LAST_KEYS)
 
     def compose(self) -> ComposeResult:
         """Make the list."""
@@ -204,7 +240,7 @@ class BehindRow(Screen[None]):
         Binding("k", "scroll('up')"),
     ]
 
-    def __init__(self, picture: Picture, row: Row) -> None:
+    def __init__(self, picture: Grid[Any], row: Any) -> None:
         """Show what is behind `row`."""
         super().__init__()
         self._picture = picture
@@ -248,7 +284,6 @@ class TopApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     Screen { background: ansi_default; }
-    #foot { height: 1; }
     #filter { height: 1; border: none; padding: 0; display: none; }
     #filter.typing { display: block; }
     """
@@ -275,15 +310,13 @@ class TopApp(App[None]):
         Binding("right_curly_bracket", "seek(60)"),
         Binding("plus,equals_sign", "speed(2)"),
         Binding("minus,underscore", "speed(0.5)"),
-        *(Binding(key, f"sort('{by}')") for key, by in _SORTS.items()),
+        *(Binding(key, f"sort('{key}')") for key in "afocbBltwdPn"),
     ]
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Grid[Any]) -> None:
         """Show `picture`, and what is to come of it."""
         super().__init__(driver_class=ScreenDriver, ansi_color=True)
         self.picture = picture
-        self._hint = _PLAYING_HINT if picture.pace else _HINT
-        self._said = ""
         self.is_awake = True
         """Whether something came that may take several turns of the event loop; for others to
         reset."""
@@ -298,7 +331,7 @@ class TopApp(App[None]):
         yield Head(self.picture)
         yield Table(self.picture)
         yield Input(id="filter", placeholder="filter", select_on_focus=False)
-        yield Static(Text(self._hint, "dim", no_wrap=True), id="foot")
+        yield Foot(_PLAYING_HINT if self.picture.pace else _HINT)
 
     def on_mount(self) -> None:
         """Begin with the keys at the table."""
@@ -321,7 +354,7 @@ class TopApp(App[None]):
         """Tell whether there is no terminal any more."""
         return isinstance(self._driver, ScreenDriver) and self._driver.is_gone()
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: Any) -> None:
         """Take a frame."""
         self.picture.update(frame)
         self.draw()
@@ -330,8 +363,6 @@ class TopApp(App[None]):
         """Show everything as it is now."""
         main = self.screen_stack[0]
         main.query_one(Head).draw()
-        foot = Text(self._said or self._hint, "bold" if self._said else "dim", no_wrap=True)
-        main.query_one("#foot", Static).update(foot)
         self.table.draw()
         if isinstance(self.screen, BehindRow):
             self.screen.draw()
@@ -339,8 +370,7 @@ class TopApp(App[None]):
     def on_print(self, event: events.Print) -> None:
         """Show in the foot what tcptrace has to say, such as of losses."""
         if event.text.strip():
-            self._said = event.text.strip()
-            self.draw()
+            self.screen_stack[0].query_one(Foot).say(event.text.strip())
 
     def on_table_behind(self) -> None:
         """Show what is behind the selected row."""
@@ -373,7 +403,7 @@ class TopApp(App[None]):
 
     def action_help(self) -> None:
         """Show the keys."""
-        self.push_screen(Help(playing=self.picture.pace is not None))
+        self.push_screen(Help(self.picture))
 
     def action_move(self, step: int) -> None:
         """Select another row."""
@@ -399,9 +429,10 @@ class TopApp(App[None]):
         self.draw()
 
     def action_sort(self, key: str) -> None:
-        """Sort by a column."""
-        self.picture.sort_by(key)
-        self.draw()
+        """Sort by the column that a key is for, if there is one."""
+        if key in self.picture.sorts:
+            self.picture.sort_by(self.picture.sorts[key])
+            self.draw()
 
     def action_reverse(self) -> None:
         """Turn the order round."""

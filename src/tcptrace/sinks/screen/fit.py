@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from tcptrace.sinks.screen.text import WIDTH
-from tcptrace.top.keys import Dimension
 from tcptrace.top.traffic import BY_KEY, WHY
 
 GRAPH = "graph"
@@ -13,17 +13,33 @@ GRAPH = "graph"
 WITHOUT_ORDER = frozenset((GRAPH, WHY.key))
 _LEAST_KEY, _MOST_KEY = 8, 60
 """Cells of a key, to leave room for others and at the most."""
-_GRAPH_WIDTH = 12
-# What a narrow screen shows first; what is from the first of `_SPARE` on, when names have room.
-_PRIORITY = (
-    *("conn", "fail", "acc", "open", "rx", "tx", "lat", "rtt", "p95", "retr"),
-    *("why", GRAPH, "conns", "fails", "rxall", "txall", "accs"),
-)
-_SPARE = frozenset(_PRIORITY[_PRIORITY.index(GRAPH) :])
-_ORDER = (
-    *("conn", "acc", "fail", "why", "open", "rx", "tx", "lat", "p95", "rtt", "retr"),
-    *("conns", "accs", "fails", "rxall", "txall", GRAPH),
-)
+GRAPH_WIDTH = 12
+
+
+class Named(Protocol):
+    """What a column of texts is of."""
+
+    @property
+    def name(self) -> str:
+        """Its key."""
+
+    @property
+    def width(self) -> int:
+        """Its usual width."""
+
+
+class Figures(NamedTuple):
+    """The columns of figures that a table can have."""
+
+    first: Sequence[str]
+    """Their keys, the most wanted first."""
+    spare: Sequence[str]
+    """Those that come when texts have room, the most wanted first."""
+    order: Sequence[str]
+    """From the left."""
+    width_of: Callable[[str], int]
+    """With room for the mark of the order."""
+
 
 Columns = list[tuple[str, int]]
 """Keys of columns, and their widths."""
@@ -39,19 +55,32 @@ def heading_of(key: str) -> str:
 
 
 def _width_of(key: str) -> int:
-    """Return the width of a column of figures, with room for the mark of the order."""
     if key == GRAPH:
-        return _GRAPH_WIDTH
+        return GRAPH_WIDTH
     return WHY.width if key == WHY.key else max(len(BY_KEY[key].heading), WIDTH)
 
 
-def columns(dimensions: Sequence[Dimension], seen: Sequence[int], width: int) -> Columns:
+TRAFFIC = Figures(
+    first=("conn", "fail", "acc", "open", "rx", "tx", "lat", "rtt", "p95", "retr", "why"),
+    spare=(GRAPH, "conns", "fails", "rxall", "txall", "accs"),
+    order=(
+        *("conn", "acc", "fail", "why", "open", "rx", "tx", "lat", "p95", "rtt", "retr"),
+        *("conns", "accs", "fails", "rxall", "txall", GRAPH),
+    ),
+    width_of=_width_of,
+)
+
+
+def columns(
+    dimensions: Sequence[Named], seen: Sequence[int], width: int, offered: Figures = TRAFFIC
+) -> Columns:
     """Return the columns that have room, one for each dimension first.
 
     Args:
         dimensions: what rows are of.
         seen: how wide the values of each are.
         width: of the screen, in cells.
+        offered: the columns behind these.
 
     """
     names = [dimension.name for dimension in dimensions]
@@ -64,14 +93,14 @@ def columns(dimensions: Sequence[Dimension], seen: Sequence[int], width: int) ->
     left = width - sum(least) - len(least) + 1
     wanting = sum(needed) - sum(least)
     chosen = set()
-    for key in _PRIORITY:
-        takes = _width_of(key) + 1
-        if takes + (wanting if key in _SPARE else 0) > left:
+    for key in (*offered.first, *offered.spare):
+        takes = offered.width_of(key) + 1
+        if takes + (wanting if key in offered.spare else 0) > left:
             break
         chosen.add(key)
         left -= takes
     widths = _shared(least, needed, left)
-    figures = [(key, _width_of(key)) for key in _ORDER if key in chosen]
+    figures = [(key, offered.width_of(key)) for key in offered.order if key in chosen]
     return [*zip(names, widths, strict=True), *figures]
 
 

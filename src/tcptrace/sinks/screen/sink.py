@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from contextvars import Context
 from typing import Any, TextIO
 
 from tcptrace.errors import TcptraceError
+from tcptrace.model.events import NewTable
 from tcptrace.sinks.color import Palette
 from tcptrace.sinks.layout import terminal_size
 from tcptrace.sinks.output import Output
 from tcptrace.sinks.screen.app import TopApp
 from tcptrace.sinks.screen.driver import PATIENCE_S
-from tcptrace.sinks.screen.picture import Picture
-from tcptrace.top.frame import Frame
+from tcptrace.sinks.screen.grid import Grid
 
 STEP_S = 0.005
 """How long the screen may work each time that it is its turn, while there is something to do."""
 AWAKE = 5
-"""So many turns after a key or a frame there may be something to do; then a glance is enough."""
+"""So many turns after a key or a frame there may be something to do."""
+ASLEEP = 10
+"""One in so many turns, then, is for timers that nobody has told of."""
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that tells whether another thread, or a signal, has something for it."""
+
+    is_woken = False
+
+    def call_soon_threadsafe(  # type: ignore[override] # its arguments are of any types
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Notice that there is something to do; textual's thread reads the keys."""
+        self.is_woken = True
+        return super().call_soon_threadsafe(callback, *args, context=context)
 
 
 class ScreenSink:
@@ -30,7 +46,9 @@ class ScreenSink:
     some 30 times a second: so tracing and screen share one thread.
     """
 
-    def __init__(self, picture: Picture, stream: TextIO, palette: Palette, **options: Any) -> None:
+    def __init__(
+        self, picture: Grid[Any], stream: TextIO, palette: Palette, **options: Any
+    ) -> None:
         """Show `picture`.
 
         Args:
@@ -45,7 +63,7 @@ class ScreenSink:
         self._palette = palette
         self._options = options
         self._app = TopApp(picture)
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
         self._is_behind = False
@@ -60,7 +78,7 @@ class ScreenSink:
         if self._task is None:
             self._task = self._loop.create_task(self._app.run_async(**self._options))
         for frame in rows:
-            if isinstance(frame, Frame):
+            if not isinstance(frame, NewTable):
                 self._picture.update(frame)
         self._is_behind = True
         self._draw()
@@ -86,13 +104,14 @@ class ScreenSink:
         return True
 
     def _turn(self) -> None:
-        """Let the event loop work for a moment, or look whether there is something to do."""
-        if self._app.is_awake:
-            self._app.is_awake, self._turns = False, AWAKE
-        if self._turns:
-            self._turns -= 1
+        """Let the event loop work for a moment, if there is something to do."""
+        if self._app.is_awake or self._loop.is_woken:
+            self._app.is_awake = self._loop.is_woken = False
+            self._turns = AWAKE
+        self._turns -= 1
+        if self._turns >= 0:
             self._loop.run_until_complete(asyncio.sleep(STEP_S))
-        else:
+        elif self._turns % ASLEEP == 0:
             self._loop.call_soon(self._loop.stop)
             self._loop.run_forever()
 
