@@ -12,7 +12,7 @@ import socket
 import struct
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -96,16 +96,16 @@ def wait_for_run(tracer: Tracer, expected: dict[str, int], **key: object) -> Non
     tracer.wait_until(has_come, f"{expected} under {key}; the last is {run_of(tracer, **key)}")
 
 
-def check_sums(tracer: Tracer) -> None:
+def check_sums(tracer: Tracer, names: Sequence[str] = ("comm", "port")) -> None:
     """Check that the intervals of each key add up to its run, and all keys to the total."""
-    keys = {(row["comm"], row["port"]) for row in tracer.where(scope="key")}
-    for name in SUMS:
+    keys = {tuple(row.get(name) for name in names) for row in tracer.where(scope="key")}
+    for figure in SUMS:
         runs = 0
-        for comm, port in keys:
-            rows = rows_of(tracer, comm=comm, port=port)
-            assert sum(row[name] for row in rows) == rows[-1]["run"][name], (comm, port, name)
-            runs += rows[-1]["run"][name]
-        assert runs == tracer.where(scope="total")[-1]["run"][name], name
+        for key in keys:
+            rows = rows_of(tracer, **dict(zip(names, key, strict=True)))
+            assert sum(row[figure] for row in rows) == rows[-1]["run"][figure], (key, figure)
+            runs += rows[-1]["run"][figure]
+        assert runs == tracer.where(scope="total")[-1]["run"][figure], figure
 
 
 def stop(tracer: Tracer) -> str:
@@ -345,15 +345,15 @@ def test_once(backend: Backend, netns: str) -> None:
 
 
 class Screen:
-    """tcptrace on a terminal of 80 columns and 24 lines, which is its session's."""
+    """tcptrace on a terminal, which is its session's."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], columns: int = 80, lines: int = 24) -> None:
         """Start it."""
         command = [*TCPTRACE, "top", *arguments]
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
             os.execve(command[0], command, {**os.environ, "TERM": "xterm-256color"})  # noqa: S606
-        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         os.set_blocking(self._terminal, False)
         self.text = ""
 
@@ -361,15 +361,15 @@ class Screen:
         """Type."""
         os.write(self._terminal, keys.encode())
 
+    def read(self) -> str:
+        """Return all that it has written so far."""
+        with contextlib.suppress(OSError):  # there is nothing, or it has ended
+            self.text += os.read(self._terminal, CHUNK).decode("utf-8", "replace")
+        return self.text
+
     def wait_for(self, text: str) -> None:
         """Read what it shows until this has been shown."""
-
-        def has_come() -> bool:
-            with contextlib.suppress(OSError):  # there is nothing, or it has ended
-                self.text += os.read(self._terminal, CHUNK).decode("utf-8", "replace")
-            return text in self.text
-
-        eventually(has_come, f"{text!r} on the screen")
+        eventually(lambda: text in self.read(), f"{text!r} on the screen")
 
     def status(self) -> int:
         """Wait for its end; return its exit status."""
