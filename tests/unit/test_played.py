@@ -56,7 +56,7 @@ def events() -> list[Any]:
     named = connected()
     named.query = "example.org"
     return [
-        at(named, 0.5),
+        at(named, 0),
         at(failed(), 0.6),
         at(accepted(), 1.5),
         at(closed(700, 70, laddr=HOST, lport=80, rport=50000, comm="nginx", pid=7), 3.2),
@@ -221,7 +221,7 @@ def test_a_recording_stands_still_and_goes_back(path: Path) -> None:
 
 def test_long_past_intervals_are_not_shown(tmp_path: Path) -> None:
     """Who goes far ahead waits for no picture of what is between."""
-    rows = [at(failed(), 0.1), at(failed(), 7200)]
+    rows = [at(failed(), 0), at(failed(), 7200)]
     clock = Clock()
     pace = Pace(1.0, lasts=True, now=clock)
     shown = frames(kept(tmp_path / "r.jsonl", rows), pace, clock)
@@ -317,6 +317,17 @@ def test_which_end_was_asked_of_connections_of_before(tmp_path: Path) -> None:
     assert {("nginx", f"{HOST}:443"), ("curl", "192.0.2.2:443")} == {
         (row["comm"], row["destination"]) for row in shown if row["scope"] == "key"
     }
+
+
+def test_time_goes_on_over_a_reboot(tmp_path: Path) -> None:
+    """What a directory has kept of several boots is told by the wall clock."""
+    rows = [at(failed(), 0), at(failed(), 30), at(failed(), 600)]
+    rows[2].ts_ns = 5  # the host has just been started
+    clock = Clock()
+    shown = attempts(kept(tmp_path / "r.jsonl", rows), Pace(100, now=clock), clock)
+    assert 600 == len(shown)
+    assert [1, 1, 1] == [count for _, count, _ in shown if count]
+    assert 6 == pytest.approx(clock.now - 100, abs=3 * POLL_S)
 
 
 def test_bytes_of_before_are_not_counted(tmp_path: Path) -> None:

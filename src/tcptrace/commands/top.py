@@ -58,6 +58,8 @@ REFUSED = {
     "count_events": "top shows intervals, not events: -n N ends after so many.",
     "also_print": "--print is for -w, which top does not have.",
     "force": "--force is for -w, which top does not have.",
+    "rotate": "--rotate is for -w, which top does not have.",
+    "keep": "--keep is for -w, which top does not have.",
 }
 """Options that are for events."""
 USUAL_ROWS = 20
@@ -249,7 +251,7 @@ def _is_new(row: Any) -> bool:
     section=RECORDING,
     metavar="FILE",
     is_eager=True,  # filters are then about what it has
-    help="Play what `tcptrace tracer -w FILE` has kept (- is standard input); needs no rights.",
+    help="Play what `tcptrace tracer -w` has kept in FILE or DIR/ (- is standard input).",
 )
 @option("-b", "--batch", is_flag=True, section=OUTPUT, help="No screen: a table each interval.")
 @option(

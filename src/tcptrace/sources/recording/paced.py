@@ -15,6 +15,8 @@ from tcptrace.sources.recording.kept import KeptSource
 
 POLL_S = 0.03
 """So often it is looked what is to be told, as where things happen now."""
+MOST_APART_NS = 60_000_000_000
+"""More than clocks are set by in a run: the host was started anew."""
 MOST = 4096
 """Rows of a batch."""
 
@@ -68,21 +70,25 @@ class Paced:
         """Read some rows, or find that there are no more; tell whether either was so."""
         batch = next(self._kept, None)
         rows = [*batch.events] if batch else []
-        if batch and rows:
-            self._rows.extend(rows)
-            self._offset_ns = batch.offset_ns
+        if rows:
+            self._rows.extend(self._in_one_time(rows))
             self._last_ns = max(self._last_ns, *(row.ts_ns for row in rows))
             if self._pace.begin_ns is None:
-                self._pace.begin(self._begin_ns(rows[0].ts_ns))
+                self._pace.begin(rows[0].ts_ns)
         elif batch is None:
             self._is_read = True
             self._pace.end_ns = self._last_ns
         return bool(rows) or self._is_read
 
-    def _begin_ns(self, first_ns: int) -> int:
-        """Return when the recording begins; one that is still being written begins now."""
-        is_known = self.meta.start_ns and self._source.can_rewind
-        return min(first_ns, self.meta.start_ns - self._offset_ns) if is_known else first_ns
+    def _in_one_time(self, rows: list[Any]) -> list[Any]:
+        """Return rows with the times of the first boot, also those of after a reboot."""
+        if self._pace.begin_ns is None:
+            self._offset_ns = rows[0].wall_ns - rows[0].ts_ns
+        for row in rows:
+            ts_ns = row.wall_ns - self._offset_ns
+            if abs(ts_ns - row.ts_ns) > MOST_APART_NS:
+                row.ts_ns = ts_ns
+        return rows
 
     def _is_behind(self, until_ns: float) -> bool:
         """Tell whether there is, or may be, more whose time has come."""
