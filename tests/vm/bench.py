@@ -25,6 +25,8 @@ COST = (
     *("cost.py", "--rounds", "1", "--connections", "500", "--idle", "0"),
     *("--only", "tcptrace (accept|connect|connect -c|tracer|tracer --json)$|libbpf"),
 )
+# The screen, beside bcc's tcptop; a machine without the processor's help makes few connections.
+TOP = ("top.py", "--rates", "0,100", "--sockets", "0", "--only", "^top$|tcptop")
 
 
 def main(series: str) -> int:
@@ -34,7 +36,7 @@ def main(series: str) -> int:
     kernel = kernels.fetch(series)
     scripts = " && ".join(
         " ".join([sys.executable, f"bench/{words[0]}", *(f"'{word}'" for word in words[1:])])
-        for words in (START, COST)
+        for words in (START, COST, TOP)
     )
     say(f"== bench on Linux {kernel.release}")
     with tempfile.TemporaryDirectory(prefix="tcptrace-vm-") as name:
