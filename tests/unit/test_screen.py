@@ -405,6 +405,24 @@ def test_keys_sort_and_pause() -> None:
     on_screen(steps)
 
 
+def test_a_narrow_screen_has_the_whole_run_at_a_key() -> None:
+    """It has no room for both; the key is top's for sums of time."""
+
+    async def steps(pilot: Pilot[None], app: TopApp, _world: World) -> None:
+        assert "CONNS" not in seen(app)
+        await pilot.press("S")
+        await pilot.pause()
+        head = next(line for line in seen(app).splitlines() if line.startswith("PROGRAM"))
+        assert ["CONNS", "ACCS", "FAILS", "RX", "TX"] == [
+            word for word in head.split() if word in {"CONNS", "ACCS", "FAILS", "RX", "TX"}
+        ]
+        await pilot.press("S")
+        await pilot.pause()
+        assert "CONNS" not in seen(app)
+
+    on_screen(steps)
+
+
 def test_a_filter_is_typed() -> None:
     """Rows are filtered with each key; Enter keeps the filter, Escape drops it."""
 

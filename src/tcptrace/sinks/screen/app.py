@@ -303,6 +303,7 @@ class TopApp(App[None]):
         Binding("less_than_sign,comma", "beside(-1)"),
         Binding("greater_than_sign,full_stop,f6", "beside(1)"),
         Binding("R,I", "reverse"),
+        Binding("S", "whole_run"),
         Binding("space,p,Z", "pause"),
         Binding("left_square_bracket", "seek(-10)"),
         Binding("right_square_bracket", "seek(10)"),
@@ -437,6 +438,11 @@ class TopApp(App[None]):
     def action_reverse(self) -> None:
         """Turn the order round."""
         self.picture.reverse()
+        self.draw()
+
+    def action_whole_run(self) -> None:
+        """Show the figures of the whole run first, or those of the last interval."""
+        self.picture.shows_run = not self.picture.shows_run
         self.draw()
 
     def action_pause(self) -> None:

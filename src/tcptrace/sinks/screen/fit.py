@@ -69,6 +69,11 @@ TRAFFIC = Figures(
     ),
     width_of=_width_of,
 )
+RUN = TRAFFIC._replace(
+    first=("conns", "fails", "accs", "open", "rxall", "txall", "conn", "fail", "acc", "rx", "tx"),
+    spare=("lat", "rtt", "p95", "retr", "why", GRAPH),
+)
+"""The whole run first."""
 
 
 def columns(

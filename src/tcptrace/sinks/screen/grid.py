@@ -46,6 +46,8 @@ class Grid(abc.ABC, Generic[Key]):
         self.needle = ""
         """What the text of rows must hold."""
         self.is_paused = False
+        self.shows_run = False
+        """Whether a narrow screen has the figures of the whole run, where a table has such."""
 
     # --- what tables differ in
 

@@ -14,7 +14,7 @@ from tcptrace.model.pace import Pace
 from tcptrace.model.text import printable
 from tcptrace.sinks.layout import Cell, cell_len
 from tcptrace.sinks.screen import behind
-from tcptrace.sinks.screen.fit import GRAPH, Columns, columns, heading_of
+from tcptrace.sinks.screen.fit import GRAPH, RUN, TRAFFIC, Columns, columns, heading_of
 from tcptrace.sinks.screen.grid import Grid
 from tcptrace.sinks.screen.history import (
     GRAPHS,
@@ -71,6 +71,7 @@ class Picture(Grid[Row]):
         ("Enter →", "what is behind the row: processes, connections, failures"),
         ("c a f o", "sort by connects, accepts, failures, open connections"),
         ("b B l t", "sort by bytes in, bytes out, latency, round-trip time"),
+        ("S", "show the whole run, or the last interval again"),
     )
 
     def __init__(
@@ -212,7 +213,8 @@ class Picture(Grid[Row]):
 
     def _columns(self, width: int) -> Columns:
         """Return the columns that have room."""
-        return columns(self._dimensions, self._seen, width)
+        offered = RUN if self.shows_run else TRAFFIC
+        return columns(self._dimensions, self._seen, width, offered)
 
     def _heading(self, key: str) -> str:
         """Return a column's heading."""
