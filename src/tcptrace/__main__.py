@@ -80,7 +80,8 @@ def end(status: int) -> NoReturn:
         try:
             stream.flush()
         except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python ends with 120
+            # Else Python ends with 120. /dev/null may be out of reach by now.
+            os.dup2(os.memfd_create("discarded"), stream.fileno())
     sys.exit(status)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.backends import need_backend
 from tests.kernel.conftest import mounted
-from tests.kernel.harness import Worker, limit, take_port
+from tests.kernel.harness import Worker, children_of, eventually, limit, take_port
 from tests.kernel.test_faults import WITHOUT_BCC, changed, check_refusal
 from tests.kernel.tracers import Tracer, check_losses, plain, run_in_fork
 from tests.kernel.traffic import (
@@ -165,6 +165,23 @@ def test_an_error_leaves_nothing(root: Path) -> None:
     assert before == owned(root)
 
 
+def keeper_of(tracer: Tracer) -> int:
+    """Return the process that keeps a tracer's rights, when it has come."""
+    eventually(lambda: any(children_of(tracer.pid)), "the keeper")
+    (keeper,) = children_of(tracer.pid)
+    return keeper
+
+
+def test_the_keeper_removes_what_a_kill_left(root: Path, other_user: list[str]) -> None:
+    """After SIGKILL of the process that traces, its keeper removes the probes and the buffer."""
+    with Tracer(*FTRACE) as killed:
+        keeper_of(killed)
+        killed.process.kill()
+        killed.process.wait(limit(10))
+        eventually(lambda: not owned(root), "nothing is left in tracefs")
+    assert other_user == [line for line in probes(root) if "tcptrace" in line]
+
+
 def test_the_next_start_removes_what_a_kill_left(root: Path, other_user: list[str]) -> None:
     """What SIGKILL leaves goes with the next start, of any backend; what lives or is others' stays.
 
@@ -175,6 +192,7 @@ def test_the_next_start_removes_what_a_kill_left(root: Path, other_user: list[st
     with Tracer(*FTRACE) as living, Tracer(*FTRACE) as killed:
         left = {name for name in owned(root) if f"_{killed.pid}_" in name}
         assert left
+        os.kill(keeper_of(killed), signal.SIGKILL)
         killed.process.kill()
         killed.process.wait(limit(10))
         assert left < owned(root)

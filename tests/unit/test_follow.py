@@ -95,6 +95,7 @@ def test_a_tree_is_over_when_the_last_has_closed_its_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel's map is empty before; a process that takes over its number is not waited for."""
+    monkeypatch.setattr(follow, "LOOK_S", 0)
     source = FakeSource()
     tree = Tree(source)  # type: ignore[arg-type]
     tree.add([os.getpid()])

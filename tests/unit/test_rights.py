@@ -8,7 +8,13 @@ import pytest
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import privileges, tracefs
-from tcptrace.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, require_tracing
+from tcptrace.kernel.privileges import (
+    CAP_BPF,
+    CAP_PERFMON,
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    require_tracing,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,16 @@ def test_enough_capabilities(
     mask = sum(1 << number for number in capabilities)
     monkeypatch.setattr(privileges, "effective_capabilities", lambda: mask)
     require_tracing()
+
+
+def test_what_is_missed_for_want_of_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each right that tracing can do without is named with what it would give."""
+    held = [CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE]
+    mask = sum(1 << number for number in held)
+    monkeypatch.setattr(privileges, "permitted_capabilities", lambda: mask)
+    search, admin = privileges.missed()
+    assert "without CAP_DAC_READ_SEARCH: no cgroups" in search
+    assert "without CAP_SYS_ADMIN: no sockets of other network namespaces" in admin
 
 
 def test_a_tracefs_that_is_closed_is_a_matter_of_rights(

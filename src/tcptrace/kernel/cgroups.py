@@ -86,6 +86,14 @@ def _root() -> int | None:
     return None if place is None else os.open(place, DIRECTORY)
 
 
+def prepare() -> int | None:
+    """Find the hierarchy while this process may; return the descriptor that `path_of` needs."""
+    with contextlib.suppress(OSError):
+        _above()
+        return _root()
+    return None
+
+
 def _inside(path: str, directory: str) -> str | None:
     """Return the path from a directory, such as ``/a/b``; None for what is not below it."""
     above, parts = (text.rstrip("/").split("/") for text in (directory, path))

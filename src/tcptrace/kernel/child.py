@@ -14,12 +14,22 @@ from tcptrace.kernel.processes import cpu_ticks
 from tcptrace.kernel.syscalls import die_with_parent
 
 TICK_S = 0.05
+STEP_S = 0.001
+"""So often it is looked whether a child that is about to end has ended."""
 IDLE_S = 10.0
 """After so long without a moment of processor time, a child hangs."""
 MOST_S = 300.0
 """After so long it is given up, whatever it does; to compile under emulation takes a tenth."""
 MOST_STEP_S = 1.0
 """What a check counts at most: while nobody checked, this process stood still itself."""
+
+
+_ALIVE: set[int] = set()
+
+
+def alive() -> frozenset[int]:
+    """Return the ids of the children that have not been reaped."""
+    return frozenset(_ALIVE)
 
 
 class Child:
@@ -35,6 +45,7 @@ class Child:
         self._pid = os.fork()
         if self._pid == 0:
             _be_child(parent, main)
+        _ALIVE.add(self._pid)
         self._ticks: int | None = 0
         self._idle_s = self._waited_s = 0.0
         self._checked_at = time.monotonic()
@@ -61,7 +72,8 @@ class Child:
         self._checked_at = now
         step_s = min(step_s, MOST_STEP_S)
         ticks = cpu_ticks(self._pid)
-        self._idle_s = self._idle_s + step_s if ticks == self._ticks else 0.0
+        is_idle = ticks is not None and ticks == self._ticks  # what cannot be seen may work
+        self._idle_s = self._idle_s + step_s if is_idle else 0.0
         self._ticks = ticks
         self._waited_s += step_s
         if self._idle_s > IDLE_S:
@@ -80,8 +92,30 @@ class Child:
         if not self._pid:
             return 0
         _, status = os.waitpid(self._pid, 0)
+        return self._ended(status)
+
+    def _ended(self, status: int) -> int:
+        _ALIVE.discard(self._pid)
         self._pid = 0
         return status
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 when it has ended."""
+        return self._pid
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long for its end; tell whether it came."""
+        deadline = time.monotonic() + seconds
+        while self._pid:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._ended(status)
+            elif time.monotonic() > deadline:
+                return False
+            else:
+                time.sleep(STEP_S)
+        return True
 
     def kill(self) -> None:
         """End it if it still runs."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import bpf, btf, cgroups, privileges, syscalls, tracefs
+from tcptrace.kernel import apart, bpf, btf, cgroups, privileges, syscalls, tracefs
 from tcptrace.kernel.hooks import Hook, obstacle
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -55,6 +56,7 @@ def gather() -> list[Fact]:
         _headers(),
         _libbpf(),
         _capabilities(),
+        *_rights(),
         _lockdown(),
         _tracefs(),
         _ring_buffer(),
@@ -103,6 +105,14 @@ def _capabilities() -> Fact:
     good = privileges.may_trace()
     found = ", ".join(names) or "none that tracing needs"
     return Fact("capabilities", found, good=good, advice="" if good else advice)
+
+
+def _rights() -> Iterator[Fact]:
+    """Yield who would trace when all is attached, and what is missing for want of rights."""
+    yield Fact("traces_as", apart.outlook(os.environ), None)
+    if privileges.may_trace():
+        for number, what in enumerate(privileges.missed()):
+            yield Fact(f"missing_{number + 1}", what, None)
 
 
 def _lockdown() -> Fact:

@@ -23,15 +23,28 @@ MOST_DETAILS = 30_000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
+def no_limits(_answering: int) -> None:
+    """Give up nothing."""
+
+
 class Question:
     """A question that a forked child works on; the answer comes back as JSON."""
 
-    def __init__(self, what: str, question: Callable[[], Any]) -> None:
-        """Start the child, the process that `what`. Raises TcptraceError."""
+    def __init__(
+        self, what: str, question: Callable[[], Any], confine: Callable[[int], None] = no_limits
+    ) -> None:
+        """Start the child. Raises TcptraceError.
+
+        Args:
+            what: what it does, for errors.
+            question: what it answers.
+            confine: gives up rights that this does not take; gets the descriptor of the answer.
+
+        """
         try:
             self._pipe, writing = os.pipe()
             os.set_blocking(self._pipe, False)
-            self._child = Child(what, lambda: _answer(what, question, writing))
+            self._child = Child(what, lambda: _answer(what, question, writing, confine))
         except OSError as error:
             check_shortage(error, "cannot start a process", FORKING)
             raise
@@ -99,11 +112,14 @@ def told(answer: dict[str, str]) -> TcptraceError:
     return error
 
 
-def _answer(what: str, question: Callable[[], Any], writing: int) -> None:
+def _answer(
+    what: str, question: Callable[[], Any], writing: int, confine: Callable[[int], None]
+) -> None:
     """Answer, without a word to the parent's output."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
+    confine(writing)
     try:
         answer = {"answer": question()}
     except TcptraceError as error:

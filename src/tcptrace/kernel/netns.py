@@ -12,7 +12,7 @@ from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 
 NAMED = Path("/run/netns")
 """Where ip-netns(8) gives them names."""
-_NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
+NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 
 def open_netns(path: Path) -> int | None:
@@ -30,7 +30,7 @@ def open_netns(path: Path) -> int | None:
             check_shortage(error, f"cannot open {path}")
         return None
     with contextlib.suppress(OSError):
-        if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == CLONE_NEWNET:
+        if fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET:
             return descriptor
     os.close(descriptor)
     return None

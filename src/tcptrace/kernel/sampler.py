@@ -7,7 +7,9 @@ It works when it is asked and sleeps otherwise.
 from __future__ import annotations
 
 import contextlib
+import json
 import marshal
+import operator
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,7 +17,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import clock, sock_diag
+from tcptrace.kernel import clock, sock_diag, sockets
+from tcptrace.kernel.apart import confine_helper
 from tcptrace.kernel.child import Child
 from tcptrace.kernel.netns import enter
 from tcptrace.kernel.shortage import FORKING, check_shortage
@@ -23,6 +26,8 @@ from tcptrace.kernel.sock_diag import LISTEN, OPEN, Socket
 from tcptrace.kernel.sockets import Process, holders, namespaces, process
 
 NO_HOLDERS: Mapping[int, Process] = MappingProxyType({})
+MOST_BYTES = 1 << 20
+"""Of a question."""
 _NUMBER = 8
 """Bytes that tell how long a message is."""
 
@@ -55,9 +60,8 @@ class Sampler:
             self._memory = os.memfd_create("tcptrace-sockets")
             asked, self._questions = os.pipe()
             self._answers, answering = os.pipe()
-            unused = (self._questions, self._answers)
             memory = self._memory
-            self._child = Child("lists sockets", lambda: _work(asked, answering, memory, unused))
+            self._child = Child("lists sockets", lambda: _work(asked, answering, memory))
         except OSError as error:
             check_shortage(error, "cannot start a process", FORKING)
             raise
@@ -74,7 +78,7 @@ class Sampler:
             TcptraceError: the child has died.
 
         """
-        question = marshal.dumps((listeners, None if wanted is None else sorted(wanted)))
+        question = json.dumps((listeners, None if wanted is None else sorted(wanted))).encode()
         try:
             os.write(self._questions, len(question).to_bytes(_NUMBER, "little") + question)
         except BrokenPipeError:
@@ -108,22 +112,26 @@ class Sampler:
             os.close(descriptor)
 
 
-def _work(asked: int, answering: int, memory: int, unused: Collection[int]) -> None:
+def _work(asked: int, answering: int, memory: int) -> None:
     """Answer until nobody can ask any more, without a word to the parent's output."""
-    for descriptor in unused:
-        os.close(descriptor)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
+    confine_helper(sockets.RIGHTS, sockets.calls(), (asked, answering, memory))
     child = _Work()
     with open(asked, "rb") as questions:
         while length := questions.read(_NUMBER):
-            question = marshal.loads(questions.read(int.from_bytes(length, "little")))  # noqa: S302
-            data = marshal.dumps(child.sample(*question))
+            question = questions.read(min(int.from_bytes(length, "little"), MOST_BYTES))
+            data = marshal.dumps(child.sample(*_checked(question)))
             with open(memory, "wb", closefd=False) as file:
                 file.seek(0)
                 file.write(data)
             os.write(answering, len(data).to_bytes(_NUMBER, "little"))
+
+
+def _checked(question: bytes) -> tuple[bool, list[int] | None]:
+    """Return what is asked. Raises ValueError or TypeError, and with it ends, where it is not."""
+    listeners, wanted = json.loads(question)
+    if wanted is not None:
+        wanted = [operator.index(number) for number in wanted]
+    return listeners is True, wanted
 
 
 class _Work:

@@ -10,13 +10,28 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from socket import AF_NETLINK
 from typing import Any, NamedTuple
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups, in_child, sock_diag
-from tcptrace.kernel.netns import NAMED, enter, is_netns
+from tcptrace.kernel import cgroups, in_child, seccomp, sock_diag
+from tcptrace.kernel.apart import confine_helper
+from tcptrace.kernel.netns import NAMED, NS_GET_NSTYPE, enter, is_netns
+from tcptrace.kernel.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_PTRACE
 
 PROC = Path("/proc")
+
+
+RIGHTS = frozenset((CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN))
+"""The capabilities that this takes: to enter namespaces, and to see what processes hold."""
+
+
+def calls() -> Iterator[seccomp.Rule]:
+    """Yield the system calls that this takes."""
+    yield from seccomp.reads_only()
+    yield seccomp.Rule("setns")
+    yield seccomp.Rule("socket", 0, (AF_NETLINK,))
+    yield seccomp.Rule("ioctl", 1, (NS_GET_NSTYPE,))
 
 
 class Ends(NamedTuple):
@@ -138,7 +153,9 @@ class Survey:
 
     def __init__(self, wanted: Collection[int] | None = None) -> None:
         """Begin; `wanted` is as in `connections`."""
-        self._question = in_child.Question("lists the open connections", lambda: _survey(wanted))
+        self._question = in_child.Question(
+            "lists the open connections", lambda: _survey(wanted), confine
+        )
         self.is_complete = self._question.is_answered
         self._is_closed = False
 
@@ -163,6 +180,11 @@ class Survey:
                 for pid, comm, mntns, cgroup_ids in known
             },
         )
+
+
+def confine(answering: int) -> None:
+    """Leave this process the rights of who lists sockets, and the descriptor that it answers to."""
+    confine_helper(RIGHTS, calls(), (answering,))
 
 
 def _survey(wanted: Collection[int] | None) -> list[Any]:

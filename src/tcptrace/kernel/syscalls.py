@@ -21,6 +21,7 @@ _NUMBERS = {
 
 # The same on all of these machines.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 FSCONFIG_CMD_CREATE = 6
 
 CLONE_NEWNS = 0x00020000
@@ -110,3 +111,48 @@ def pack_attributes(form: str, *values: int | bytes) -> ctypes.Array[ctypes.c_ch
     """Pack kernel attributes in native order without padding, zero-filled to 128 bytes."""
     packed = struct.pack("=" + form, *values).ljust(128, b"\0")
     return ctypes.create_string_buffer(packed, len(packed))
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """Change or ask for an attribute of this process (prctl(2))."""
+    padded = (ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4])
+    return _checked(libc.prctl(option, *padded), "prctl")
+
+
+def capset(effective: int, permitted: int) -> None:
+    """Give this thread these capabilities, as bit masks, and let no program inherit any."""
+    version = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
+    header = ctypes.create_string_buffer(struct.pack("=Ii", version, 0), 8)
+    halves = [(mask & 0xFFFFFFFF, mask >> 32) for mask in (effective, permitted)]
+    low, high = zip(*halves, strict=True)
+    data = ctypes.create_string_buffer(struct.pack("=6I", *low, 0, *high, 0), 24)
+    _checked(libc.capset(header, data), "capset")
+
+
+def seccomp(number: int, program: bytes) -> None:
+    """Install a filter, a `struct sock_fprog`, in all threads; `number` is this call's own."""
+    set_mode_filter, all_threads = 1, 1
+    buffer = ctypes.create_string_buffer(program, len(program))
+    _checked(libc.syscall(number, set_mode_filter, all_threads, buffer), "seccomp")
+
+
+def landlock_create_ruleset(attributes: bytes) -> int:
+    """Return a ruleset's descriptor; without attributes, the version of Landlock."""
+    if not attributes:
+        version_flag = 1
+        return _checked(libc.syscall(_LANDLOCK_CREATE, None, 0, version_flag), "landlock")
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return _checked(libc.syscall(_LANDLOCK_CREATE, buffer, len(attributes), 0), "landlock")
+
+
+def landlock_add_path(ruleset: int, rights: int, directory: int) -> None:
+    """Let a ruleset permit these rights below an open directory, or on an open file."""
+    path_beneath = 1
+    packed = struct.pack("=Qi", rights, directory)
+    buffer = ctypes.create_string_buffer(packed, len(packed))
+    _checked(libc.syscall(_LANDLOCK_ADD, ruleset, path_beneath, buffer, 0), "landlock")
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """Hold this thread to a ruleset."""
+    _checked(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock")

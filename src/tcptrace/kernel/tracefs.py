@@ -155,6 +155,7 @@ class Instance:
         self.name = own_name()
         self._path = self._root / "instances" / self.name
         self._cleanup = contextlib.ExitStack()
+        self._files = contextlib.ExitStack()
         self.probes: dict[str, str] = {}
         """The full names of those that are defined, by name."""
         self._pipes: list[int] = []
@@ -198,12 +199,27 @@ class Instance:
 
     def _opened(self, path: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        self._cleanup.callback(os.close, descriptor)
+        self._files.callback(os.close, descriptor)
         return descriptor
 
     def close(self) -> None:
         """Remove all of it."""
+        self.close_buffer()
+        self.remove()
+
+    def close_buffer(self) -> None:
+        """Let go of the buffer; the kernel removes none that is open anywhere."""
+        self._files.close()
+        self._pipes, self._stats = [], []
+
+    def remove(self) -> None:
+        """Remove the buffer and the probes."""
         self._cleanup.close()
+
+    def places(self) -> list[int]:
+        """Return the descriptor that keeps tracefs where it is mounted for this process alone."""
+        private = str(self._root).removeprefix("/proc/self/fd/")
+        return [int(private)] if private.isdecimal() else []
 
     def write(self, file: str, text: str) -> None:
         """Write to a file of the instance, behind what it has. Raises OSError."""
@@ -221,6 +237,10 @@ class Instance:
         """Let an event be recorded where `condition` holds. Raises OSError."""
         self.write(f"{self.place(event)}/filter", condition or "0")
         self.write(f"{self.place(event)}/enable", "1")
+
+    def follow(self, thread: int) -> None:
+        """Record a thread, too, where others are left out. Raises OSError."""
+        self.write("set_event_pid", str(thread))
 
     def stop(self) -> None:
         """Record no more; what is in the buffer can still be read."""

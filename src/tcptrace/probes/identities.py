@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tcptrace.kernel import cgroups
-from tcptrace.kernel.cgroup_paths import owner_of, read_path
+from tcptrace.kernel import cgroups, lookups
+from tcptrace.kernel.cgroup_paths import Place, owner_of, read_path
 from tcptrace.model.identity import UNKNOWN, Identity
 
 if TYPE_CHECKING:
@@ -31,20 +31,29 @@ def identify(path: str, places: Callable[[int | None], runtimes.Places] = _place
     place = read_path(path)
     if place.container is None:
         return Identity(path, place.unit, pod_uid=place.pod_uid)
-    from tcptrace.kernel import runtimes  # noqa: PLC0415 - as above
-
-    names = runtimes.names_of(place, places(owner_of(path)))
+    runtime, name, pod, pod_namespace, pod_container = _names(path, place, places)
     return Identity(
         path,
         place.unit,
         place.container,
-        names.container_name,
-        names.runtime,
-        names.pod,
-        names.pod_namespace,
-        names.pod_container,
+        name,
+        runtime,
+        pod,
+        pod_namespace,
+        pod_container,
         place.pod_uid,
     )
+
+
+def _names(
+    path: str, place: Place, places: Callable[[int | None], runtimes.Places]
+) -> Sequence[str | None]:
+    """Return what is known of a container: the fields of `tcptrace.kernel.runtimes.Names`."""
+    if keeper := lookups.keeper():
+        return keeper.names(path)
+    from tcptrace.kernel import runtimes  # noqa: PLC0415 - as above
+
+    return runtimes.names_of(place, places(owner_of(path)))
 
 
 class Identities:
@@ -66,7 +75,7 @@ class Identities:
             return UNKNOWN
         found = self._known.get(cgroup_id)
         if found is None or (self._nameless and self._is_due(cgroup_id)):
-            path = found.cgroup if found else cgroups.path_of(cgroup_id)
+            path = found.cgroup if found else lookups.path_of(cgroup_id)
             found = self.learn(cgroup_id, path)
         return found
 

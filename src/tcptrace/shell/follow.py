@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel.processes import is_running
+from tcptrace.kernel.lookups import is_running
 from tcptrace.probes.follow import FOLLOWED
 from tcptrace.shell.say import tell
 from tcptrace.shell.stop import Stop, Why
@@ -24,6 +24,8 @@ NOT_FOUND, NOT_RUNNABLE = 127, 126
 KILLED = 128
 ENDING_S = 2
 """So long a process may take to end; what runs then is another that was given its number."""
+LOOK_S = 0.02
+"""So often it is looked whether somebody is left."""
 _PID = struct.Struct("=I")
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
@@ -71,9 +73,12 @@ class Tree:
         """Those that were left when somebody was."""
         self._seen = time.monotonic()
         """When that was."""
+        self._is_over = False
+        self._asked_again = 0.0
 
     def add(self, pids: Iterable[int]) -> None:
         """Follow processes, and what they start from now on."""
+        self._asked_again = 0.0
         self._source.put(FOLLOWED, [(_PID.pack(pid), b"\1") for pid in pids])
 
     def add_with_descendants(self, pids: Iterable[int]) -> None:
@@ -93,12 +98,30 @@ class Tree:
 
         The kernel takes a process out of the map before it closes its files.
         """
+        now = time.monotonic()
+        if now >= self._asked_again:
+            self._asked_again = now + LOOK_S
+            self._is_over = self._has_nobody()
+        return self._is_over
+
+    def _has_nobody(self) -> bool:
         left = {_PID.unpack(key)[0] for key in self._source.table(FOLLOWED, _PID.size, 1)}
-        if any(Path(f"/proc/{pid}").exists() for pid in left):
+        if any(map(_is_there, left)):
             self._last, self._seen = left, time.monotonic()
             return False
         is_late = time.monotonic() > self._seen + ENDING_S
         return is_late or not any(map(is_running, self._last))
+
+
+def _is_there(pid: int) -> bool:
+    """Tell whether there is a process of this id, whoever has it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _parents() -> Iterable[tuple[int, int]]:
@@ -147,6 +170,10 @@ class Child:
         """Fork; the child does nothing yet."""
         waiting, self._go = os.pipe()
         self.status: int | None = None
+        self.uid = user.pw_uid if user else os.geteuid()
+        """Whom it runs as."""
+        self._waiting_signals: list[int] = []
+        self._pass_on: Callable[[int], None] | None = None
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
@@ -161,6 +188,8 @@ class Child:
         def handle(number: int, _frame: object) -> None:
             if self.status is not None:
                 stop.ask(Why.SIGNAL)
+            elif number in _PASSED_ON and self._pass_on:
+                self._waiting_signals.append(number)  # whoever passes it on may be at work now
             elif number in _PASSED_ON:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, number)
@@ -171,8 +200,14 @@ class Child:
         os.write(self._go, b"\1")
         os.close(self._go)
 
+    def pass_on_by(self, send: Callable[[int], None]) -> None:
+        """Have signals sent by one who has the right; `has_ended` sees to it."""
+        self._pass_on = send
+
     def has_ended(self) -> bool:
         """Tell whether it has."""
+        while self._waiting_signals and self._pass_on:
+            self._pass_on(self._waiting_signals.pop(0))
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

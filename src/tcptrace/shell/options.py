@@ -369,6 +369,14 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             ["-v", "--verbose"], **flag, **trace, help="Say which backend was taken, and why."
         ),
         TraceOption(
+            ["--keep-privileges"],
+            **flag,
+            **trace,
+            **rare,
+            needs_kernel=True,
+            help="Trace with all rights, for a plugin that needs them.",
+        ),
+        TraceOption(
             ["--dump-c"],
             **flag,
             **trace,

@@ -62,6 +62,8 @@ class Output:
     following: Following = NOBODY
     fail_on_loss: bool = False
     verbose: bool = False
+    keeps_privileges: bool = False
+    """Whether to trace with all rights, for a plugin that needs them."""
     sink: Callable[[Palette], Sink] | None = None
     """What shows the rows in place of `form`."""
     summary: bool = False
@@ -248,6 +250,7 @@ def make_output(
         following=_following(given, command),
         fail_on_loss=given["fail_on_loss"],
         verbose=given["verbose"],
+        keeps_privileges=given["keep_privileges"],
         sink=show.sink if show else None,
         summary=summary,
         has_ends=any(row.type == "close" for row in probe.row_classes),

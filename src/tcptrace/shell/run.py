@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from tcptrace.errors import LossError, TcptraceError
+from tcptrace.kernel import apart
 from tcptrace.model.events import NewTable, time_text
 from tcptrace.model.filters import Filters
 from tcptrace.model.losses import NOTHING_LOST, Losses
@@ -20,6 +21,7 @@ from tcptrace.model.pace import Pace
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
 from tcptrace.shell.keeping import STDOUT, Keeping
+from tcptrace.shell.parting import Parting
 from tcptrace.shell.plan import Output
 from tcptrace.shell.pump import Pump, RowsOf
 from tcptrace.shell.say import say, tell
@@ -55,7 +57,10 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
     started = time.monotonic()
     following = output.following
     user = user_of(following.user, os.environ) if following.command else None
-    stream = _stream(output, kept)
+    who = None if output.keeps_privileges else apart.person_for(os.environ)
+    apart.set_person(who)
+    with apart.one_thread():
+        stream = _stream(output, kept)
     stop = Stop()
     stop.take_signals()
     with closing(Attaching(plan)) as attaching:
@@ -74,6 +79,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         sinks += _keeping(plan.probe, kept)
         tree = Tree(source)
         child = Child(following.command, user) if following.command else None
+        parting = Parting(source, who, say, verbose=output.verbose) if who else None
         if following:
             stop = FollowingStop(lambda: _is_over(following, tree, child))
             stop.take_signals()
@@ -87,9 +93,14 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
             at_end.callback(child.wait)
         if output.duration_s is not None:
             stop.after(output.duration_s)
+        if parting:
+            parting.command = child
+            parting.place = kept.path if kept else None
         all_sinks = [*sinks, *gate]
         rest = _rest_of(source, output)
-        losses = _pass_on(source, plan.filters, function, all_sinks, stop, output, rest)
+        losses = _pass_on(
+            source, plan.filters, function, all_sinks, stop, output, rest=rest, parting=parting
+        )
         if child:
             source.let_go()
     status = child.wait() if child else 0
@@ -163,16 +174,21 @@ def _pass_on(
     sinks: Sequence[Sink],
     stop: Stop,
     output: Output,
+    *,
     rest: Callable[[], None] = lambda: None,
+    parting: Parting | None = None,
 ) -> Losses:
     """Pass on what comes until it is time to stop; return what may be missing.
 
-    `rest` is called where batches may come seldom while nothing happens.
+    `rest` is called where batches may come seldom while nothing happens; `parting` gives up rights.
     """
     for sink in sinks:
         sink.open(source.meta)
+    if parting:
+        parting.settle()
+    then = parting.then if parting else iter
     pump = Pump(source, sinks, stop, say, count=output.count, before_output=lambda: end_line(stop))
-    _pump(pump, lambda batches: function(Trace(batches, filters, source, rest)), output)
+    _pump(pump, lambda batches: function(Trace(then(batches), filters, source, rest)), output)
     if pump.error:
         raise pump.error
     return pump.losses()
@@ -245,18 +261,31 @@ def _chosen_stream(output: Output) -> TextIO:
     if output.to == "-":
         return sys.stdout
     try:
-        return open(_place(output.to), "w", encoding="utf-8", newline="")  # noqa: PTH123
+        return _opened(output.to)
     except OSError as error:
         raise TcptraceError(f"cannot write to {output.to}: {error.strerror}") from None
 
 
-def _place(path: str) -> str | int:
-    """Return what to open: of a descriptor's name that one, as it is open already.
+def _opened(path: str) -> TextIO:
+    """Open a file for rows; one that is made belongs to the user who traces. Raises OSError.
 
-    To open the name of a file anew would empty what a shell has opened to be added to.
+    Of a descriptor's name it is that one, as it is open already: to open the file anew would empty
+    what a shell has opened to be added to.
     """
     named = _DESCRIPTOR.fullmatch(path)
-    return os.dup(int(named[1])) if named else path
+    opened = os.dup(int(named[1])) if named else _made(path)
+    return open(opened, "w", encoding="utf-8", newline="")  # noqa: PTH123 - it is open
+
+
+def _made(path: str) -> int:
+    """Make a file for rows, or empty the one that is there. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        made = os.open(path, flags | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, flags | os.O_TRUNC, 0o666)
+    apart.give(made)
+    return made
 
 
 def _sink(output: Output, stream: TextIO) -> Sink:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
+from tcptrace.kernel import lookups
 from tcptrace.model.batch import Batch
 from tcptrace.model.filters import Filters
 from tcptrace.model.meta import Meta
@@ -45,6 +46,10 @@ class Trace:
     def give_up(self, count: int) -> None:
         """Say what was not followed to its end so far, for more was under way than is kept."""
         self._source.given_up = count
+
+    def name_of_user(self, uid: int) -> str | None:
+        """Return a user's name; None for one without."""
+        return lookups.user_name(uid)
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""

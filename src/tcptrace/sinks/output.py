@@ -49,8 +49,11 @@ def buffered(stream: TextIO) -> TextIO:
 
 
 def discard(stream: TextIO) -> None:
-    """Let nothing that is still buffered fail again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    """Let nothing that is still buffered fail again when the interpreter ends.
+
+    A process that traces can open no device any more; memory takes all as well.
+    """
+    os.dup2(os.memfd_create("discarded"), stream.fileno())
 
 
 class _Way(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -9,12 +10,14 @@ import sys
 from typing import Any, TextIO
 
 from tcptrace.errors import TcptraceError
+from tcptrace.kernel.apart import give
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta, meta_to_json
 from tcptrace.sinks.machine import JsonSink
 
 STDOUT = "-"
 SHORT = (",", ":")
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 MODE = 0o600
 """What a process talks to is its user's affair."""
 
@@ -26,9 +29,8 @@ def create(path: str, *, force: bool) -> int:
         TcptraceError: it exists and may not be overwritten, or cannot be made.
 
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags | (os.O_TRUNC if force else os.O_EXCL), MODE)
+        descriptor = _made(path) if not force else _made_or_emptied(path)
     except FileExistsError:
         raise TcptraceError(f"{path} is already there.\nGive --force to overwrite it") from None
     except OSError as error:
@@ -36,6 +38,20 @@ def create(path: str, *, force: bool) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.fchmod(descriptor, MODE)
     return descriptor
+
+
+def _made(path: str) -> int:
+    """Make a file that belongs to the user who traces. Raises OSError."""
+    descriptor = os.open(path, FLAGS | os.O_EXCL, MODE)
+    give(descriptor)
+    return descriptor
+
+
+def _made_or_emptied(path: str) -> int:
+    """Make a file, or empty the one that is there, which stays its owner's. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        return _made(path)
+    return os.open(path, FLAGS | os.O_TRUNC, MODE)
 
 
 def _stream(path: str, *, force: bool) -> TextIO:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tcptrace.kernel.apart import give_directory
 from tcptrace.model import filenames
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,7 +52,12 @@ class Tree:
 
     def make(self) -> None:
         """Make the directory, where it is not there. Raises OSError: it cannot be written to."""
-        Path(self.path).mkdir(MODE, parents=True, exist_ok=True)
+        try:
+            Path(self.path).mkdir(MODE, parents=True)
+        except FileExistsError:
+            Path(self.path).mkdir(exist_ok=True)
+        else:
+            give_directory(self.path)
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.path)
 

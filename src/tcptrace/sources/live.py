@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tcptrace.kernel import clock
+from tcptrace.kernel.keeper import Holdings, Keeper
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
 from tcptrace.model.losses import Losses
@@ -67,6 +68,7 @@ class LiveSource(abc.ABC):
         self._arrivals = Arrivals()
         self._places: Places | None = None
         self._poller = select.poll()
+        self._keeper: Keeper | None = None
 
     def judge_by(self, places: Places) -> None:
         """Drop events as `places` says, and tell the kernel which."""
@@ -126,6 +128,14 @@ class LiveSource(abc.ABC):
     def let_go(self) -> None:
         """Detach, and do not wait until that is done; `close` is still to be called."""
         raise NotImplementedError
+
+    def holdings(self) -> Holdings:
+        """Return what a keeper is to have of this."""
+        return Holdings()
+
+    def part(self, keeper: Keeper) -> None:
+        """Ask a keeper, from now on, for what takes rights; it ends with `close`."""
+        self._keeper = keeper
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -6,11 +6,11 @@ for what a local server accepted it is the server's own.
 
 from __future__ import annotations
 
-import pwd
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from tcptrace.kernel import lookups
 from tcptrace.model.columns import CONTAINER_DIGITS
 
 Key = tuple[Any, ...]
@@ -43,10 +43,7 @@ def endpoint(address: str | None, port: int | None) -> str | None:
 @lru_cache(maxsize=1024)
 def user_name(uid: int) -> str:
     """Return a user's name, or the id of one without."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return lookups.user_name(uid) or str(uid)
 
 
 class Dimension(NamedTuple):

@@ -32,8 +32,16 @@ from tcptrace.sources.bpf.load import (
 from tcptrace.sources.bpf.programs import Programs
 from tcptrace.sources.plan import KERNEL_FUNCTION, Plan, Shape, shape_of
 
+HEEDED = {"PATH", "LANG", "LC_ALL"}
+"""The variables that a compile may see."""
 READ_MAPS = ["events", "counters"]
 """The maps that every session reads."""
+
+
+def _clear_environment() -> None:
+    """Leave no variable that tells bcc or clang where to look: root's or another's."""
+    for name in os.environ.keys() - HEEDED:
+        del os.environ[name]
 
 
 class Supply:
@@ -54,6 +62,7 @@ class Supply:
     @cached_property
     def _flags(self) -> list[str]:
         """The flags that depend on this process; it is made ready to compile."""
+        _clear_environment()
         return headers.prepare(self._plan.headers, self._plan.types)
 
     @property

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NoReturn
 
 from tcptrace.kernel import bpf
+from tcptrace.kernel.keeper import Holdings, Keeper
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.losses import Losses
 from tcptrace.sources.bpf.loader import Answer
@@ -20,6 +21,8 @@ from tcptrace.sources.counters import Counter
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 
+READ_HERE = frozenset(("events", "counters"))
+"""The maps that are read through mmap, which takes no rights."""
 _COUNTER = struct.Struct("=Q")
 
 
@@ -91,17 +94,41 @@ class BpfSession(LiveSource):
         self._skipped_before = self._skipped()
         self._lost_skips = 0
 
+    def holdings(self) -> Holdings:
+        """Return the programs, the links and the maps."""
+        maps = {name: self._maps[name] for name in self._maps if name not in READ_HERE}
+        return Holdings(self._programs, self._links, maps)
+
+    def part(self, keeper: Keeper) -> None:
+        """Leave the programs and maps to a keeper; what holds them attached stays here."""
+        super().part(keeper)
+        kept = self._maps.pop("events")  # which tells when something comes
+        self._close_all()
+        self._maps = {"events": kept}
+
+    def _close_all(self) -> None:
+        """Close what nothing hangs on."""
+        for descriptor in (*self._programs, *self._maps.values()):
+            os.close(descriptor)
+        self._programs, self._maps = (), {}
+
     def let_go(self) -> None:
         """Detach, and do not wait until that is done; `close` is still to be called."""
-        detach_apart(self._links)
+        if self._keeper:
+            for link in self._links:
+                os.close(link)
+            self._keeper.leave()  # it holds them, too, until it has ended
+        else:
+            detach_apart(self._links)
         self._links = []
 
     def close(self) -> None:
         """Detach and unmap."""
+        if self._keeper:
+            self._keeper.close()  # it holds links, too
         detach(self._links)
         self._rest.close()
-        for descriptor in (*self._programs, *self._maps.values()):
-            os.close(descriptor)
+        self._close_all()
         self._ring.close()
         self._counters.close()
 
@@ -116,7 +143,10 @@ class BpfSession(LiveSource):
 
     def _skipped(self) -> int:
         """Return how often the kernel skipped a program, and no stand-in did its work."""
-        skipped = sum(map(bpf.skipped, self._programs)) + sum(map(bpf.missed, self._links))
+        if self._keeper:
+            skipped = self._keeper.skipped()
+        else:
+            skipped = sum(map(bpf.skipped, self._programs)) + sum(map(bpf.missed, self._links))
         return skipped - self._count(Counter.STOOD_IN)
 
     def _count(self, which: Counter) -> int:
@@ -124,11 +154,17 @@ class BpfSession(LiveSource):
 
     def table(self, name: str, key_size: int, value_size: int) -> dict[bytes, bytes]:
         """Return what one of the probe's hash maps holds now; sizes in bytes."""
+        if self._keeper:
+            return self._keeper.table(name, key_size, value_size)
         return bpf.read_hash(self._maps[name], key_size, value_size)
 
     def put(self, name: str, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Put entries, keys and values, into one of the probes' hash maps. Raises OSError."""
-        bpf.fill(self._maps[name], entries)
+        if self._keeper is None:
+            bpf.fill(self._maps[name], entries)
+            return
+        for key, value in entries:
+            self._keeper.put(name, key, value)
 
     def _read(self, before_ns: int, *, last: bool) -> tuple[Iterator[Event], int]:
         return map(self._decoder.decode, self._ring.read()), before_ns

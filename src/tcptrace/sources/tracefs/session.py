@@ -22,6 +22,7 @@ from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceErro
 from tcptrace.kernel import btf, clock, in_child, tracefs
 from tcptrace.kernel.fetch import fetch_arguments, zeros
 from tcptrace.kernel.in_child import enter_test_network
+from tcptrace.kernel.keeper import Holdings
 from tcptrace.kernel.processes import is_in_initial, parent_of, threads_of
 from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.trace_buffer import Field, Record, parse_fields, parse_id
@@ -245,16 +246,25 @@ class FtraceSession(LiveSource):
             self._instance.write("set_event_pid", " ".join(map(str, new)))
             known |= new
 
+    def holdings(self) -> Holdings:
+        """Return what was made in tracefs."""
+        return Holdings(instance=self._instance)
+
     def close(self) -> None:
-        """Remove what was made in tracefs."""
-        self._instance.close()
+        """Remove what was made in tracefs, or let the keeper."""
+        if self._keeper:
+            self._instance.close_buffer()
+            self._keeper.close()
+        else:
+            self._instance.close()
 
     def _lost(self) -> Losses:
-        return Losses(self._instance.dropped(), self._instance.missed())
+        keeper = self._keeper or self._instance
+        return Losses(self._instance.dropped(), keeper.missed())
 
     def _read(self, before_ns: int, *, last: bool) -> tuple[Iterator[Event], int]:
         if last:
-            self._instance.stop()
+            (self._keeper or self._instance).stop()
         else:
             before_ns = clock.now_ns() - SETTLE_NS
         records = self._instance.records(inf if last else before_ns, most=tracefs.MOST_PAGES)
@@ -300,7 +310,7 @@ class FtraceSession(LiveSource):
     def _born(self, creator: int, tid: int, flags: int) -> None:
         self._threads.born(creator, tid, is_thread=bool(flags & CLONE_THREAD))
         if self._follows_pids and flags & CLONE_IO:
-            self._instance.write("set_event_pid", str(tid))
+            (self._keeper or self._instance).follow(tid)
 
 
 def _arguments(

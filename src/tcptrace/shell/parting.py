@@ -1,0 +1,112 @@
+"""From when the probes are attached, the process that traces is apart from its rights."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+
+from tcptrace.errors import TcptraceError
+from tcptrace.kernel import apart, clock, lookups, privileges
+from tcptrace.kernel.apart import Confined, Person
+from tcptrace.kernel.keeper import Keeper
+from tcptrace.kernel.shortage import FORKING, check_shortage
+from tcptrace.model.batch import Batch
+from tcptrace.shell.follow import Child
+from tcptrace.sources.live import LiveSource
+
+Say = Callable[[str], None]
+
+
+class Parting:
+    """Gives up this process's rights, when the first events are asked for."""
+
+    def __init__(self, source: LiveSource, who: Person, say: Say, *, verbose: bool) -> None:
+        """Prepare.
+
+        Args:
+            source: what is attached; it asks a keeper from then on.
+            who: whom this process becomes.
+            say: tells people.
+            verbose: whether to tell who one is.
+
+        """
+        self.command: Child | None = None
+        """The command that is followed."""
+        self.place: str | None = None
+        """Where the run is kept; where it is a directory, files are made there."""
+        self._writes: Collection[str] = ()
+        self._source = source
+        self._who = who
+        self._say = say
+        self._verbose = verbose
+
+    def settle(self) -> None:
+        """See who is to trace, now that all output is open. Raises TcptraceError."""
+        if not self.place or not os.path.isdir(self.place):  # noqa: PTH112 - it is text
+            return
+        who = apart.person_of(self.place, self._who)
+        if who is None:
+            raise TcptraceError(
+                f"{self.place} can be written to by no one user alone, without capabilities.\n"
+                f"Give a directory that {self._who.name} can come to, or --keep-privileges"
+            )
+        self._writes, self._who = (self.place,), who
+        apart.set_person(who)
+
+    def then(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Part with the rights, and yield batches.
+
+        A command's function has started the children that it needs before it asks for the first.
+        """
+        keeper = self._part()
+        is_told = False
+        for batch in batches:
+            yield batch
+            if keeper.problem and not is_told:
+                is_told = True
+                self._say(
+                    f"the keeper {keeper.problem}: from now on, names of cgroups, containers and "
+                    "users are not known, and what the kernel skips is not counted"
+                )
+
+    def _part(self) -> Keeper:
+        clock.now_ns()  # what it reads is not to be had later, nor is the time zone
+        time.localtime()
+        if self._verbose:
+            import traceback  # noqa: F401, PLC0415 - slow; it could not be read later
+
+            for what in privileges.missed():
+                self._say(what)
+        keeper = self._keeper()
+        self._source.part(keeper)
+        lookups.ask(keeper)
+        command = self.command
+        processes = [command.pid] if command else []
+        confined = apart.confine(self._who, processes, self._writes)
+        if self._verbose:
+            self._say(description(self._who, confined))
+            self._say(f"its keeper, process {keeper.pid}, has {privileges.names_of(keeper.rights)}")
+        return keeper
+
+    def _keeper(self) -> Keeper:
+        held = self._source.holdings()
+        command = self.command
+        is_others = command is not None and command.uid != self._who.uid
+        if command and is_others:
+            held = held._replace(command=command.descriptor)
+        try:
+            keeper = Keeper(held)
+        except OSError as error:
+            check_shortage(error, "cannot start a process", FORKING)
+            raise
+        if command and is_others:
+            command.pass_on_by(keeper.signal)
+        return keeper
+
+
+def description(who: Person, confined: Confined) -> str:
+    """Return who traces, for people."""
+    if confined.refused:
+        return f"{confined.refused}; it traces without capabilities, {confined}"
+    return f"{who.name} ({who.uid}) traces, without capabilities, {confined}"

@@ -1,0 +1,120 @@
+"""The filter of system calls, run here as the kernel would run it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import struct
+from collections.abc import Sequence
+
+import pytest
+
+from tcptrace.kernel import seccomp
+from tcptrace.kernel.seccomp import ARCHITECTURES, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, Rule
+
+EXEC = {"x86_64": 59, "aarch64": 221}
+OPENAT = {"x86_64": 257, "aarch64": 56}
+CLONE = {"x86_64": 56, "aarch64": 220}
+KILL = {"x86_64": 62, "aarch64": 129}
+IOCTL = {"x86_64": 16, "aarch64": 29}
+READ = {"x86_64": 0, "aarch64": 63}
+PERMITTED, REFUSED = 0, errno.EPERM
+TIOCSTI, TIOCGWINSZ = 0x5412, 0x5413
+
+
+def result(code: bytes, machine: str, number: int, *arguments: int, architecture: int = 0) -> int:
+    """Return what a filter says of a call: 0 where it is permitted, else an errno."""
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    head = struct.pack("=IIQ", number, architecture or ARCHITECTURES[machine], 0)
+    data = head + struct.pack("=6Q", *padded)
+    instructions = [*struct.iter_unpack("=HBBI", code)]
+    value, at = 0, 0
+    while True:
+        kind, if_true, if_false, operand = instructions[at]
+        at += 1
+        if kind == 0x20:
+            (value,) = struct.unpack_from("=I", data, operand)
+        elif kind == 0x15:
+            at += if_true if value == operand else if_false
+        elif kind == 0x45:
+            at += if_true if value & operand else if_false
+        else:
+            assert kind == 0x06
+            return 0 if operand == SECCOMP_RET_ALLOW else operand & ~SECCOMP_RET_ERRNO
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def machine(request: pytest.FixtureRequest) -> str:
+    """Each machine that has filters."""
+    name: str = request.param
+    return name
+
+
+def tracing(machine: str) -> bytes:
+    """Return the filter of a process that traces, whose own ids are 7 and 8."""
+    rules = [*seccomp.base(), *seccomp.signals([7, 8]), *seccomp.reads_only()]
+    return seccomp.assemble(rules, machine)
+
+
+@pytest.mark.parametrize(
+    ("calls", "arguments", "expected"),
+    [
+        (READ, (), PERMITTED),
+        (EXEC, (), REFUSED),
+        (OPENAT, (0, 0, os.O_RDONLY | os.O_CLOEXEC), PERMITTED),
+        (OPENAT, (0, 0, os.O_WRONLY), REFUSED),
+        (OPENAT, (0, 0, os.O_RDWR), REFUSED),
+        (OPENAT, (0, 0, os.O_RDONLY | os.O_CREAT), REFUSED),
+        (OPENAT, (0, 0, os.O_RDONLY | os.O_TRUNC), REFUSED),
+        (CLONE, (0x3D0F00,), PERMITTED),
+        (CLONE, (17,), REFUSED),
+        (KILL, (8, 15), PERMITTED),
+        (KILL, (9, 15), REFUSED),
+        (KILL, (9, 0), PERMITTED),
+        (KILL, (0xFFFFFFFF, 15), REFUSED),
+        (IOCTL, (0, TIOCGWINSZ), PERMITTED),
+        (IOCTL, (0, TIOCSTI), REFUSED),
+        (IOCTL, (0, TIOCSTI + (1 << 32)), REFUSED),
+    ],
+)
+def test_what_is_permitted(
+    machine: str, calls: dict[str, int], arguments: Sequence[int], expected: int
+) -> None:
+    """Reading, threads, signals to its own; no program, no file to be written, no key strokes."""
+    assert expected == result(tracing(machine), machine, calls[machine], *arguments)
+
+
+def test_another_architecture_is_refused(machine: str) -> None:
+    """Its numbers mean something else: those of 32-bit programs, for one."""
+    code = tracing(machine)
+    assert REFUSED == result(code, machine, READ[machine], architecture=0x40000003)
+    assert REFUSED == result(code, machine, 0x40000000 | READ[machine])
+
+
+def test_clone3_is_not_there(machine: str) -> None:
+    """So libc makes threads with clone, whose flags can be seen."""
+    assert errno.ENOSYS == result(tracing(machine), machine, 435)
+
+
+def test_nothing_else_is_permitted(machine: str) -> None:
+    """Of all numbers, so many as are listed pass, whatever their arguments."""
+    code = tracing(machine)
+    passed = {number for number in range(1000) if not result(code, machine, number)}
+    forbidden = {"bpf", "socket", "connect", "setns", "seccomp", "open_by_handle_at"}
+    numbers = seccomp.numbers(machine)
+    assert passed <= {*numbers.values()} - {numbers[name] for name in forbidden}
+
+
+def test_rules_for_one_call_add_up(machine: str) -> None:
+    """A call passes where one of its rules lets it, wherever that stands."""
+    rules = [Rule("kill", 1, (0,)), Rule("close"), Rule("kill", 0, (5,)), Rule("kill", 0, (6,))]
+    code = seccomp.assemble(rules, machine)
+    results = [result(code, machine, KILL[machine], pid, 9) for pid in (5, 6, 7)]
+    assert [PERMITTED, PERMITTED, REFUSED] == results
+
+
+def test_a_machine_without_numbers_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is said, and tracing goes on."""
+    monkeypatch.setattr(platform, "machine", lambda: "s390x")
+    assert not seccomp.install(seccomp.base())
