@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import apart, clock, lookups, privileges
@@ -13,45 +13,50 @@ from tcptrace.kernel.keeper import Keeper
 from tcptrace.kernel.shortage import FORKING, check_shortage
 from tcptrace.model.batch import Batch
 from tcptrace.shell.follow import Child
+from tcptrace.shell.say import say
 from tcptrace.sources.live import LiveSource
-
-Say = Callable[[str], None]
 
 
 class Parting:
     """Gives up this process's rights, when the first events are asked for."""
 
-    def __init__(self, source: LiveSource, who: Person, say: Say, *, verbose: bool) -> None:
+    def __init__(
+        self,
+        source: LiveSource,
+        who: Person,
+        command: Child | None,
+        place: str | None,
+        *,
+        verbose: bool,
+    ) -> None:
         """Prepare.
 
         Args:
             source: what is attached; it asks a keeper from then on.
             who: whom this process becomes.
-            say: tells people.
+            command: what is followed.
+            place: where the run is kept; where it is a directory, files are made there.
             verbose: whether to tell who one is.
 
         """
-        self.command: Child | None = None
-        """The command that is followed."""
-        self.place: str | None = None
-        """Where the run is kept; where it is a directory, files are made there."""
+        self._command = command
+        self._place = place
         self._writes: Collection[str] = ()
         self._source = source
         self._who = who
-        self._say = say
         self._verbose = verbose
 
     def settle(self) -> None:
         """See who is to trace, now that all output is open. Raises TcptraceError."""
-        if not self.place or not os.path.isdir(self.place):  # noqa: PTH112 - it is text
+        if not self._place or not os.path.isdir(self._place):  # noqa: PTH112 - it is text
             return
-        who = apart.person_of(self.place, self._who)
+        who = apart.person_of(self._place, self._who)
         if who is None:
             raise TcptraceError(
-                f"{self.place} can be written to by no one user alone, without capabilities.\n"
+                f"{self._place} can be written to by no one user alone, without capabilities.\n"
                 f"Give a directory that {self._who.name} can come to, or --keep-privileges"
             )
-        self._writes, self._who = (self.place,), who
+        self._writes, self._who = (self._place,), who
         apart.set_person(who)
 
     def then(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -65,7 +70,7 @@ class Parting:
             yield batch
             if keeper.problem and not is_told:
                 is_told = True
-                self._say(
+                say(
                     f"the keeper {keeper.problem}: from now on, names of cgroups, containers and "
                     "users are not known, and what the kernel skips is not counted"
                 )
@@ -77,21 +82,21 @@ class Parting:
             import traceback  # noqa: F401, PLC0415 - slow; it could not be read later
 
             for what in privileges.missed():
-                self._say(what)
+                say(what)
         keeper = self._keeper()
         self._source.part(keeper)
         lookups.ask(keeper)
-        command = self.command
+        command = self._command
         processes = [command.pid] if command else []
         confined = apart.confine(self._who, processes, self._writes)
         if self._verbose:
-            self._say(description(self._who, confined))
-            self._say(f"its keeper, process {keeper.pid}, has {privileges.names_of(keeper.rights)}")
+            say(description(self._who, confined))
+            say(f"its keeper, process {keeper.pid}, has {privileges.names_of(keeper.rights)}")
         return keeper
 
     def _keeper(self) -> Keeper:
         held = self._source.holdings()
-        command = self.command
+        command = self._command
         is_others = command is not None and command.uid != self._who.uid
         if command and is_others:
             held = held._replace(command=command.descriptor)

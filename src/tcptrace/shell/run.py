@@ -79,7 +79,8 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         sinks += _keeping(plan.probe, kept)
         tree = Tree(source)
         child = Child(following.command, user) if following.command else None
-        parting = Parting(source, who, say, verbose=output.verbose) if who else None
+        place = kept.path if kept else None
+        parting = Parting(source, who, child, place, verbose=output.verbose) if who else None
         if following:
             stop = FollowingStop(lambda: _is_over(following, tree, child))
             stop.take_signals()
@@ -93,9 +94,6 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
             at_end.callback(child.wait)
         if output.duration_s is not None:
             stop.after(output.duration_s)
-        if parting:
-            parting.command = child
-            parting.place = kept.path if kept else None
         all_sinks = [*sinks, *gate]
         rest = _rest_of(source, output)
         losses = _pass_on(
