@@ -697,3 +697,36 @@ def test_who_it_was_is_judged_by_what_was_recorded(
     source = opened(path, ACCEPT, filters)
     assert (jsons([row]) if is_kept else []) == jsons(read(source))
     source.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("pid", ["7"]), ("comm", [b"\xff"]), ("nobody_s", [1]), ("rport", [["x"]])],
+)
+def test_columns_of_strangers_are_refused(tmp_path: Path, column: str, values: list[Any]) -> None:
+    """A Parquet file whose columns are not those of rows is an error, and no row."""
+    path = tmp_path / "recording.parquet"
+    kept(path, ACCEPT, [any_row(Accept, seeded(1))]).close()
+    table = pq.read_table(path)
+    known = pq.ParquetFile(path).metadata.metadata
+    table = table.drop_columns([column] if column in table.column_names else [])
+    table = table.append_column(column, pa.array(values)).replace_schema_metadata(known)
+    pq.write_table(table, path)
+    with pytest.raises(TcptraceError, match=f"no row of tcptrace has '{column}' as"):
+        read(opened(path, ACCEPT))
+
+
+def test_damage_to_a_parquet_file_is_an_error(tmp_path: Path) -> None:
+    """What pyarrow says of bytes that are others is told in one line."""
+    path = tmp_path / "recording.parquet"
+    kept(path, ACCEPT, [any_row(Accept, seeded(number)) for number in range(3)]).close()
+    whole = path.read_bytes()
+    refused: list[str] = []
+    for at in range(4, len(whole), 101):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            read(opened(path, ACCEPT))
+        except TcptraceError as error:
+            refused.append(str(error))
+    assert refused
+    assert [1] * len(refused) == [len(why.splitlines()) for why in refused]

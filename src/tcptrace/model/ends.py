@@ -51,7 +51,7 @@ def _file(data: pa.Buffer) -> pq.ParquetFile | None:
     """Return the file in `data` if it is one of tcptrace's, and not the whole."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return None
     known = file.metadata.metadata or {}
     return file if META_KEY in known and known.keys().isdisjoint({END_KEY, CUT_KEY}) else None

@@ -54,4 +54,11 @@ def _lost(count: int) -> str:
     return "1 event was lost" if count == 1 else f"{count} events were lost"
 
 
+def losses_from(values: object) -> Losses:
+    """Return what a recording says was lost; what it does not say, or not in numbers, is 0."""
+    known = values if isinstance(values, dict) else {}
+    counts = {name: known.get(name) for name in Losses._fields}
+    return Losses(**{name: count for name, count in counts.items() if isinstance(count, int)})
+
+
 NOTHING_LOST = Losses()

@@ -12,7 +12,7 @@ from typing import Any
 
 from tcptrace.errors import TcptraceError
 from tcptrace.model.kept import Classes, from_json
-from tcptrace.model.losses import Losses
+from tcptrace.model.losses import losses_from
 from tcptrace.model.meta import Meta, meta_from_json
 from tcptrace.sources.recording.kept import KeptSource
 
@@ -120,7 +120,7 @@ class JsonLines(KeptSource):
         values = self._decoded(line)
         if values.get("type") in {"losses", "end"}:
             self._has_end = self._has_end or values["type"] == "end"
-            self._losses = Losses(**{name: _count(values.get(name)) for name in Losses._fields})
+            self._losses = losses_from(values)
             return None
         if values.get("backend") != self.meta.backend:
             raise self._wrong("it is of another run than those before it")
@@ -141,10 +141,6 @@ class JsonLines(KeptSource):
     def _wrong(self, why: str) -> TcptraceError:
         line = max(1, self._number)
         return TcptraceError(f"{self.name}, line {line}, is no row of tcptrace: {why}")
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _opened(path: str) -> int:

@@ -6,6 +6,7 @@ is read by the ends that stand behind each group of its rows; see sinks/parquet.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,10 +25,12 @@ from tcptrace.model.kept import (
     META_KEY,
     OFFSET,
     Classes,
+    Kind,
     from_columns,
+    kinds,
 )
-from tcptrace.model.losses import Losses
-from tcptrace.model.meta import Meta, meta_from_json
+from tcptrace.model.losses import losses_from
+from tcptrace.model.meta import meta_from_json
 from tcptrace.model.window import ALWAYS, Window
 from tcptrace.sources.recording.kept import KeptSource
 
@@ -40,6 +43,15 @@ _CODES: dict[Any, Any] = {
     pa.int64(): "q",
     pa.float64(): "d",
 }
+
+_TESTS: dict[type, tuple[Callable[[pa.DataType], bool], ...]] = {
+    int: (pa.types.is_integer,),
+    float: (pa.types.is_floating, pa.types.is_decimal),
+    bool: (pa.types.is_boolean,),
+    str: (pa.types.is_string,),
+}
+DAMAGED = (OSError, ValueError, KeyError, pa.ArrowException)
+"""What reading a file raises that is damaged."""
 
 
 class ParquetRows(KeptSource):
@@ -78,13 +90,14 @@ class ParquetRows(KeptSource):
         try:
             self._file = file or pa.memory_map(path)
             self._parts = [pq.ParquetFile(self._file)]
-        except (OSError, pa.ArrowInvalid) as error:
+        except DAMAGED as error:
             self._parts = self._recovered(path, error)
         known = self._known().keys()
         if META_KEY not in known or known.isdisjoint({END_KEY, CUT_KEY}):
             self._parts = self._recovered(path, None)
-        self.meta = self._read_meta()
-        self._read_losses()
+        with self._undamaged():
+            self.meta = meta_from_json(json.loads(self._known()[META_KEY]))
+            self._read_losses()
         columns = frozenset(self._parts[0].schema_arrow.names)
         self._by_column = [
             (fields, filters.test(name))
@@ -98,9 +111,12 @@ class ParquetRows(KeptSource):
 
     def span_ns(self) -> tuple[int, int] | None:
         """Return when the first and the last of its rows happened; None where there are none."""
-        spans = [
-            _span_ns(part, number) for part in self._parts for number in range(part.num_row_groups)
-        ]
+        with self._undamaged():
+            spans = [
+                _span_ns(part, number)
+                for part in self._parts
+                for number in range(part.num_row_groups)
+            ]
         if not spans:
             return None
         return min(first for first, _ in spans), max(last for _, last in spans)
@@ -127,23 +143,43 @@ class ParquetRows(KeptSource):
             raise TcptraceError(f"{path} is no recording of tcptrace{why}")
         return parts
 
-    def _read_meta(self) -> Meta:
+    @contextlib.contextmanager
+    def _undamaged(self) -> Iterator[None]:
+        """Raise TcptraceError for what pyarrow, or a value, says of a file that is damaged."""
         try:
-            return meta_from_json(json.loads(self._known()[META_KEY]))
-        except (ValueError, KeyError) as error:
-            raise TcptraceError(f"{self.name} cannot be read: {error}") from None
+            yield
+        except DAMAGED as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TcptraceError(f"{self.name} cannot be read: {why}") from None
+
+    def _check_columns(self) -> None:
+        """Raise ValueError where a column is none that rows are made of."""
+        schema = self._parts[0].schema_arrow
+        known = {"type": Kind(str), BOOT: Kind(str), OFFSET: Kind(int)}
+        for record in self._classes:
+            known |= kinds(record)
+        for field in schema:
+            kind = known.get(field.name)
+            is_time = field.name == "time" and pa.types.is_timestamp(field.type)
+            if not is_time and not (kind and _is_of(kind, field.type)):
+                msg = f"no row of tcptrace has {field.name!r} as {field.type}"
+                raise ValueError(msg)
+        if not {"type", "time"} <= set(schema.names):
+            raise ValueError("its rows have neither type nor time")
 
     def _read_losses(self) -> None:
         self.is_whole = END_KEY in self._known()
         if self.is_whole:
-            counts = json.loads(self._known()[END_KEY])
-            self._losses = Losses(**{name: int(counts.get(name, 0)) for name in Losses._fields})
+            self._losses = losses_from(json.loads(self._known()[END_KEY]))
 
     def _groups(self) -> Iterator[list[Any]]:
+        with self._undamaged():
+            self._check_columns()
         for part in self._parts:
             for number in range(part.num_row_groups):
-                if self._window.meets(*_span_ns(part, number)):
-                    yield from self._rows(part, number)
+                with self._undamaged():
+                    if self._window.meets(*_span_ns(part, number)):
+                        yield from self._rows(part, number)
 
     def _rows(self, part: pq.ParquetFile, number: int) -> Iterator[list[Any]]:
         """Yield the wanted rows of a group, some at a time."""
@@ -213,6 +249,13 @@ def _fields(name: str, filters: Filters) -> Sequence[str]:
     """Return the fields that a filter is about."""
     field = BY_NAME[name].field
     return (field,) if field else filters.port_fields
+
+
+def _is_of(kind: Kind, type_: pa.DataType) -> bool:
+    """Tell whether a column's values are of a kind."""
+    if kind.is_list:
+        return pa.types.is_list(type_) and _is_of(Kind(kind.base), type_.value_type)
+    return any(test(type_) for test in _TESTS[kind.base])
 
 
 def _span_ns(part: pq.ParquetFile, number: int) -> tuple[int, int]:
