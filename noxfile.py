@@ -18,6 +18,7 @@ BIN = ROOT / ".venv" / "bin"
 # A machine that starves for a moment fails a test that waits for it. What fails twice is a fault;
 # what failed once is named at the end.
 AGAIN = ("--reruns=1", "-rfER")
+LOCK = "requirements-dev.lock"
 
 # No session needs uv, and nox says that it has not found one.
 logging.getLogger("nox").addFilter(lambda record: record.getMessage() != "uv binary not found.")
@@ -106,8 +107,41 @@ def lowest(session: nox.Session) -> None:
     project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
     needed = [requirement.replace(">=", "==") for requirement in project["dependencies"]]
     with tempfile.TemporaryDirectory() as place:
-        session.run(str(BIN / "python"), "-m", "venv", place)
-        python = f"{place}/bin/python"
-        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        session.run(*pip, *needed, "--editable", ".[dev]")
+        python = environment(session, place, *needed, "--editable", ".[dev]")
         session.run(python, "-m", "pytest", "tests/unit", *AGAIN, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Bytes of strangers, ten minutes a target: `nox -s fuzz -- dns-message --seconds 60`."""
+    with tempfile.TemporaryDirectory() as place:
+        python = environment(session, place, "--editable", ".[dev,fuzz]")
+        session.run(python, "-m", "tests.fuzz.run", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write requirements-dev.lock: a version of each tool and library, for development."""
+    with tempfile.TemporaryDirectory() as place:
+        python = environment(session, place, "uv")
+        form = ("--universal", "--python-version=3.10", "--generate-hashes", "--no-header")
+        wanted = ("--extra=dev", "--extra=fuzz", "--extra=vm", "pyproject.toml", "-o", LOCK)
+        session.run(f"{Path(python).parent}/uv", "pip", "compile", "--quiet", *form, *wanted)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known weaknesses of what requirements-dev.lock names; fails where nobody can be asked."""
+    with tempfile.TemporaryDirectory() as place:
+        python = environment(session, place, "pip-audit")
+        how = ("--strict", "--require-hashes", "--disable-pip", "--requirement", LOCK)
+        session.run(f"{Path(python).parent}/pip-audit", *how, *session.posargs)
+
+
+def environment(session: nox.Session, place: str, *needed: str) -> str:
+    """Make a virtual environment that does not see the distribution's packages."""
+    session.run(str(BIN / "python"), "-m", "venv", place)
+    python = f"{place}/bin/python"
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    session.run(*pip, *needed)
+    return python
