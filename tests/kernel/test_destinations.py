@@ -57,13 +57,13 @@ def python(*lines: str) -> list[str]:
     return [sys.executable, "-Ic", "\n".join(("import os, socket, time", *lines))]
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_a_command_has_talked_to(command: str, backend: Backend) -> None:
+def test_what_a_command_has_talked_to(command: str) -> None:
     """By name where it asked for one, else by address: attempts, failures and latency; bytes."""
     ports = take_ports(2)
     script = python(ASK, EXCHANGE.format(V4, ports[0]), REFUSED.format(OTHER, ports[1]))
-    options = ("--summary", "--json", "--backend", backend)
-    ended = run_tcptrace(command, *options, "--to", "-", "--", *script)
+    ended = run_tcptrace(command, "--summary", "--json", "--to", "-", "--", *script)
     named, refused = map(json.loads, ended.stdout.splitlines())
     assert (NAME, None, ports[0], 2, 0) == tuple(
         named.get(key) for key in ("query", "raddr", "rport", "attempts", "failed")
@@ -102,15 +102,23 @@ def test_a_recording_has_the_same_summary(command: str, tmp_path: Path) -> None:
     assert (3, True) == (gated.status, "1 attempt to connect" in gated.stderr)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("command", COMMANDS)
-def test_only_what_is_permitted(command: str, backend: Backend) -> None:
-    """The status is the command's where all was permitted, else 3, with who it was."""
+def test_only_what_is_permitted(command: str) -> None:
+    """The status is the command's where all was permitted."""
     ports = take_ports(2)
     script = python(*(REFUSED.format(V4, port) for port in ports), "os._exit(5)")
-    ran = (command, "--backend", backend, "--only")
-    ended = run_tcptrace(*ran, f"localhost:{ports[0]},{V4}/32:{ports[1]}", "--", *script)
+    only = f"localhost:{ports[0]},{V4}/32:{ports[1]}"
+    ended = run_tcptrace(command, "--only", only, "--", *script)
     assert 5 == ended.status, ended.stderr
-    ended = run_tcptrace(*ran, f":{ports[0]}", "--", *script)
+
+
+def test_what_is_not_permitted(backend: Backend) -> None:
+    """The status is 3 where something else was connected to; who it was is told."""
+    ports = take_ports(2)
+    script = python(*(REFUSED.format(V4, port) for port in ports), "os._exit(5)")
+    options = ("--backend", backend, "--only", f":{ports[0]}")
+    ended = run_tcptrace("connect", *options, "--", *script)
     assert 3 == ended.status, ended.stderr
     *_, heading, offender, of_command = ended.stderr.splitlines()
     assert ["PROGRAM", "PID", "NAME", "ADDRESS", "PORT", "RESULT", "TIMES"] == heading.split()
