@@ -24,15 +24,19 @@ CONTAINER = EXTRAS / "container"
 @pytest.fixture(scope="module")
 def service() -> configparser.SectionProxy:
     """What systemd is told of how it runs."""
-    parser = configparser.ConfigParser(interpolation=None, comment_prefixes=("#",))
+    parser = configparser.ConfigParser(
+        interpolation=None,
+        comment_prefixes=("#",),
+        strict=False,  # lists come in several lines
+    )
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(UNIT.read_text(encoding="utf-8"))
     return parser["Service"]
 
 
-def test_it_has_two_capabilities(service: configparser.SectionProxy) -> None:
-    """It can trace, and do nothing else that root can; no new rights can be had."""
-    assert "CAP_BPF CAP_PERFMON" == service["CapabilityBoundingSet"]
+def test_it_has_three_capabilities(service: configparser.SectionProxy) -> None:
+    """It can trace, and look who it was; no new rights can be had."""
+    assert "CAP_BPF CAP_PERFMON CAP_DAC_READ_SEARCH" == service["CapabilityBoundingSet"]
     assert "yes" == service["NoNewPrivileges"]
     assert not {"User", "AmbientCapabilities", "PermissionsStartOnly"} & service.keys()
 

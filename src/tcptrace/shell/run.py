@@ -79,7 +79,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         sinks += _keeping(plan.probe, kept)
         tree = Tree(source)
         child = Child(following.command, user) if following.command else None
-        place = kept.path if kept else None
+        place = kept.place if kept else None
         parting = Parting(source, who, child, place, verbose=output.verbose) if who else None
         if following:
             stop = FollowingStop(lambda: _is_over(following, tree, child))
