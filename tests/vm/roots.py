@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -22,21 +23,27 @@ PACKAGES = (
     *("bpftool", "busybox-static", "dnsmasq-base", "file", "gcc", "iproute2", "kmod"),
     *("musl-tools", "python3-bpfcc", "python3-venv"),
 )
+# systemd with users' managers, and what runs containers.
+RUNTIMES = (
+    *("containerd", "crun", "dbus-user-session", "libpam-systemd", "podman", "runc"),
+    *("systemd-container", "systemd-sysv"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 # Below /opt, which a machine puts an overlay on.
 TREE, VENV, WHEELS = Path("/opt/tcptrace"), Path("/opt/venv"), Path("/opt/wheels")
 PYTHON = VENV / "bin" / "python"
 
 
-def fetch(suite: str, kernel: Kernel) -> Path:
+def fetch(suite: str, kernel: Kernel, more: Sequence[str] = ()) -> Path:
     """Return the root of a Debian release, with this work tree and a kernel's modules in it.
 
-    Raises VmError.
+    `more` are packages beside those of every root. Raises VmError.
     """
+    packages = (*PACKAGES, *more)
     # A root of other packages is another root.
-    root = cache_directory("roots") / f"{suite}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
+    root = cache_directory("roots") / f"{suite}-{zlib.crc32(' '.join(packages).encode()):08x}"
     if not root.exists():
-        make(suite, root)
+        make(suite, root, more)
     modules = root / "usr" / "lib" / "modules" / kernel.release
     if not modules.exists():
         shutil.copytree(kernel.modules, modules, symlinks=True, copy_function=os.link)
@@ -70,8 +77,8 @@ def in_root(root: Path, *command: str) -> str:
     return output_of("chroot", str(root), *command)
 
 
-def make(suite: str, root: Path) -> None:
-    """Make a root from this host's Debian mirror. Raises VmError."""
+def make(suite: str, root: Path, more: Sequence[str]) -> None:
+    """Make a root from this host's Debian mirror, with more packages. Raises VmError."""
     if os.geteuid() != 0:
         raise VmError(f"only root can make a root of Debian {suite}; run this with sudo")
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +86,18 @@ def make(suite: str, root: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent) as name:
         work = Path(name) / suite
         output_of("debootstrap", *options, suite, str(work), host_mirrors()[0])
+        if more:
+            add(work, more)
         work.rename(root)
+
+
+def add(root: Path, packages: Sequence[str]) -> None:
+    """Install packages, which debootstrap cannot bring into an order. Raises VmError."""
+    in_root(root, "apt-get", "update")
+    options = ("--yes", "--no-install-recommends")
+    in_root(
+        root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", *options, *packages
+    )
 
 
 def install(root: Path) -> None:

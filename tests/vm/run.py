@@ -2,7 +2,8 @@
 
 Each kernel is one of Debian's, downloaded once, booted in a virtual machine over this host's files.
 Tests marked ``anywhere`` do not depend on the kernel and are left out. A job is one boot: that of a
-kernel's name runs tests/kernel there, ``parity`` compares tcptrace with other tools.
+kernel's name runs tests/kernel there, ``parity`` compares tcptrace with others, and ``runtimes``
+has systemd and what runs containers.
 TCPTRACE_VM_KVM=1 has the processor's help instead of emulation.
 """
 
@@ -48,6 +49,8 @@ EVENTS = tuple(
 )
 # Of these, for the backends that do not need BTF, those that compare whole events.
 WHOLE_EVENTS = "not (fentry or ftrace) and (once or asked_for or container)"
+RUNTIMES = "tests/vm/test_runtimes.py"
+PARITY = ("tests/vm", f"--ignore={RUNTIMES}")
 FORK = {"TCPTRACE_TEST_FORK": "1"}
 HEADERS = {"TCPTRACE_TEST_HEADERS": "system"}
 
@@ -67,6 +70,8 @@ class Job:
     """The Debian release whose user space it has, if not this host's."""
     arm64: bool = False
     """Whether it is an emulated arm64 machine, with that one's own user space and kernel."""
+    packages: tuple[str, ...] = ()
+    """What that has beside what every other has."""
 
 
 JOBS = {
@@ -80,7 +85,9 @@ JOBS = {
         # Only when it is asked for: it needs another QEMU.
         Job(arm64.NAME, "6.12", (*EVENTS[:2],), arm64=True),
         # Without forks: arming times are those of whole processes.
-        Job("parity", "6.1", ("tests/vm",), environment={}, starts_from_kept=False),
+        Job("parity", "6.1", PARITY, environment={}, starts_from_kept=False),
+        # systemd, and what runs containers.
+        Job("runtimes", "6.12", (RUNTIMES,), suite="trixie", packages=roots.RUNTIMES),
     )
 }
 
@@ -115,6 +122,8 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
     result = Result(job.name)
     try:
         kernel, root = prepared(job)
+        kernel = kernels.fetch(job.series)
+        root = roots.fetch(job.suite, kernel, job.packages) if job.suite else machine.HOST
         result.release = kernel.release
         say(f"== {job.name}: {' '.join(job.tests)} on Linux {kernel.release}")
         if not kernel.release.startswith(f"{job.series}."):

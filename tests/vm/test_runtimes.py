@@ -5,6 +5,9 @@ They are Debian's; the image has busybox alone, and no registry is asked.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from tests.vm.systems import BUSYBOX, Systemd, image, systemd
 POD_UID = "5b3f5a4e-2c1d-4f6a-9b8e-0a1b2c3d4e5f"
 CONTAINER = "0123456789abcdef" * 4
 IMAGE = "localhost/busybox:1"
+LIMITS = ("--network=host", "--pids-limit=0")
+"""The test's network, and no controller, which the cgroup need not have."""
 
 
 @pytest.fixture
@@ -28,10 +33,20 @@ def machine(cgroup: Path) -> Iterator[Systemd]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port where something listens."""
+    """A port where whoever connects is let go at once."""
     number = take_port()
-    with listen(port=number):
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                server.accept()[0].close()
+
+    with listen(port=number) as server:
+        server_thread = threading.Thread(target=serve)
+        server_thread.start()
         yield number
+        server.shutdown(socket.SHUT_RDWR)
+        server_thread.join()
 
 
 def connects(port: int) -> str:
@@ -112,7 +127,7 @@ def test_systemd_nspawn(machine: Systemd, port: int, tmp_path: Path) -> None:
     command = connects(port).split()[1:]
     with traced(port, "--container", "box") as tracer:
         machine.run(
-            *("systemd-nspawn", "--quiet", "--register=no", "--machine=box"),
+            *("systemd-nspawn", "--quiet", "--machine=box"),
             *(f"--directory={root}", "--pipe", "/bin/busybox", *command),
         )
         (event,) = tracer.wait_for(1)
@@ -135,7 +150,7 @@ def in_image(port: int) -> list[str]:
 
 def test_podman(machine: Systemd, podman: tuple[str, ...], port: int) -> None:
     """Containers by name, by pattern and by id; of those that are gone at once."""
-    run = (*podman, "run", "--network=host", "--cgroups=enabled")
+    run = (*podman, "run", *LIMITS)
     with traced(port, "--container", "web-*") as tracer:
         for name in ("web-1", "other", "web-2"):
             machine.run(*run, "--rm", f"--name={name}", *in_image(port))
@@ -143,7 +158,7 @@ def test_podman(machine: Systemd, podman: tuple[str, ...], port: int) -> None:
     assert [["podman", "web-1"], ["podman", "web-2"]] == [
         known(event, "runtime", "container_name") for event in events
     ]
-    number = machine.run(*podman, "create", "--network=host", "--name=later", *in_image(port))
+    number = machine.run(*podman, "create", *LIMITS, "--name=later", *in_image(port))
     with traced(port, "--container", number[:12]) as tracer:
         machine.run(*podman, "start", "--attach", "later")
         (event,) = tracer.wait_for(1)
@@ -153,7 +168,7 @@ def test_podman(machine: Systemd, podman: tuple[str, ...], port: int) -> None:
 def test_podman_in_a_service(machine: Systemd, podman: tuple[str, ...], port: int) -> None:
     """A container that a service runs is known by both."""
     run = " ".join(
-        [f"/usr/bin/{podman[0]}", *podman[1:], "run", "--rm", "--network=host", "--cgroups=split"]
+        [f"/usr/bin/{podman[0]}", *podman[1:], "run", "--rm", *LIMITS, "--cgroups=split"]
     )
     command = f"ExecStart={run} --name=inside {' '.join(in_image(port))}"
     machine.service("web.service", "Type=oneshot", "Delegate=yes", command)
@@ -172,7 +187,8 @@ def test_containerd(machine: Systemd, podman: tuple[str, ...], port: int, tmp_pa
     machine.run(*ctr, "image", "import", "--snapshotter=native", archive)
     slice_ = f"kubepods-burstable-pod{POD_UID.replace('-', '_')}.slice"
     notes = {"container-name": "nginx", "sandbox-name": "web-1", "sandbox-namespace": "shop"}
-    run = [*ctr, "run", "--rm", "--net-host", "--snapshotter=native", "--runc-systemd-cgroup"]
+    run = [*ctr, "run", "--rm", "--net-host", "--snapshotter=native", "--cpu-shares=0"]
+    run += ["--runc-systemd-cgroup"]
     run += [f"--annotation=io.kubernetes.cri.{key}={text}" for key, text in notes.items()]
     run += [f"--cgroup={slice_}:cri-containerd:{CONTAINER}", IMAGE, CONTAINER]
     with traced(port, "--pod", "shop/web-*", "--container", "nginx") as tracer:

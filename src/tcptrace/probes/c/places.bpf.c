@@ -40,5 +40,6 @@ int on_cgroup_made(struct bpf_raw_tracepoint_args *ctx)
 	event->path[0] = 0;
 	bpf_probe_read_kernel_str(event->path, sizeof(event->path), (void *)ctx->args[1]);
 	events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	wake_reader();
 	return 0;
 }
