@@ -9,6 +9,7 @@ same bytes.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,16 +56,29 @@ Description: who connects to whom on this host, right now
  .
  It is not the program in the package tcptrace, which analyses captures.
 """
+SYSTEMD = "[ ! -d /run/systemd/system ] || systemctl"
 SCRIPTS = {
-    "postinst": f"py3compile -p {NAME} /{LIBRARY}",
-    # Not in a postrm, which would stay behind until a purge.
-    "prerm": f"py3clean -p {NAME}\nrm -rf /var/cache/tcptrace",
+    "postinst": f"py3compile -p {NAME} /{LIBRARY}\n{SYSTEMD} daemon-reload",
+    "prerm": f"""\
+py3clean -p {NAME}
+if [ "$1" = remove ]; then
+    {SYSTEMD} stop tcptrace-record.service
+    rm -f /etc/systemd/system/*.wants/tcptrace-record.service
+    rm -rf /var/cache/tcptrace
+fi""",
+    # Recordings are the user's: they go with a purge alone.
+    "postrm": f"""\
+if [ "$1" = purge ]; then
+    rm -rf /var/cache/tcptrace /var/lib/tcptrace /etc/systemd/system/tcptrace-record.service.d
+fi
+{SYSTEMD} daemon-reload""",
 }
 COMPLETIONS = {
     "bash": f"usr/share/bash-completion/completions/{NAME}",
     "zsh": f"usr/share/zsh/vendor-completions/_{NAME}",
     "fish": f"usr/share/fish/vendor_completions.d/{NAME}.fish",
 }
+UNITS = ROOT / "extras" / "systemd"
 COMPAT = ROOT / "extras" / "compat" / "compat.py"
 OLD_TOOLS = ("tcpaccept", "tcpconnect", "tcptracer")
 DOCUMENTS = ("LICENSE", "LICENSE-GPL-2.0", "README.md", "CHANGELOG.md")
@@ -116,6 +130,17 @@ def install_completions(stage: Path) -> None:
         write(stage / place, script(cli, shell, NAME))
 
 
+def install_units(stage: Path) -> None:
+    """Install systemd's units, with the program's name here."""
+    for unit in UNITS.iterdir():
+        text = unit.read_text("utf-8").replace("man:tcptrace-", f"man:{NAME}-")
+        start = f"ExecStart=/usr/bin/{NAME}"
+        text, count = re.subn(r"^ExecStart=\S+", start, text, flags=re.MULTILINE)
+        if count != 1:
+            raise ValueError(f"{unit} does not start tcptrace once")
+        write(stage / "usr/lib/systemd/system" / unit.name, text)
+
+
 def install_compat(stage: Path) -> None:
     """Install the old tools' command lines, where they hide nobody else's program."""
     directory = stage / LIBRARY / "compat"
@@ -134,6 +159,7 @@ def build(directory: Path) -> Path:
         install_library(stage)
         install_documents(stage)
         install_completions(stage)
+        install_units(stage)
         install_compat(stage)
         write(stage / "DEBIAN/control", CONTROL)
         for script, command in SCRIPTS.items():

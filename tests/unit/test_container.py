@@ -29,11 +29,12 @@ def test_its_selector_finds_its_pods(daemon_set: Any) -> None:
 
 
 def test_it_has_the_least_rights(daemon_set: Any) -> None:
-    """Two capabilities, nothing of the host but what is read, and a root that stays as it is."""
+    """Three capabilities, nothing of the host but what is read, and a root that stays as it is."""
     pod = daemon_set["spec"]["template"]["spec"]
     (first,), (container,) = pod["initContainers"], pod["containers"]
     capabilities = [each["securityContext"]["capabilities"] for each in (first, container)]
-    assert [{"drop": ["ALL"]}, {"drop": ["ALL"], "add": ["BPF", "PERFMON"]}] == capabilities
+    least = {"drop": ["ALL"], "add": ["BPF", "PERFMON", "DAC_READ_SEARCH"]}
+    assert [{"drop": ["ALL"]}, least] == capabilities
     for security in (first["securityContext"], container["securityContext"]):
         assert not security["privileged"]
         assert not security["allowPrivilegeEscalation"]
