@@ -153,6 +153,7 @@ def build(directory: Path) -> Path:
     """Build the package and return its file."""
     epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
     os.environ.setdefault("SOURCE_DATE_EPOCH", epoch)
+    os.umask(0o022)  # directories are for all
     with tempfile.TemporaryDirectory() as name:
         stage = Path(name) / "stage"
         write(stage / "usr/bin" / NAME, PROGRAM, 0o755)
