@@ -6,6 +6,7 @@ import contextlib
 import functools
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_the_commands_show_what_the_page_says(tmp_path: Path) -> None:
         for step, tracer in zip(live, tracers, strict=True):
             shows = functools.partial(has_shown, tracer, rows(step.output))
             tracer.wait_until(shows, f"what the page has of {step.arguments}")
-            assert 0 == tracer.stop().status
+            tracer.process.send_signal(signal.SIGINT)
+        assert {0} == {tracer.ended().status for tracer in tracers}
         assert 0 == recorder.ended().status
     shown = run_tcptrace(*read.arguments, cwd=tmp_path)
     assert rows(read.output) <= rows(shown.stdout), shown
