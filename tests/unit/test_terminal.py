@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import shlex
 import signal
 import struct
 import sys
@@ -23,14 +24,14 @@ pytest.importorskip("textual", reason="`./setup.sh test` brings it")
 PATIENCE_S = 60
 """A machine may be slow; nothing here takes long."""
 CHUNK = 1 << 16
+TOP = (sys.executable, "-m", "tcptrace", "top")
 
 
 class Terminal:
     """A program on a terminal of 80 columns and 24 lines."""
 
-    def __init__(self, *arguments: str) -> None:
-        """Start tcptrace."""
-        command = [sys.executable, "-m", "tcptrace", *arguments]
+    def __init__(self, *command: str) -> None:
+        """Start it."""
         self._pid, self._descriptor = pty.fork()
         if self._pid == 0:
             os.environ["TERM"] = "xterm-256color"
@@ -88,7 +89,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """A screen that shows a recording of ten minutes, which changes ten times a second."""
     rows = [*events(), *(at(failed(rport=1000 + n), 5 + n / 10) for n in range(6000))]
     path = kept(tmp_path / "r.jsonl", rows)
-    with contextlib.closing(Terminal("top", "-r", str(path), "--interval", "100ms")) as started:
+    with contextlib.closing(Terminal(*TOP, "-r", str(path), "--interval", "100ms")) as started:
         wait_for(lambda: started.has_shown("CONN/s"), "the screen")
         yield started
 
@@ -112,6 +113,19 @@ def test_a_terminal_that_goes_on_has_the_newest_picture(terminal: Terminal) -> N
     terminal.signal(signal.SIGTERM)
     wait_for(lambda: terminal.has_shown("lost") or terminal.has_ended(), "the last picture")
     assert "\x1b[?1049l" in terminal.text
+
+
+def test_a_recording_in_a_pipe_has_a_screen(tmp_path: Path) -> None:
+    """Keys come from the terminal; there is no way back, but on."""
+    path = kept(tmp_path / "r.jsonl", [at(failed(), second) for second in range(100)])
+    words = shlex.join([*TOP, "-r", "-"])
+    piped = f"cat {shlex.quote(str(path))} | {words}"
+    with contextlib.closing(Terminal("/bin/sh", "-c", piped)) as started:
+        wait_for(lambda: started.has_shown("top -r -"), "the screen")
+        started.press("[]]")
+        wait_for(lambda: started.has_shown("up 0:00:2"), "what comes later")
+        started.press("q")
+        wait_for(started.has_ended, "the end")
 
 
 def test_keys_are_heard_though_nothing_happens(terminal: Terminal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -69,6 +70,8 @@ SAMPLER = "tcptrace.sampler"
 PACE = "tcptrace.pace"
 """Where click's context holds how fast a recording is played."""
 MOST_OF_A_NAME = 24
+TERMINAL = "/dev/tty"
+STDIN = "-"
 SORTS = (*(measure.key for measure in MEASURES), *(dimension.name for dimension in DIMENSIONS))
 NO_SCREEN = (
     "the screen needs textual, which is not installed.\n"
@@ -124,8 +127,20 @@ def _parse_existing(context: click.Context, _parameter: click.Parameter, value: 
 def _is_screen(given: dict[str, Any]) -> bool:
     """Tell whether the options, and the terminal, are for a screen."""
     is_text = not given["json"] and given["form"] in (None, "text")
-    is_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-    return is_text and is_terminal and not (given["batch"] or given["once"] or is_dumb())
+    is_terminal = all(stream.isatty() for stream in (sys.stdout, sys.stderr))
+    has_keys = sys.stdin.isatty() or (given["read"] == STDIN and _has_terminal())
+    return (
+        is_text and is_terminal and has_keys and not (given["batch"] or given["once"] or is_dumb())
+    )
+
+
+def _has_terminal() -> bool:
+    """Tell whether this process has a terminal, whatever its standard input is."""
+    try:
+        os.close(os.open(TERMINAL, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _pace(given: dict[str, Any]) -> Pace | None:
@@ -148,6 +163,8 @@ def _screen(given: dict[str, Any], pace: Pace | None, palette: Palette) -> Sink:
         raise RefusedError(NO_SCREEN)
     if pace is None:  # the child that lists sockets is to be small, without what is imported here
         click.get_current_context().meta[SAMPLER] = Sampler()
+    if not sys.stdin.isatty():  # a recording comes from there, which has its own descriptor now
+        os.dup2(os.open(TERMINAL, os.O_RDWR | os.O_CLOEXEC), 0)
     from tcptrace.sinks.screen.listening import Listening  # noqa: PLC0415 - for a screen alone
     from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - the same
     from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - textual is slow
@@ -302,7 +319,6 @@ def top(
     sort: str | None,
     iterations: int | None,
     once: bool,
-    batch: bool,
     names: bool,
     existing: bool,
     form: str | None,
@@ -325,7 +341,7 @@ def top(
       tcptrace top -r night.jsonl          what `tracer -d --failed -w` has kept
     """  # noqa: D301 - click's own mark for lines that stay as they are
     most = 1 if once else iterations
-    is_screen = _is_screen({"form": form, "json": json, "batch": batch, "once": once})
+    is_screen = _is_screen(click.get_current_context().params)
     if not is_screen and not json and form in {None, "text"}:
         rows = rows or USUAL_ROWS
     if listen:

@@ -40,7 +40,7 @@ class JsonLines(KeptSource):
         super().__init__("standard input" if path == STDIN else path)
         self._classes = classes
         self._tests = tests
-        self._descriptor = 0 if path == STDIN else _opened(path)
+        self._descriptor = os.dup(0) if path == STDIN else _opened(path)
         self.can_rewind = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         self._begin()
 
@@ -65,8 +65,7 @@ class JsonLines(KeptSource):
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor:
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
     def _read_lines(self) -> Iterator[list[bytes]]:
         """Yield whole lines, as many as have come, also none; at last one that has no end."""

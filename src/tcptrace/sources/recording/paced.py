@@ -65,6 +65,8 @@ class Paced:
             self._kept, self._is_read = self._source.batches(), False
             self._rows.clear()
             self._pace.begin_anew()
+        else:  # from a pipe: there is no way back
+            self._pace.move((self._pace.told_ns - self._pace.until_ns()) / 1e9)
 
     def _read(self) -> bool:
         """Read some rows, or find that there are no more; tell whether either was so."""
