@@ -15,10 +15,12 @@ from tests.unit.test_recordings import recorded  # noqa: F401 - a fixture
 from tcptrace.sinks import bucket
 
 SERVER = """
-import sys
+import sys, time
 from moto.server import ThreadedMotoServer
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
+while not server.get_host_and_port()[1]:  # its thread has not got that far
+    time.sleep(0.01)
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
