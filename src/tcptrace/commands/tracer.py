@@ -135,9 +135,9 @@ def _rows(trace: Trace, *, existing: bool) -> Iterator[Event]:
     """Return the events, behind the open connections; one is shown once, in either form."""
     if not existing:
         return trace.events
-    from tcptrace.probes.tracer.open_connections import NOT_FOUND, with_open  # noqa: PLC0415 - for few runs
+    from tcptrace.probes.tracer.open_connections import with_open  # noqa: PLC0415 - for few runs
 
-    batches = with_open(trace.batches, trace.filters, lambda: say(NOT_FOUND))
+    batches = with_open(trace.batches, trace.filters, say)
     return chain.from_iterable(batch.events for batch in batches)
 
 

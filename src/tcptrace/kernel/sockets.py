@@ -17,7 +17,12 @@ from tcptrace.errors import TcptraceError
 from tcptrace.kernel import cgroups, in_child, seccomp, sock_diag
 from tcptrace.kernel.apart import confine_helper
 from tcptrace.kernel.netns import NAMED, NS_GET_NSTYPE, enter, is_netns
-from tcptrace.kernel.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_PTRACE
+from tcptrace.kernel.privileges import (
+    CAP_DAC_READ_SEARCH,
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    permitted_capabilities,
+)
 
 PROC = Path("/proc")
 
@@ -114,12 +119,29 @@ def connections(wanted: Collection[int] | None = None) -> list[Connection]:
                 found += _dump(netns)
             except FileNotFoundError:  # it has ended meanwhile
                 continue
+            except PermissionError as error:
+                if wanted is not None or not out_of_reach():
+                    raise _refusal(netns, error) from error
             except OSError as error:
-                raise TcptraceError(
-                    f"cannot enter the network namespace {netns}: {error.strerror}.\n"
-                    "--existing needs CAP_SYS_ADMIN and CAP_SYS_PTRACE"
-                ) from error
+                raise _refusal(netns, error) from error
     return found
+
+
+def _refusal(netns: int, error: OSError) -> TcptraceError:
+    return TcptraceError(
+        f"cannot enter the network namespace {netns}: {error.strerror}.\n"
+        "--existing needs CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+    )
+
+
+def out_of_reach() -> str:
+    """Return what this process cannot list, for want of the right to enter namespaces."""
+    if permitted_capabilities() >> CAP_SYS_ADMIN & 1:
+        return ""
+    return (
+        "only sockets of this network namespace are listed: "
+        "to enter others takes CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+    )
 
 
 def holders(inodes: Collection[int]) -> dict[int, list[int]]:

@@ -12,7 +12,7 @@ from tcptrace.kernel.sampler import Sample
 from tcptrace.model.batch import Batch
 from tcptrace.model.filters import Filters
 from tcptrace.model.meta import Meta
-from tcptrace.probes.tracer.open_connections import NOT_FOUND, with_open
+from tcptrace.probes.tracer.open_connections import with_open
 from tcptrace.top.aggregator import Aggregator, Interval
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import Dimension
@@ -78,7 +78,7 @@ def frames(
     if known:
         batches = _named(batches, known, trace.give_up)
     if existing:
-        batches = with_open(batches, trace.filters, lambda: say(NOT_FOUND))
+        batches = with_open(batches, trace.filters, say)
     with closing(sampler):
         sampler.ask(trace.filters.values.get("netns"), listeners=True)
         batch = next(batches, None)

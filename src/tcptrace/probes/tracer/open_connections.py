@@ -190,11 +190,11 @@ def _name_owner(event: Closed, begin: Open) -> None:
 
 
 def with_open(
-    batches: Iterator[Batch], filters: Filters, give_up: Callable[[], None]
+    batches: Iterator[Batch], filters: Filters, tell: Callable[[str], None]
 ) -> Iterator[Batch]:
     """Yield batches, the first with the connections that are open; see `OpenConnections`.
 
-    `give_up` is called where the trace stops before all have been found.
+    `tell` is told where not all are found: for want of rights, or as the trace stops before.
 
     Raises:
         TcptraceError: the kernel does not tell what is open.
@@ -202,6 +202,8 @@ def with_open(
     """
     early: list[Event] = []
     batch: Batch | None = None
+    if missing := sockets.out_of_reach():
+        tell(missing)
     with closing(OpenConnections(filters)) as found:
         for batch in batches:  # the buffer would fill up if nobody read it meanwhile
             if len(early) < MOST_EARLY:
@@ -210,7 +212,7 @@ def with_open(
                 early += batch.events
                 break
         else:
-            give_up()
+            tell(NOT_FOUND)
             found.close()
         batch = next(batches, batch)
         if batch:

@@ -1,0 +1,55 @@
+"""Another user with two capabilities traces, and is told what is missing for want of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.kernel.backends import need_backend, not_offered
+from tests.kernel.test_faults import MOST_PARANOID, reachable_tree
+from tests.kernel.tracers import Tracer
+from tests.kernel.traffic import accept_once
+
+from tcptrace.kernel.tracefs import USUAL_PLACES
+
+UID = "65534"
+ONLY = "-all,+bpf,+perfmon"
+COMMANDS = (
+    ("accept",),
+    ("connect", "-c"),
+    ("tracer", "--existing"),
+    ("top", "-b", "--by", "user"),
+)
+
+
+@pytest.fixture(scope="module")
+def as_another() -> Sequence[str]:
+    """A command that runs what follows as another user, who may read tracefs."""
+    need_backend("tracepoint")
+    if int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > MOST_PARANOID:
+        not_offered("perf events are for CAP_SYS_ADMIN alone")
+    mount = f"{reachable_tree()}; mount -t tracefs -o gid={UID},mode=750 none {USUAL_PLACES[0]}"
+    mounted = ("unshare", "--mount", "sh", "-c", f'ulimit -l unlimited; {mount}; exec "$@"', "sh")
+    ids = ("--reuid", UID, "--regid", UID, "--clear-groups", "--no-new-privs")
+    rights = ("--bounding-set", ONLY, "--inh-caps", ONLY, "--ambient-caps", ONLY)
+    return (*mounted, "setpriv", *ids, *rights)
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_two_capabilities_are_enough_for(
+    as_another: Sequence[str], arguments: Sequence[str]
+) -> None:
+    """Each command traces; of what it lacks, it says what that would give."""
+    command, *options = arguments
+    prefix = (*as_another, "env", "-u", "CACHE_DIRECTORY", "HOME=/nonexistent")
+    with Tracer("-v", *options, command=command, prefix=prefix) as tracer:
+        accept_once()
+        ended = tracer.stop()
+    assert 0 == ended.status, ended.stderr
+    assert "without CAP_DAC_READ_SEARCH: no cgroups" in ended.stderr
+    assert f"({UID}) traces, without capabilities" in ended.stderr
+    assert "has CAP_BPF" in ended.stderr
+    lists = "--existing" in options or command == "top"
+    assert lists == ("only sockets of this network namespace are listed" in ended.stderr)
