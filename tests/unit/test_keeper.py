@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tcptrace.kernel import keeper
+from tcptrace.kernel import apart, keeper
 from tcptrace.kernel.keeper import Holdings, Keeper
 from tcptrace.kernel.privileges import NAMES
 
@@ -133,6 +135,41 @@ def test_it_ends_with_its_process(kept: Keeper) -> None:
     kept.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+class Made:
+    """Stands for what was made in tracefs; leaves a mark where it is removed."""
+
+    def __init__(self, mark: Path) -> None:
+        """Leave the mark there."""
+        self._mark = mark
+
+    def places(self) -> list[int]:
+        """Return no descriptor."""
+        return []
+
+    def close_buffer(self) -> None:
+        """Have no buffer."""
+
+    def remove(self) -> None:
+        """Leave the mark, a while after the process has ended."""
+        time.sleep(0.5)
+        self._mark.write_text("removed")
+
+
+def test_it_removes_what_was_made_when_its_process_is_killed(tmp_path: Path) -> None:
+    """The kernel does not end it with that process: it has something to do."""
+    mark = tmp_path / "mark"
+    pid = os.fork()
+    if pid == 0:
+        apart.set_person(apart.person_for({}))
+        Keeper(Holdings(instance=Made(mark))).user(0)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 20
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert mark.exists()
 
 
 def test_rights_follow_from_what_is_held() -> None:

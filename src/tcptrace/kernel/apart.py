@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tcptrace.kernel import child, landlock, seccomp
 from tcptrace.kernel.privileges import permitted_capabilities
-from tcptrace.kernel.syscalls import capset, die_with_parent, prctl
+from tcptrace.kernel.syscalls import PR_SET_PDEATHSIG, capset, die_with_parent, prctl
 
 NOBODY_S_NAME = "nobody"
 NOBODY, NOGROUP = 65534, 65534
@@ -209,7 +209,11 @@ def confine(who: Person, processes: Collection[int] = (), writes: Collection[str
 
 
 def confine_helper(
-    rights: Collection[int], calls: Iterable[seccomp.Rule], files: Collection[int]
+    rights: Collection[int],
+    calls: Iterable[seccomp.Rule],
+    files: Collection[int],
+    *,
+    outlives: bool = False,
 ) -> None:
     """Leave this process, a child that helps the one that traces, a few rights.
 
@@ -217,6 +221,7 @@ def confine_helper(
         rights: capabilities that it keeps, where it has them.
         calls: system calls beside those of every process.
         files: descriptors that stay open; the standard streams lead nowhere.
+        outlives: whether it sees its parent's end itself, for it has something to do then.
 
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -227,7 +232,10 @@ def confine_helper(
         return
     parent = os.getppid()
     become(_helpers, rights)
-    die_with_parent(parent)  # again: the kernel forgets it where ids change
+    if outlives:
+        prctl(PR_SET_PDEATHSIG, 0)
+    else:
+        die_with_parent(parent)  # again: the kernel forgets it where ids change
     seccomp.install([*seccomp.base(), *calls])
 
 

@@ -219,7 +219,7 @@ def _keep(channel: socket.socket, held: Holdings) -> None:
     files = {channel.fileno(), *held.descriptors(), *([] if root is None else [root])}
     if held.instance:
         held.instance.close_buffer()
-    confine_helper(held.rights(), held.calls(), files)
+    confine_helper(held.rights(), held.calls(), files, outlives=held.instance is not None)
     office = _Office(held)
     try:
         while question := _received(channel, _QUESTION, QUESTION_BYTES):
