@@ -296,6 +296,12 @@ def test_an_end_can_be_what_one_likes(fleet: Fleet) -> None:
         (["--cgroup", "/a"], 1),
         (["--cgroup", "/a/b"], 1),
         (["--cgroup", "/a/bc"], 0),
+        (["--unit", "a"], 1),
+        (["--unit", "b"], 0),
+        (["--container", "bo*"], 1),
+        (["--pod", "ns/p"], 1),
+        (["--pod", "q"], 0),
+        (["--pod", "p", "--unit", "b"], 0),
         (["-4"], 2),
         (["-6"], 0),
         (["--failed"], 1),
@@ -305,7 +311,9 @@ def test_a_connection_is_kept_where_either_end_passes(
     fleet: Fleet, db: Host, options: Sequence[str], count: int
 ) -> None:
     """Filters do not part what belongs together."""
-    web = Host("web", "10.0.0.1", pid=7, uid=33, netns=5, cgroup="/a/b")
+    known: dict[str, Any] = {"pid": 7, "uid": 33, "netns": 5, "cgroup": "/a/b"}
+    known |= {"unit": "a.service", "container": "c" * 64, "container_name": "box"}
+    web = Host("web", "10.0.0.1", **known, pod="p", pod_namespace="ns")
     other = Host("other", "10.0.0.9", pid=8)
     fleet.connect(web, db, 80)
     fleet.fail(other, "10.0.0.8", 443)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from shutil import get_terminal_size as terminal_size
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
@@ -43,6 +44,10 @@ ENGINES = {
 }
 """What is to be done where an engine is missing."""
 SHORT = (",", ":")
+ROOMY = 110
+"""So wide a terminal has room for all columns."""
+WIDE = frozenset({"tx", "rx", "p50", "p95"})
+"""Those that a narrow one does not show unasked."""
 SAID = 5
 """So many pairs of clocks are named."""
 
@@ -106,6 +111,8 @@ def _made(paths: Sequence[Path], joining: Joining, by: str, given: dict[str, Any
         from tcptrace.map.join import make_map  # noqa: PLC0415 - for few runs
 
         tables = find(paths, Path(place), days(since_ns, until_ns))
+        if not tables:
+            raise TcptraceError("no recording there is of that time")
         return make_map(engine, tables, Wanted(by, filters, since_ns, until_ns))
 
 
@@ -152,8 +159,10 @@ def _form(given: dict[str, Any]) -> Form:
     name = asked[0] if asked else "text"
     if given["columns"] and name in {"json", "dot"}:
         raise click.UsageError("--columns is for text and csv.")
+    is_narrow = given["to"] is None and sys.stdout.isatty() and terminal_size().columns < ROOMY
+    usual = [column for column in COLUMNS if not is_narrow or column.key not in WIDE]
     try:
-        chosen = of_columns.choose(COLUMNS, MORE_COLUMNS, given["columns"], ())
+        chosen = of_columns.choose(usual, (*COLUMNS, *MORE_COLUMNS), given["columns"], ())
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--columns") from None
     return Form(name, chosen, given["to"], given["color"])
@@ -269,7 +278,7 @@ def map(  # noqa: A001 - as users call it
     Examples:
       tcptrace map fleet/                      all edges, the busiest first
       tcptrace map --html map.html fleet/      a picture to zoom and to search
-      tcptrace map --failed --since 2h fleet/  what has failed in the last two hours
+      tcptrace map --failed --since 2h fleet/  what has failed in two hours
       tcptrace map --by pod -P 6379 fleet/     which pods use this port
       tcptrace map --dot fleet/ | dot -Tsvg    a graph, drawn by Graphviz
     """  # noqa: D301 - click's own mark for lines that stay as they are

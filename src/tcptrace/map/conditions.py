@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tcptrace.model.events import decode_text
-from tcptrace.model.filters import Filters
+from tcptrace.model.filters import BY_PLACE, Filters
 from tcptrace.model.ranges import Pairs, Ranges
 from tcptrace.model.systems import Cgroup
 
@@ -47,7 +47,10 @@ def _of_cgroups(cgroups: Sequence[Cgroup], quote: Quote) -> str:
 
 
 def conditions(filters: Filters, quote: Quote) -> list[str]:
-    """Return conditions that a row of a recording meets, all of them, which is wanted."""
+    """Return conditions that a row of a recording meets, all of them, which is wanted.
+
+    Those by place, such as units, are not among them: they are judged by `tcptrace.map.inputs`.
+    """
     of: Mapping[str, Callable[[Any], str]] = {
         "pid": lambda ranges: _of_ranges("COALESCE(pid, 0)", ranges),
         "port": lambda ranges: _of_ranges(f"COALESCE({PORT}, 0)", ranges),
@@ -57,4 +60,4 @@ def conditions(filters: Filters, quote: Quote) -> list[str]:
         "cgroup": lambda cgroups: _of_cgroups(cgroups, quote),
         "family": lambda family: f"(family = {family})",
     }
-    return [of[name](value) for name, value in filters.values.items()]
+    return [of[name](value) for name, value in filters.without(BY_PLACE).values.items()]

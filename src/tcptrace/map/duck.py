@@ -38,7 +38,7 @@ class DuckDb:
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files; return the names of its columns."""
         paths = ", ".join(map(self.text, table.paths))
-        hive = "true, hive_types = {'host': VARCHAR}" if table.host is None else "false"
+        hive = "true, hive_types = {'host': VARCHAR}" if table.root else "false"
         options = f"union_by_name = true, hive_partitioning = {hive}"
         host = "" if table.host is None else f", {self.text(table.host)} AS host"
         self.run(

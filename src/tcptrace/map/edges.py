@@ -188,7 +188,7 @@ def _end(prefix: str, node: Node) -> dict[str, Any]:
 
 
 def edge_to_json(edge: Edge) -> dict[str, Any]:
-    """Return an edge with the keys of schema.json; what is not known is left out."""
+    """Return an edge as JSON has it, see docs/map.md; what is not known is left out."""
     values = {
         "type": "edge",
         **_end("client", edge.client),
@@ -209,7 +209,7 @@ def edge_to_json(edge: Edge) -> dict[str, Any]:
 
 
 def clock_to_json(clock: Clock) -> dict[str, Any]:
-    """Return how far two clocks are apart, with the keys of schema.json."""
+    """Return how far two clocks are apart, as JSON has it."""
     return {"type": "clock", **clock._asdict()}
 
 

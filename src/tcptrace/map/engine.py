@@ -15,7 +15,7 @@ class Files(NamedTuple):
 
     paths: Sequence[str]
     host: str | None = None
-    """Whose they are; None where a part of each path says so, as in ``host=db1``."""
+    """Whose they are; None where a part of each path says so, as in ``host=db1``, or a column."""
     root: str = ""
     """The directory below which the parts of paths say so."""
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from tcptrace.map.conditions import conditions
 from tcptrace.map.engine import Engine, Files
-from tcptrace.model.filters import Filters
+from tcptrace.model.filters import BY_PLACE, Filters
+from tcptrace.model.identity import Identity
 
 SECOND_NS = 1_000_000_000
 MARGIN_NS = 600 * SECOND_NS
@@ -16,8 +17,8 @@ LATER_NS = 86_400 * SECOND_NS
 """So long after it an end is looked for, which tells the bytes."""
 TYPES: Mapping[str, str] = {
     **dict.fromkeys(("type", "host", "boot_id", "comm", "laddr", "raddr"), "STRING"),
-    **dict.fromkeys(("unit", "container", "container_name", "cgroup"), "STRING"),
-    **dict.fromkeys(("pod", "pod_namespace", "outcome", "error", "query"), "STRING"),
+    **dict.fromkeys(Identity._fields, "STRING"),
+    **dict.fromkeys(("outcome", "error", "query"), "STRING"),
     **dict.fromkeys(("lport", "rport", "iss", "irs", "netns", "pid", "uid"), "BIGINT"),
     **dict.fromkeys(("ts_ns", "tx_bytes", "rx_bytes", "family"), "BIGINT"),
     "latency_ms": "DOUBLE",
@@ -67,6 +68,21 @@ def _read(engine: Engine, view: str, table: Files) -> str:
     return f"SELECT {', '.join(columns)}, {engine.time_ns} AS ts FROM {view}"  # noqa: S608 - names of ours
 
 
+def _places(engine: Engine, filters: Filters) -> list[str]:
+    """Return the conditions of filters by unit, container and pod.
+
+    Who was recorded is judged here, once for each cgroup, as it is when a trace runs.
+    """
+    asked = filters.only(BY_PLACE)
+    if not asked.values:
+        return []
+    keeps = [asked.test(name) for name in asked.values]
+    key, columns = engine.hashed(*Identity._fields), ", ".join(Identity._fields)
+    known = engine.rows(f"SELECT DISTINCT {key} AS identity, {columns} FROM kept")  # noqa: S608 - names of ours
+    wanted = [str(row[0]) for row in known if all(keep(Identity(*row[1:])) for keep in keeps)]
+    return [f"{key} IN ({', '.join(wanted)})" if wanted else "FALSE"]
+
+
 def _all_of(tests: Sequence[str]) -> str:
     return " AND ".join(tests) or "TRUE"
 
@@ -87,7 +103,8 @@ def _recorded(engine: Engine, wanted: Wanted) -> str:
     netns = ("host", "boot_id", "netns")
     ends = ("laddr", "lport", "raddr", "rport")
     numbers = ("host", "iss", "irs")
-    keeps = _all_of(conditions(wanted.filters, engine.text))
+    tests = (*conditions(wanted.filters, engine.text), *_places(engine, wanted.filters))
+    keeps = _all_of(tests)
     return f"""
 CREATE TEMP VIEW recorded AS
 SELECT

@@ -15,7 +15,9 @@ SELECT client_kind, client, client_host, server_kind, server, server_host, port,
     refused, timed_out, unreachable, aborted, failed_otherwise, tx_bytes, rx_bytes, p50_ns, p95_ns,
     first_ns, last_ns
 FROM edges
-ORDER BY attempts DESC, client, client_host, server, server_host, port, client_kind, server_kind
+ORDER BY
+    attempts DESC, client NULLS FIRST, client_host NULLS FIRST, server NULLS FIRST,
+    server_host NULLS FIRST, port NULLS FIRST, client_kind, server_kind
 """
 # Each pair of hosts once: by connections of one way, or the mean of both, in which latency cancels.
 _CLOCKS = f"""

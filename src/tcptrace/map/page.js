@@ -183,7 +183,7 @@
 
   function list(edges) {
     const head = document.createElement("tr"), body = document.querySelector("tbody");
-    for (const [title, , kind] of COLUMNS) head.append(cell("th", title, kind));
+    for (const [title, , kind] of COLUMNS) head.append(cell("th", title, kind?.split(" ")[0]));
     document.querySelector("thead").replaceChildren(head);
     body.replaceChildren(...edges.map((edge) => {
       const row = document.createElement("tr");
