@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import errno
 import functools
+import json
 import mmap
 import os
 import re
@@ -704,3 +705,20 @@ def test_counts_that_find_no_room_are_said() -> None:
         ended = tracer.stop()
     assert f"{more} not tracked" in ended.stderr
     assert MOST_COUNTS == len(tracer.events)
+
+
+def test_what_a_baseline_has_is_left_out(backend: Backend, tmp_path: Path) -> None:
+    """--new-since shows an attempt to another port, and not one that was made before."""
+    old, new = listen(), listen()
+    name = Path("/proc/self/comm").read_text(encoding="ascii").rstrip("\n")
+    edge = {"type": "edge", "program": name, "network": "127.0.0.0/24", "port": port_of(old)}
+    base = tmp_path / "base"
+    base.write_text(json.dumps({**edge, "attempts": 1, "failed": 0}) + "\n", encoding="ascii")
+    ours = ("--backend", backend, "-p", str(os.getpid()), "--json")
+    with old, new, Tracer(*ours, "--new-since", str(base), command="connect") as tracer:
+        for server in (old, new):
+            connect(server).close()
+        (event,) = tracer.wait_for(1, type="connect")
+        assert port_of(new) == event["rport"]
+        assert 0 == tracer.stop().status
+    assert 1 == len(tracer.events)

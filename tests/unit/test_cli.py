@@ -23,7 +23,7 @@ from tcptrace.shell import command as base
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(cli.list_commands(click.Context(cli)))
-OTHERS = {"completion", "doctor", "help", "map", "prepare"}
+OTHERS = {"completion", "diff", "doctor", "help", "map", "prepare"}
 TRACING = [name for name in COMMANDS if name not in OTHERS]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

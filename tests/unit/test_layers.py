@@ -19,6 +19,7 @@ LAYERS = (
     ("__main__", "program", "cli"),
     ("commands",),
     ("shell",),
+    ("diff",),
     ("map",),
     ("sinks", "sources"),
     ("top",),

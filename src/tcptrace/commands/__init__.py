@@ -6,6 +6,7 @@ SHORT_HELP = {
     "accept": "Trace connections that local servers accept (passive opens).",
     "completion": "Print what has a shell complete tcptrace's command lines.",
     "connect": "Trace attempts to connect (active opens), failed ones as well.",
+    "diff": "Show what has changed in who connects to whom: new, gone, or failing more often.",
     "dns": "Trace DNS questions and answers of this host's processes.",
     "doctor": "Tell how this host can be traced, and how not.",
     "help": "Show the help of tcptrace, or of one of its commands.",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
@@ -125,6 +128,24 @@ def _took(ms: float) -> Callable[[Any], bool]:
 @destination_options(
     OF_ATTEMPTS, prefers=("outcome",), implies=("outcome",), excludes=("count", "slower")
 )
+@option(
+    "--new-since",
+    metavar="BASE",
+    is_rare=True,
+    is_for_rows=True,
+    excludes=("count",),
+    type=click.Path(path_type=Path),
+    help="Only what is not in BASE, a recording or what `diff --save` has kept.",
+)
+@option(
+    "--ignore",
+    metavar="FILE",
+    is_rare=True,
+    is_for_rows=True,
+    needs=("new_since",),
+    type=click.Path(path_type=Path),
+    help="With --new-since: leave out what patterns in a file match, see diff.",
+)
 def connect(
     trace: Trace,
     *,
@@ -136,6 +157,8 @@ def connect(
     summary: bool,
     only: Destinations | None,
     fail_on_connect: bool,
+    new_since: Path | None,
+    ignore: Path | None,
 ) -> Iterable[Row]:
     """Trace attempts to connect (active opens), failed ones as well.
 
@@ -152,13 +175,31 @@ def connect(
       tcptrace connect -d --uid 1000       with the names that a user asked for
       tcptrace connect --summary -- make check
       tcptrace connect --only 'localhost,*.example.org:443' -- make check
+      tcptrace connect -d --new-since base  what was not in this baseline
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if summary or only or fail_on_connect:
         batches = with_under_way(trace.batches, trace.table, trace.filters)
         trace = dataclasses.replace(trace, batches=batches)
     if count:
         return _tables(trace, interval, by_lport=source_port)
-    return _named(trace, own_ttl=dns_ttl) if dns else trace.events
+    rows = _named(trace, own_ttl=dns_ttl) if dns else trace.events
+    return _new(rows, new_since, ignore) if new_since else rows
+
+
+def _new(rows: Iterable[Event], base: Path, ignore: Path | None) -> Iterable[Event]:
+    """Return the attempts that a baseline does not have. Raises TcptraceError."""
+    from tcptrace.diff.baseline import Attempt, edge_of, network_of  # noqa: PLC0415 - for few runs
+    from tcptrace.diff.ignore import read_ignored  # noqa: PLC0415
+    from tcptrace.diff.read import read_baseline  # noqa: PLC0415
+
+    baseline, is_ignored = read_baseline([base]), read_ignored(ignore)
+
+    def is_new(row: Any) -> bool:
+        name = getattr(row, "query", None)
+        attempt = Attempt(row.comm, name, network_of(row.raddr), row.rport)
+        return not baseline.knows(attempt) and not is_ignored(edge_of(attempt, by_name=True))
+
+    return filter(is_new, rows)
 
 
 def _named(trace: Trace, *, own_ttl: bool) -> Iterator[Event]:

@@ -74,16 +74,20 @@ def find(paths: Iterable[Path], place: Path, wanted: Days) -> list[Files]:
     return found
 
 
-def _of_directory(root: Path, wanted: Days) -> Iterator[Files]:
-    """Yield a directory's files: those whose paths name their host, and the others."""
+def in_directory(root: Path) -> list[Path]:
+    """Return the Parquet files below a directory, in their order. Raises TcptraceError."""
     every = [path for path in sorted(root.rglob("*.parquet")) if not _is_hidden(path, root)]
     if not every:
         raise TcptraceError(
             f"there are no recordings in {root}.\n"
             "They are made with: tcptrace tracer -d --failed -w DIRECTORY/"
         )
-    usual = [path for path in every if path.name.startswith(USUAL)]
-    chosen = [path for path in usual or every if wanted.has(path)]
+    return [path for path in every if path.name.startswith(USUAL)] or every
+
+
+def _of_directory(root: Path, wanted: Days) -> Iterator[Files]:
+    """Yield a directory's files: those whose paths name their host, and the others."""
+    chosen = [path for path in in_directory(root) if wanted.has(path)]
     named = [str(path) for path in chosen if any(part.startswith(HOST) for part in path.parts)]
     if named:
         yield Files(named, root=str(root))
@@ -102,15 +106,16 @@ def _host_of(path: Path) -> str:
     try:
         known = pq.read_metadata(path).metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
-        raise TcptraceError(_unreadable(path, error)) from None
+        raise TcptraceError(unreadable(path, error)) from None
     if META_KEY not in known:
         raise TcptraceError(f"{path} is no recording of tcptrace")
     if END_KEY not in known:
-        raise TcptraceError(_unreadable(path, None))
+        raise TcptraceError(unreadable(path, None))
     return str(json.loads(known[META_KEY]).get("host") or UNKNOWN)
 
 
-def _unreadable(path: Path, error: Exception | None) -> str:
+def unreadable(path: Path, error: Exception | None) -> str:
+    """Return what is to be said of a file that cannot be read."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read {path}: {error.strerror}"
     return (
