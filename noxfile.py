@@ -76,6 +76,14 @@ def vm(session: nox.Session) -> None:
 
 
 @nox.session
+def fleet(session: nox.Session) -> None:
+    """The map of a fleet of network namespaces, its page in a browser, and Spark beside DuckDB."""
+    if os.geteuid() != 0:
+        session.error("the fleet's hosts are network namespaces: run it as root, with sudo")
+    run(session, "pytest", "tests/fleet", *AGAIN, "--timeout=600", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measurements, one script after the other; `nox -s bench -- vm 6.1` in a machine."""
     if session.posargs[:1] == ["vm"]:

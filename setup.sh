@@ -4,7 +4,7 @@
 set -eu
 
 # The distribution's packages, for each package manager: `run` to trace, `test`
-# for the kernel tests and the virtual machines besides.
+# for the kernel tests and the virtual machines besides, `fleet` for those of `tcptrace map`.
 packages() {
     case $1-$2 in
     apt-get-run) echo python3-bpfcc python3-venv ;;
@@ -13,13 +13,18 @@ packages() {
             kmod libbpf-tools musl-tools nftables qemu-system-x86
         ;;
     apt-get-arm64) echo qemu-system-arm ;;
+    apt-get-fleet) echo chromium haproxy openjdk-17-jre-headless redis-server ;;
     dnf-run) echo python3-bcc ;;
+    dnf-fleet) echo chromium-headless haproxy java-17-openjdk-headless redis ;;
     dnf-test) echo binutils bpftool busybox dnsmasq file iproute iproute-tc kmod musl-gcc nftables qemu-system-x86-core ;;
     pacman-run) echo python-bcc ;;
+    pacman-fleet) echo chromium haproxy jre17-openjdk-headless valkey ;;
     pacman-test) echo binutils bpf busybox dnsmasq file iproute2 kmod musl nftables qemu-system-x86 ;;
     zypper-run) echo python3-bcc ;;
+    zypper-fleet) echo chromium haproxy java-17-openjdk-headless redis ;;
     zypper-test) echo binutils bpftool busybox-static dnsmasq file iproute2 kmod musl-devel nftables qemu-x86 ;;
     apk-run) echo py3-bcc ;;
+    apk-fleet) echo chromium haproxy openjdk17-jre-headless redis ;;
     apk-test) echo binutils bpftool busybox-static dnsmasq file gcc iproute2 kmod musl-dev nftables qemu-system-x86_64 ;;
     esac
 }
@@ -29,10 +34,14 @@ TEST_COMMANDS="as bpftool busybox dnsmasq file ip modprobe musl-gcc nft qemu-sys
 # Those that are wanted besides where apt has them: other tracers, and what makes roots for machines.
 TEST_COMMANDS_OF_APT="bpftrace debootstrap tcpconnect tcpconnect-bpfcc"
 
+# Commands of the `fleet` packages.
+FLEET_COMMANDS="chromium haproxy java redis-server"
+
 usage() {
     cat <<'END'
 Usage: sudo ./setup.sh run [ARGUMENTS]   install what is missing, run tcptrace
        sudo ./setup.sh test [ARGUMENTS]  install the tools for tests too, run nox
+       sudo ./setup.sh fleet             install a browser, servers and Spark too, test the map
 
 For example: sudo ./setup.sh run accept -t
 END
@@ -63,7 +72,12 @@ fingerprint() {
 has_test_commands() {
     wanted=$TEST_COMMANDS
     [ "$(package_manager)" != apt-get ] || wanted="$wanted $TEST_COMMANDS_OF_APT"
-    for command in $wanted; do
+    # shellcheck disable=SC2086 # a list of words
+    has_all $wanted
+}
+
+has_all() {
+    for command in "$@"; do
         command -v "$command" >/dev/null || return 1
     done
 }
@@ -73,7 +87,9 @@ has_test_commands() {
 is_ready() {
     [ -x .venv/bin/python3 ] && [ -e .venv/.bcc ] && [ -e ".venv/.$1" ] || return 1
     [ "$(cat ".venv/.$1")" = "$(fingerprint)" ] || return 1
-    [ "$1" = run ] || has_test_commands
+    [ "$1" = run ] || has_test_commands || return 1
+    # shellcheck disable=SC2086 # a list of words
+    [ "$1" != fleet ] || has_all $FLEET_COMMANDS
 }
 
 # --- the distribution's packages
@@ -157,6 +173,7 @@ install_project() {
     case $1 in
     run) project='.[top]' ;;
     test) project='.[dev,vm]' ;;
+    fleet) project='.[dev,vm,map,spark]' ;;
     esac
     say "installing tcptrace into $PWD/.venv"
     .venv/bin/python3 -m pip install --quiet --disable-pip-version-check --editable "$project" ||
@@ -171,10 +188,13 @@ install_missing() {
     python=$(find_python) || die "no Python 3.10 or newer here imports the distribution's bcc" \
         "install the package with bcc's Python bindings (not PyPI's bcc) for such a Python"
     [ "$1" = run ] || has_test_commands || install_packages test
+    # shellcheck disable=SC2086 # a list of words
+    [ "$1" != fleet ] || has_all $FLEET_COMMANDS || install_packages fleet
     make_venv "$python"
     install_project "$1"
     fingerprint >.venv/.run
     [ "$1" = run ] || fingerprint >.venv/.test
+    [ "$1" != fleet ] || fingerprint >.venv/.fleet
     give_back
 }
 
@@ -214,6 +234,14 @@ test)
     trap give_back EXIT
     trap 'exit 130' INT TERM
     .venv/bin/nox "$@"
+    ;;
+fleet)
+    PATH=$PATH:/usr/sbin:/sbin
+    ensure fleet
+    cd "$root"
+    trap give_back EXIT
+    trap 'exit 130' INT TERM
+    .venv/bin/nox -s fleet -- "$@"
     ;;
 -h | --help)
     usage

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -20,6 +22,8 @@ SETTINGS = {
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # hosts are names
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
+    # Snappy's native library does not load where musl is beside glibc.
+    "spark.sql.parquet.compression.codec": "zstd",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.log.level": "ERROR",
@@ -42,11 +46,13 @@ class Spark:
             "spark.local.dir": str(Path(self._place.name, "spilled")),
             "spark.sql.warehouse.dir": str(Path(self._place.name, "tables")),
         }
+        if master.startswith("local"):  # the usual 200 are for clusters
+            settings["spark.sql.shuffle.partitions"] = str(4 * (os.cpu_count() or 1))
         for key, value in settings.items():
             builder = builder.config(key, value)
         try:
             self._session = builder.getOrCreate()
-        except Exception as error:
+        except (PySparkException, Py4JError, OSError) as error:
             self._place.cleanup()
             raise _failed(error) from error
 
@@ -67,7 +73,7 @@ class Spark:
 
     def hashed(self, *expressions: str) -> str:
         """Return the expression of a 64-bit hash of others."""
-        known = (f"COALESCE(CAST({one} AS STRING), '')" for one in expressions)
+        known = (f"COALESCE(CAST({each} AS STRING), '')" for each in expressions)
         return f"xxhash64({', '.join(known)})"
 
     def run(self, statement: str) -> None:
@@ -78,7 +84,7 @@ class Spark:
         """Return what a query selects. Raises TcptraceError."""
         try:
             return [tuple(row) for row in self._session.sql(query).collect()]
-        except PySparkException as error:
+        except (PySparkException, Py4JError) as error:
             raise _failed(error) from error
 
     def close(self) -> None:

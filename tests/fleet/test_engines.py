@@ -1,0 +1,89 @@
+"""DuckDB and Spark make the same map of the same recordings."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from tests.unit.fleet import Fleet, Host
+
+from tcptrace.map.duck import DuckDb
+from tcptrace.map.edges import Edge, Map
+from tcptrace.map.engine import Engine
+from tcptrace.map.find import days, find
+from tcptrace.map.inputs import Wanted
+from tcptrace.map.join import make_map
+from tcptrace.map.spark import Spark
+from tcptrace.model.filters import Filters
+from tcptrace.model.ranges import Ranges
+
+MEMORY = 2_000_000_000
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What happens between twelve hosts: some with numbers, some translated, some not recorded."""
+    fleet = Fleet(tmp_path_factory.mktemp("recordings") / "fleet")
+    chance = random.Random(17)  # noqa: S311 - for data, not for secrets
+    hosts = [
+        Host(
+            f"ho%st {at}" if at == 3 else f"host-{at}",
+            f"10.0.0.{at}",
+            ahead_s=3.0 * (at == 5),
+            unit=f"unit-{at % 3}.service",
+            pod=f"pod-{at}" if at % 2 else None,
+            pod_namespace="shop" if at % 4 else None,
+            pid=at,
+        )
+        for at in range(12)
+    ]
+    for number in range(600):
+        client, server = chance.sample(hosts, 2)
+        port = 8000 + number % 3
+        at_s = number / 10
+        roll = chance.random()
+        if roll < 0.1:
+            fleet.fail(client, server.address, port, chance.choice(("refused", "EPERM")), at_s=at_s)
+        elif roll < 0.15:
+            fleet.connect(client, None, 443, address="198.51.100.1", name='it\'s \\ "a" name')
+        elif roll < 0.2:
+            fleet.connect(None, server, port, address="2001:db8::1", at_s=at_s)
+        else:
+            inside, outside = ("172.17.0.2", 30000 + number), ("192.0.2.1", 20000 + number)
+            peer = (server.address, port)
+            is_translated = roll < 0.5
+            seen = ((*inside, *peer), (*peer, *outside)) if is_translated else ()
+            fleet.connect(client, server, port, at_s=at_s, seen=seen, numbers=number % 5 > 0)
+    root = fleet.keep(*hosts)
+    (root / "date=2026-11-30" / "host=ho%st 3").rename(
+        root / "date=2026-11-30" / "host=ho%25st%203"
+    )
+    return root
+
+
+def made(engine: Engine, recordings: Path, place: Path, wanted: Wanted) -> Map:
+    """Return the map that an engine makes."""
+    try:
+        return make_map(engine, find([recordings], place, days(None, None)), wanted)
+    finally:
+        engine.close()
+
+
+def rough(edge: Edge) -> tuple[object, ...]:
+    """Return an edge with times to connect to a tenth of a percent."""
+    values = [getattr(edge, name) for name in edge.__slots__]
+    return tuple(f"{value:.3g}" if isinstance(value, float) else value for value in values)
+
+
+@pytest.mark.parametrize("by", ["program", "pod"])
+def test_both_engines_make_the_same_map(recordings: Path, tmp_path: Path, by: str) -> None:
+    """Each edge, each clock, each count."""
+    filters = Filters({"comm": (b"curl", b"it's"), "port": Ranges((), ((8001, 8001),))})
+    wanted = Wanted(by, filters if by == "program" else Filters())
+    ours = made(DuckDb(MEMORY), recordings, tmp_path, wanted)
+    theirs = made(Spark("local[2]", MEMORY), recordings, tmp_path, wanted)
+    assert ours.edges
+    assert [*map(rough, ours.edges)] == [*map(rough, theirs.edges)]
+    assert ours.clocks == theirs.clocks
+    assert ours.counts == theirs.counts
