@@ -338,7 +338,7 @@ def test_a_map_is_of_a_time(fleet: Fleet, web: Host, db: Host) -> None:
 def test_what_is_no_time_is_refused(fleet: Fleet, web: Host, text: str) -> None:
     """The error says what a time looks like."""
     fleet.fail(web, "10.0.0.2", 80)
-    with pytest.raises(click.BadParameter, match="is no time: give 2026-11-30T08:00"):
+    with pytest.raises(click.BadParameter, match="is no moment such as"):
         run(fleet.keep(web), "--since", text)
 
 

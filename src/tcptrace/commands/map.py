@@ -18,17 +18,17 @@ from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.map.edges import COLUMNS, MORE_COLUMNS, to_json
 from tcptrace.model import columns as of_columns
 from tcptrace.model.events import NewTable
+from tcptrace.shell.amounts import parse_size
 from tcptrace.shell.offline import (
     OfflineCommand,
     chosen_filters,
     filter_options,
     option,
     output_options,
-    parse_moment,
-    parse_size,
 )
 from tcptrace.shell.options import OUTPUT
 from tcptrace.shell.say import say
+from tcptrace.shell.times import parse_wall_ns
 from tcptrace.sinks.choose import make_sink
 
 if TYPE_CHECKING:
@@ -207,10 +207,10 @@ def _write_page(made: Map, path: str, by: str) -> None:
 @option(
     "--since",
     metavar="TIME",
-    callback=parse_moment,
+    callback=parse_wall_ns,
     help="From then on: 2026-11-30T08:00, 08:00 (today), or 2h (ago).",
 )
-@option("--until", metavar="TIME", callback=parse_moment, help="Until then.")
+@option("--until", metavar="TIME", callback=parse_wall_ns, help="Until then.")
 @option("--failed", is_flag=True, help="Edges with failures only.")
 @option(
     "--memory",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from tcptrace.shell.times import parse_time
+from tcptrace.shell.times import MOST_SHOWN, parse_time
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile("([0-9]+(?:[.][0-9]+)?)([KMGT])B?")
@@ -49,3 +49,15 @@ def parse_limits(
         return None if value is None else parse_amount(value, "1s")
     except ValueError as error:
         raise click.BadParameter(str(error), param=parameter) from None
+
+
+def parse_size(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Read an option's value as bytes; letters can be small."""
+    match = _SIZE.fullmatch(value.strip().upper()) if value is not None else None
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if value is not None and not size:
+        msg = f"{value[:MOST_SHOWN]!r} is no size such as 500MB or 4GB"
+        raise click.BadParameter(msg, param=parameter)
+    return size or None
