@@ -7,8 +7,10 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 
+import click
 import pytest
 
+from tcptrace.cli import cli
 from tcptrace.model.events import Decoder
 from tcptrace.model.filters import Filters
 from tcptrace.probes.accept.probe import ACCEPT
@@ -16,6 +18,8 @@ from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import COMPONENTS, FILTERS, Probe
 from tcptrace.probes.tracer.probe import TRACER
+from tcptrace.shell.command import TraceCommand
+from tcptrace.shell.options import TraceOption
 from tcptrace.sources.plan import Plan, shape_of
 
 PROBES = (ACCEPT, CONNECT, TRACER, DNS)
@@ -91,3 +95,17 @@ def test_kinds_are_by_class() -> None:
     defines = Decoder([*CONNECT.records, *TRACER.records]).defines()
     kinds = {name: value for name, value in defines.items() if name.startswith("KIND")}
     assert {"KIND_CONNECT": "1", "KIND_CONNECTED": "2", "KIND_CLOSED": "3"} == kinds
+
+
+def test_options_turn_on_what_there_is() -> None:
+    """An option's switch is a define in the C of the command's probes, or one that they declare."""
+    context = click.Context(cli)
+    commands = (cli.get_command(context, name) for name in cli.list_commands(context))
+    for command in (command for command in commands if isinstance(command, TraceCommand)):
+        for option in command.params:
+            if isinstance(option, TraceOption) and option.switches:
+                probes = (command.probe, *command.probe.companions, *option.probes)
+                files = {path for probe in probes for path in probe.sources} | set(COMPONENTS)
+                words = set(re.findall(r"\w+", "".join(path.read_text() for path in files)))
+                declared = {define for probe in probes for define in probe.switches}
+                assert set(option.switches) <= words | declared, (command.name, option.name)

@@ -300,7 +300,7 @@ def _is_new(row: Any) -> bool:
     "--existing/--no-existing",
     default=True,
     section=TRACING,
-    switches=("EXISTING",),
+    switches=("TRACER_EXISTING",),
     is_for_rows=True,
     keeps=lambda existing: None if existing else _is_new,
     callback=_parse_existing,
