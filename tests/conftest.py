@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 
 import pytest
@@ -14,6 +15,14 @@ pytest.register_assert_rewrite(
     "tests.unit.records",
     "tests.vm.peers",
 )
+
+
+def pytest_configure() -> None:
+    """Let tests, and what they start, hear signals, also where nohup or `&` ignores them."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            interrupts = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
