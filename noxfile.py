@@ -128,6 +128,12 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """A recorder under a storm for an hour, as root: `nox -s soak -- --seconds 600`."""
+    run(session, "python", "tests/soak/run.py", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Write requirements-dev.lock: a version of each tool and library, for development."""
     with tempfile.TemporaryDirectory() as place:
