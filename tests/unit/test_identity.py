@@ -120,6 +120,12 @@ def test_static_pods() -> None:
     assert NOWHERE == read_path("/tripod-0123")
 
 
+def test_a_name_of_nothing_is_no_container() -> None:
+    """A path with two slashes is that with one."""
+    assert read_path("/lxc/web") == read_path("//lxc///web//")
+    assert NOWHERE == read_path("/lxc//")
+
+
 def test_owners() -> None:
     """Below a user's slice, names are that user's."""
     assert 1000 == owner_of(f"{USER}/user.slice/libpod-{ID}.scope")

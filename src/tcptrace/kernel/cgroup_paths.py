@@ -75,7 +75,7 @@ def read_path(path: str) -> Place:
     """Return what a path from the root of the hierarchy tells."""
     service = slice_ = container = runtime = pod_uid = None
     parent = ""
-    for escaped in path.strip("/").split("/"):
+    for escaped in filter(None, path.split("/")):
         name = escaped.removeprefix("_")  # put before what could be taken for a file of cgroups
         if pod := _POD.search(name):
             pod_uid = pod[1].replace("_", "-")
