@@ -414,6 +414,7 @@ def test_short_help_is_the_commands_own() -> None:
     entries = re.findall(r'^(\w+) = "tcptrace\.commands\.\1:\1"$', metadata, re.MULTILINE)
     assert entries == [*SHORT_HELP]
     for name, text in SHORT_HELP.items():
+        assert len(text) <= 64, "the list of commands would cut it"
         command = cli.get_command(click.Context(cli), name)
         assert command
         assert text == command.get_short_help_str(200)

@@ -128,7 +128,7 @@ def diff(
     json: bool,
     color: str,
 ) -> None:
-    """Show what has changed in who connects to whom: new, gone, or failing more often.
+    """Show what is new, gone or failing between two recordings.
 
     BASE and NEW are recordings, directories of them, or files of --save. Compared are a program,
     the name that it asked for, or else the network of the address, and the port.

@@ -268,7 +268,7 @@ def map(  # noqa: A001 - as users call it
     html: str | None,
     **given: Any,
 ) -> None:
-    """Show who talked to whom in a fleet, by joining the recordings of its hosts.
+    """Show who talked to whom in a fleet, by its recordings.
 
     A PATH is a directory of recordings, as tracer -w DIR/ keeps them, or a recording. A connection
     is found at both of its ends, also through address translation. What is not recorded shows as

@@ -324,7 +324,7 @@ def top(
     form: str | None,
     json: bool,
 ) -> Iterator[Any]:
-    """Show who talks to whom now, and what goes wrong, by program and destination.
+    """Show who talks to whom now, live, and what goes wrong.
 
     Connections and failures are counted by their events, however short they are. Bytes,
     retransmits and round-trip times of open connections come from the kernel's socket lists, once
