@@ -124,6 +124,7 @@ def test_a_name_of_nothing_is_no_container() -> None:
     """A path with two slashes is that with one."""
     assert read_path("/lxc/web") == read_path("//lxc///web//")
     assert NOWHERE == read_path("/lxc//")
+    assert "_" == read_path("/lxc/_").container
 
 
 def test_owners() -> None:

@@ -730,3 +730,15 @@ def test_damage_to_a_parquet_file_is_an_error(tmp_path: Path) -> None:
             refused.append(str(error))
     assert refused
     assert [1] * len(refused) == [len(why.splitlines()) for why in refused]
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_what_is_no_recording_is_closed_again(tmp_path: Path, suffix: str) -> None:
+    """An error leaves no descriptor open."""
+    path = tmp_path / f"recording{suffix}"
+    path.write_text("no recording\n" * 4)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(TcptraceError):
+            opened(path, ACCEPT)
+    assert before == len(list(Path("/proc/self/fd").iterdir()))

@@ -76,7 +76,9 @@ def read_path(path: str) -> Place:
     service = slice_ = container = runtime = pod_uid = None
     parent = ""
     for escaped in filter(None, path.split("/")):
-        name = escaped.removeprefix("_")  # put before what could be taken for a file of cgroups
+        name = (
+            escaped.removeprefix("_") or escaped
+        )  # put before what could be taken for a file of cgroups
         if pod := _POD.search(name):
             pod_uid = pod[1].replace("_", "-")
         is_unit = container is None and bool(_UNIT.fullmatch(name))

@@ -51,8 +51,12 @@ class JsonLines(KeptSource):
         self._rest = b""
         """What stands behind the last whole line."""
         self._lines = self._read_lines()
-        self._first = self._next_lines()
-        self.meta = self._read_meta()
+        try:
+            self._first = self._next_lines()
+            self.meta = self._read_meta()
+        except BaseException:
+            self.close()
+            raise
 
     def rewind(self) -> bool:
         """Let the next `batches` begin at the beginning; tell whether that can be."""
