@@ -194,8 +194,9 @@ def test_text_of_answers_is_bounded() -> None:
     """Pointers do not make a long text of a short message: it is partial then."""
     name = (b"\x3f" + b"\x1b" * 63) * 3 + b"\x3d" + b"\x1b" * 61 + b"\0"
     record = record_bytes(b"\xc0\x0c", 2, b"\xc0\x0c")
-    packet = read(packet_bytes(RESPONSE, (name + b"\0\x02\0\x01",), (record,) * 200))
+    packet = read(packet_bytes(RESPONSE, (name + b"\0\x02\0\x01",), (record,) * 200, (opt(1),)))
     assert (False, True) == (packet.is_malformed, packet.is_partial)
+    assert "BADVERS" == packet.rcode  # what stands behind them is read
     assert 0 < sum(map(len, packet.answers)) < 20_000
 
 
@@ -263,6 +264,14 @@ def test_what_is_not_dns_is_told_by_its_header(data: bytes) -> None:
     assert not is_header(data, len(data))
     size = int.from_bytes(data[:2], "big")
     assert size < 12 or not is_header(data[2:], size)
+
+
+@pytest.mark.parametrize("opcode", range(16))
+def test_what_no_opcode_has_is_not_dns(opcode: int) -> None:
+    """Operations that are assigned are DNS: 0 to 6, but for 3."""
+    data = packet_bytes(opcode << 11, (asked("a.test"),))
+    assert (opcode in {0, 1, 2, 4, 5, 6}) is is_header(data, len(data))
+    assert (opcode in {0, 1, 2, 4, 5, 6}) is read(data).is_dns
 
 
 def test_work_on_hostile_names_is_bounded() -> None:

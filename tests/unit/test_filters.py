@@ -506,3 +506,9 @@ def test_what_a_recording_cannot_tell_is_refused(name: str, text: str) -> None:
     """Names that only the host knew and maps of its kernel are refused, not guessed."""
     with pytest.raises(ValueError, match="recording"):
         recorded(name, text)
+
+
+def test_a_filter_that_was_not_asked_for_keeps_all() -> None:
+    """Its test passes any values, and a record without a process has the id 0."""
+    assert Filters({}).test("port")(80, 443) is True
+    assert not Filters({"pid": BY_NAME["pid"].parse(["1"], Host())}).test("pid")(None)

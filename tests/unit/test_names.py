@@ -58,6 +58,28 @@ def test_asking_again_takes_no_name_away() -> None:
     assert "other.test" == named(names, attempt("192.0.2.1", 7))
 
 
+def test_a_name_has_its_age() -> None:
+    """The age is from the answer to the attempt, in milliseconds."""
+    names = Names()
+    learn(names, "a.test", "192.0.2.1", 1_000_000)
+    event = connected(raddr="192.0.2.1")
+    event.ts_ns = 3_500_000
+    names.name(event)
+    assert ("a.test", 2.5) == (event.query, event.query_age_ms)
+
+
+def test_only_answers_give_names_and_all_that_is_unreadable_counts() -> None:
+    """A question with records is no answer; each message that cannot be read is counted."""
+    names = Names()
+    data = bytearray(answer("a.test", "a.test. 60 IN A 192.0.2.1"))
+    data[2] &= 0x7F  # no response any more
+    names.learn(message(bytes(data)))
+    assert named(names, attempt("192.0.2.1")) is None
+    for _ in range(2):
+        names.learn(message(bytes(data[:-2])))
+    assert 2 == names.malformed
+
+
 def test_what_was_open_is_named_by_what_was_asked_since() -> None:
     """An open connection has the time of the trace's beginning, and answers come after it."""
     names = Names()
