@@ -26,9 +26,16 @@ from tcptrace.shell.command import TraceCommand
 from tcptrace.shell.options import FILTER, OUTPUT, RECORDING, TRACING, TraceOption, shared_options
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-COMMANDS = ("accept", "connect", "tracer", "dns")
 SHARED = {"filters": FILTER, "output": OUTPUT, "recordings": RECORDING, "tracing": TRACING}
 """The tables of docs/options.md, and the sections of the help that they are of."""
+KINDS = {
+    "accept": ("accept",),
+    "connect": ("connect", "count", "destination"),
+    "tracer": ("connect", "close", "open", "destination"),
+    "dns": ("dns",),
+    "top": ("top", "listener"),
+}
+"""The types of rows that commands give."""
 OF_PROCESSES = ("accept", "connect", "close", "open", "dns")
 """The types of rows that are meant by all, in docs/output.md."""
 
@@ -88,7 +95,7 @@ def load(command: str) -> TraceCommand:
 
 def flags(option: click.Option) -> str:
     """Return an option's names, with what it takes."""
-    names = ", ".join(f"`{name}`" for name in option.opts)
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     value = option.make_metavar(click.Context(click.Command(""))) if not option.is_flag else ""
     return f"{names} `{escaped(value)}`" if value else names
 
@@ -159,8 +166,11 @@ def meaning(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     return meaning(definitions[schema["$ref"].rpartition("/")[2]], definitions)
 
 
-def keys() -> str:
-    """Return the table of JSON's keys: alike ones of several types of rows in one line."""
+def keys(kinds: Sequence[str] = ()) -> str:
+    """Return the table of JSON's keys: alike ones of several types of rows in one line.
+
+    Of some `kinds` of rows these alone, without what all rows that have a process have.
+    """
     schema = json.loads((Path(tcptrace.__file__).parent / "schema.json").read_text("utf-8"))
     definitions = schema["$defs"]
     found: dict[tuple[str, str, str], list[str]] = {}
@@ -169,12 +179,14 @@ def keys() -> str:
         for key, value in row["properties"].items():
             if key != "type":
                 cells = (f"`{key}`", shape(value, definitions), meaning(value, definitions))
-                found.setdefault(cells, []).append(f"`{kind}`")
-    every = {f"`{kind}`" for kind in OF_PROCESSES}
-    rows = (
-        (key, shape_, escaped(text), "all" if every <= set(kinds) else ", ".join(kinds))
-        for (key, shape_, text), kinds in found.items()
-    )
+                found.setdefault(cells, []).append(kind)
+    rows = []
+    for (key, shape_, text), having in found.items():
+        is_of_all = set(OF_PROCESSES) <= set(having)
+        wanted = [kind for kind in having if kind in kinds and not is_of_all] if kinds else having
+        if wanted:
+            names = "all" if is_of_all else ", ".join(f"`{kind}`" for kind in wanted)
+            rows.append((key, shape_, escaped(text), names))
     return whole(("key", "value", "meaning", "rows"), rows)
 
 
@@ -187,7 +199,8 @@ def parts(page: str) -> dict[str, str]:
     if page == "options":
         return {name: shared(section) for name, section in SHARED.items()}
     command = load(page)
-    return {"options": own(command), "columns": columns(command)}
+    tables = {"options": own(command), "keys": keys(KINDS[page])}
+    return tables if page == "top" else {**tables, "columns": columns(command)}
 
 
 def written(page: str, text: str) -> str:
@@ -207,7 +220,7 @@ def written(page: str, text: str) -> str:
 
 def pages() -> Iterator[tuple[str, Path]]:
     """Yield the pages with tables, and where they are."""
-    for page in ("backends", "options", "output", *COMMANDS):
+    for page in ("backends", "options", "output", *KINDS):
         yield page, DOCS / f"{page}.md"
 
 

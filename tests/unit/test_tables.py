@@ -22,7 +22,7 @@ def test_pages_are_up_to_date(page: str, path: Path) -> None:
     assert make_tables.written(page, text) == text
 
 
-@pytest.mark.parametrize("name", make_tables.COMMANDS)
+@pytest.mark.parametrize("name", [name for name in make_tables.KINDS if name != "top"])
 def test_each_option_is_in_a_table(name: str) -> None:
     """An option is in the table of its command, or in one of those that all share."""
     tables = [make_tables.own(make_tables.load(name))]
