@@ -62,14 +62,14 @@ SCRIPTS = {
     "prerm": f"""\
 py3clean -p {NAME}
 if [ "$1" = remove ]; then
-    {SYSTEMD} stop tcptrace-record.service
-    rm -f /etc/systemd/system/*.wants/tcptrace-record.service
+    {SYSTEMD} stop 'tcptrace-record@*.service'
+    rm -f /etc/systemd/system/*.wants/tcptrace-record@*.service
     rm -rf /var/cache/tcptrace
 fi""",
     # Recordings are the user's: they go with a purge alone.
     "postrm": f"""\
 if [ "$1" = purge ]; then
-    rm -rf /var/cache/tcptrace /var/lib/tcptrace /etc/systemd/system/tcptrace-record.service.d
+    rm -rf /var/cache/tcptrace /var/lib/tcptrace /etc/systemd/system/tcptrace-record@*.service.d
 fi
 {SYSTEMD} daemon-reload""",
 }

@@ -17,7 +17,7 @@ from tcptrace.sources.live import HOST, describe
 from tcptrace.sources.plan import Plan
 
 EXTRAS = Path(__file__).parents[2] / "extras"
-UNIT = EXTRAS / "systemd/tcptrace-record.service"
+UNIT = EXTRAS / "systemd/tcptrace-record@.service"
 CONTAINER = EXTRAS / "container"
 
 
@@ -59,7 +59,7 @@ def test_tcptrace_takes_its_arguments(service: configparser.SectionProxy) -> Non
     assert ["tcptrace", "tracer"] == words[:2]
     with tracer.make_context("tracer", words[2:]) as context:
         given = context.params
-    assert ("/var/lib/tcptrace/", 600) == (given["write"], given["rotate"].seconds)
+    assert ("/var/lib/tcptrace/%i/", 600) == (given["write"], given["rotate"].seconds)
     assert (7 * 86_400, 10**10) == given["keep"]
 
 
