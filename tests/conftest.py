@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 
@@ -18,11 +19,17 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure() -> None:
-    """Let tests, and what they start, hear signals, also where nohup or `&` ignores them."""
+    """Let tests, and what they start, be the same however they are run.
+
+    They hear signals, also where nohup or `&` ignores them; and nobody is behind sudo but where a
+    test says so.
+    """
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             interrupts = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
+    for name in [name for name in os.environ if name.startswith(("SUDO_", "DOAS_"))]:
+        del os.environ[name]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
