@@ -742,3 +742,11 @@ def test_what_is_no_recording_is_closed_again(tmp_path: Path, suffix: str) -> No
         with pytest.raises(TcptraceError):
             opened(path, ACCEPT)
     assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_type_that_is_no_word_is_refused(tmp_path: Path) -> None:
+    """The line is named, as for any other that is no row."""
+    path = tmp_path / "recording.jsonl"
+    path.write_text('{"type":["accept"],"backend":"tracepoint"}\n')
+    with pytest.raises(TcptraceError, match="line 1, is no row of tcptrace"):
+        read(opened(path, ACCEPT))

@@ -121,8 +121,9 @@ class JsonLines(KeptSource):
         """Return the row of a line; None of one that has none."""
         self._number += 1
         values = self._decoded(line)
-        if values.get("type") in {"losses", "end"}:
-            self._has_end = self._has_end or values["type"] == "end"
+        kind = str(values.get("type"))
+        if kind in {"losses", "end"}:
+            self._has_end = self._has_end or kind == "end"
             self._losses = losses_from(values)
             return None
         if values.get("backend") != self.meta.backend:
