@@ -57,6 +57,8 @@ QUESTION = packet_bytes(0x0100, (question_bytes("a.test"),))
 ANSWER = answer("a.test", "a.test. IN A 192.0.2.1")
 LEAST_PIECE = 16
 NUL = "\0"
+_PLACE = tempfile.TemporaryDirectory(prefix="tcptrace-fuzz-")
+"""For files; it goes with this process."""
 
 
 class Target(NamedTuple):
@@ -184,10 +186,10 @@ def _read_all(source: KeptSource, probe: Probe) -> None:
 
 
 def _in_file(data: bytes, suffix: str) -> str:
-    """Return the path of a file with this content, in memory."""
-    path = f"/dev/shm/tcptrace-fuzz-{os.getpid()}{suffix}"  # noqa: S108 - of this process
-    Path(path).write_bytes(data)
-    return path
+    """Return the path of a file with this content."""
+    path = Path(_PLACE.name) / f"file{suffix}"
+    path.write_bytes(data)
+    return str(path)
 
 
 def recording_jsonl(data: bytes) -> None:
@@ -282,7 +284,7 @@ def _cgroup_paths() -> Iterator[bytes]:
 
 def container_files(data: bytes) -> None:
     """What a runtime keeps about a container, or somebody has put in its place."""
-    root = Path(f"/dev/shm/tcptrace-fuzz-{os.getpid()}")  # noqa: S108 - of this process
+    root = Path(_PLACE.name)
     files = (
         root / "docker/containers" / CONTAINER / "config.v2.json",
         root / "storage/overlay-containers/containers.json",
