@@ -402,6 +402,7 @@ def test_meta_is_kept() -> None:
         {"filters": {"port": 1}},
         {"filters": []},
         {"companions": [1]},
+        {"companions": 1},
     ],
 )
 def test_what_is_no_meta_is_refused(change: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ def meta_from_json(values: Mapping[str, Any]) -> Meta:
         raise ValueError(msg)
     texts: dict[str, Any] = {name: values.get(name) for name in _TEXTS}
     maps: dict[str, Any] = {name: values.get(name, {}) for name in ("filters", "switches")}
-    are_texts = all(isinstance(text, str) for text in (*texts.values(), *companions))
-    if not are_texts or not all(_is_texts(by_name) for by_name in maps.values()):
+    are_texts = isinstance(companions, list) and _is_texts(texts | dict(enumerate(companions)))
+    if not are_texts or not all(map(_is_texts, maps.values())):
         msg = "its first line is not as tcptrace writes it"
         raise ValueError(msg)
     start_ns = wall_ns_of(str(values.get("start")))
