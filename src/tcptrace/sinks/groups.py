@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute  # what sorts imports it, when it can no longer be read
 import pyarrow.parquet as pq
 
 from tcptrace.errors import TcptraceError
