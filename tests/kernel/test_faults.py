@@ -42,7 +42,14 @@ for name in cli.list_commands(None):
 {change}
 tcptrace.__main__.main()
 """
-AS_NOBODY = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
+# All is imported before: nobody may be kept out of the directory that it is in.
+AS_NOBODY = f"""
+import contextlib, pkgutil, tcptrace
+for module in pkgutil.walk_packages(tcptrace.__path__, "tcptrace."):
+    with contextlib.suppress(ImportError):  # an extra that is not there
+        __import__(module.name)
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+"""
 WITHOUT_BCC = """
 find_bcc._system_site_directories = list
 sys.path[:] = [one for one in sys.path if not Path(one, "bcc/libbcc.py").exists()]

@@ -93,6 +93,8 @@ class TableSink(StreamSink):
         self._rows: list[Row] = []
         self._weight = 0
         self._written = 0
+        # rich imports what it needs when it draws; without rights, its files may be out of reach.
+        self._write_table(["-"], [[Cell("\u2500", "dim")]], _Page(stream), palette)
 
     def write(self, rows: Sequence[Any]) -> None:
         """Add rows to the table; another one ends it."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from contextvars import Context
 from typing import Any, TextIO
+
+import textual.layouts
+import textual.renderables
+from rich.cells import cell_len
 
 from tcptrace.errors import TcptraceError
 from tcptrace.model.events import NewTable
@@ -24,6 +30,16 @@ AWAKE = 5
 """So many turns after a key or a frame there may be something to do."""
 ASLEEP = 10
 """One in so many turns, then, is for timers that nobody has told of."""
+
+
+def _import_ahead() -> None:
+    """Import what textual does when it shows something; without rights, it may be out of reach."""
+    for package in (textual.layouts, textual.renderables):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    for name in ("drivers.headless_driver", "pilot", "scrollbar"):
+        importlib.import_module(f"textual.{name}")
+    cell_len("\u540d")  # rich's tables of widths
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -71,7 +87,8 @@ class ScreenSink:
         self._turns = AWAKE
 
     def open(self, _meta: Any) -> None:
-        """Do nothing: the screen begins with the first rows, when children have been forked."""
+        """Import; the screen itself begins with the first rows, when children have been forked."""
+        _import_ahead()
 
     def write(self, rows: Sequence[Any]) -> None:
         """Show the frames among `rows`."""
