@@ -167,7 +167,7 @@ class Recorder:
 
     def end(self) -> None:
         """Have it end, and take what it says that it lost."""
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(signal.SIGTERM)  # nohup has SIGINT ignored
         self.process.wait(ENDS_WITHIN_S)
         self.said = self._told().strip().splitlines()[-1]
         match = SUMMARY.search(self.said)
