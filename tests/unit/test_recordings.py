@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import json
 import os
@@ -738,11 +739,12 @@ def test_what_is_no_recording_is_closed_again(tmp_path: Path, suffix: str) -> No
     """An error leaves no descriptor open."""
     path = tmp_path / f"recording{suffix}"
     path.write_text("no recording\n" * 4)
+    gc.collect()  # what other tests have left is closed whenever it pleases
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(TcptraceError):
             opened(path, ACCEPT)
-    assert before == len(list(Path("/proc/self/fd").iterdir()))
+    assert before >= len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_type_that_is_no_word_is_refused(tmp_path: Path) -> None:
