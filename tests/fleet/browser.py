@@ -9,8 +9,8 @@ import select
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 PATIENCE_S = 60.0
@@ -18,7 +18,7 @@ PATIENCE_S = 60.0
 START = 'exec 3<&0 4>&1 >/dev/null 2>&1 </dev/null; exec "$0" "$@"'
 
 
-class Browser:
+class Browser(AbstractContextManager["Browser"]):
     """Chromium with one page."""
 
     def __init__(self, profile: Path) -> None:
@@ -42,16 +42,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
 
-    def __enter__(self) -> Browser:  # noqa: PYI034 - Self is in typing from Python 3.11 on
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """End it."""
         self._process.kill()
         self._process.communicate()

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 
 SPEAK = Path(__file__).with_name("speak.py")
 PATIENCE_S = 60.0
@@ -26,7 +25,7 @@ def call(*command: str) -> str:
     return done.stdout
 
 
-class Network:
+class Network(AbstractContextManager["Network"]):
     """A switch, hosts at it, and containers behind one of them."""
 
     def __init__(self) -> None:
@@ -36,16 +35,7 @@ class Network:
         self._in(SWITCH, "ip", "link", "add", "switch", "type", "bridge")
         self._in(SWITCH, "ip", "link", "set", "switch", "up")
 
-    def __enter__(self) -> Network:  # noqa: PYI034 - Self is in typing from Python 3.11 on
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """End what runs, and remove all namespaces."""
         self._stack.close()
 

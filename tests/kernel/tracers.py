@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import pytest
@@ -132,7 +131,7 @@ def _be_tcptrace(arguments: Sequence[str], stdout: int, stderr: int) -> NoReturn
         os._exit(status)
 
 
-class Tracer:
+class Tracer(contextlib.AbstractContextManager["Tracer"]):
     """tcptrace as a process, with its probes attached."""
 
     def __init__(
@@ -191,16 +190,7 @@ class Tracer:
                 self.wait_until(lambda: BANNER in self.stderr, "the banner")
             on_failure.pop_all()
 
-    def __enter__(self) -> Tracer:  # noqa: PYI034 - Self is in typing from Python 3.11 on
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Kill it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 from tests.kernel.harness import TIME_SCALE, Event
@@ -81,7 +80,7 @@ def libbpf_tools(name: str, *keys: str, options: Iterable[str] = (), heading: st
     return Tool("libbpf-tools", command, "libbpf-tools", keys, heading)
 
 
-class Peer:
+class Peer(contextlib.AbstractContextManager["Peer"]):
     """A tool as a process."""
 
     def __init__(self, tool: Tool) -> None:
@@ -97,16 +96,7 @@ class Peer:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
 
-    def __enter__(self) -> Peer:  # noqa: PYI034 - Self is in typing from Python 3.11 on
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """End it."""
         self._process.kill()
         self._process.wait()
