@@ -386,7 +386,7 @@ def test_what_a_full_disk_costs_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: Disk
 ) -> None:
     """Rows that are more than a group do not wait: memory is bounded."""
-    monkeypatch.setattr(directory, "GROUP_ROWS", 10)
+    monkeypatch.setattr(groups, "GROUP_ROWS", 10)
     recorder = Recorder(tmp_path)
     full_disk.fill()
     for _ in range(3):

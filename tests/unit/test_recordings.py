@@ -41,7 +41,7 @@ from tcptrace.probes.probe import Probe
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.probes.tracer.records import Connected
 from tcptrace.shell.keeping import Keeping
-from tcptrace.sinks import groups, parquet, thrift
+from tcptrace.sinks import groups, thrift
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.parquet import ParquetRecording
 from tcptrace.sinks.recording import JsonLinesRecording
@@ -235,7 +235,7 @@ def test_lines_that_were_cut_off_are_left_out(tmp_path: Path) -> None:
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of ten rows."""
-    monkeypatch.setattr(parquet, "GROUP_ROWS", 10)
+    monkeypatch.setattr(groups, "GROUP_ROWS", 10)
 
 
 def test_groups_that_were_cut_off_are_left_out(tmp_path: Path, small_groups: None) -> None:
@@ -296,7 +296,7 @@ def test_a_full_disk_is_said(
     path, rows = tmp_path / f"x{form}", accepts(20)
     sink = recording(path, ACCEPT)
     sink.open(META)
-    monkeypatch.setattr(parquet, "GROUP_ROWS", 1)
+    monkeypatch.setattr(groups, "GROUP_ROWS", 1)
     sink.write(rows[:10])
     sink.flush()
 

@@ -23,8 +23,7 @@ from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta
 from tcptrace.sinks import finish
 from tcptrace.sinks.groups import (
-    GROUP_ROWS,
-    GROUP_S,
+    GroupedSink,
     Groups,
     Waiting,
     by_program,
@@ -102,7 +101,7 @@ class Growing:
         os.close(self._directory)
 
 
-class DirectoryRecording:
+class DirectoryRecording(GroupedSink):
     """A recording in files of a directory."""
 
     def __init__(
@@ -146,10 +145,8 @@ class DirectoryRecording:
 
     def write(self, rows: Sequence[Any]) -> None:
         """Keep rows for their group."""
-        self._waiting.add(rows)
         self._last_ns = max((row.wall_ns for row in rows if row.wall_ns), default=self._last_ns)
-        if self._waiting.count >= GROUP_ROWS:
-            self._write_group()
+        super().write(rows)
 
     def note(self, losses: Losses) -> None:
         """Keep what may be missing so far, for the file's end."""
@@ -157,19 +154,10 @@ class DirectoryRecording:
 
     def flush(self, seconds: float = 0) -> bool:
         """Write the group if its rows have waited, and end the file if it is time."""
-        if self._waiting.count and time.monotonic() - self._waiting.since >= GROUP_S:
-            self._write_group()
+        super().flush(seconds)
         if self._growing and self._is_due(self._growing):
             self._finish()
         return True
-
-    def drop(self) -> int:
-        """Forget rows that could not be written; return of how many events they tell."""
-        return self._waiting.drop()
-
-    def is_closed(self) -> bool:
-        """Tell that there is always somewhere to write to."""
-        return False
 
     def close(self, losses: Losses) -> None:
         """Write the last group, and end the file."""
@@ -214,7 +202,7 @@ class DirectoryRecording:
         if why != self._failure:
             self._failure = why
             self._say(f"cannot write to {self._path}: {why}. It is tried again; rows wait")
-        if self._waiting.count >= GROUP_ROWS:
+        if self._is_full():
             self.unwritten += self.drop()
         if self._growing and error.errno not in finish.FULL:
             self._growing.close()

@@ -7,6 +7,7 @@ that group; the last end, behind all of them, has all groups, and says that this
 
 from __future__ import annotations
 
+import abc
 import errno
 import json
 import os
@@ -121,6 +122,40 @@ class Waiting:
         count = self.count
         self._rows, self._tables, self._turned = [], [], 0
         return count
+
+
+class GroupedSink(abc.ABC):
+    """What the sinks have in common whose rows wait for a group."""
+
+    _waiting: Waiting
+
+    @abc.abstractmethod
+    def _write_group(self) -> None:
+        """Write the rows that wait."""
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Keep rows for their group."""
+        self._waiting.add(rows)
+        if self._is_full():
+            self._write_group()
+
+    def _is_full(self) -> bool:
+        """Tell whether as many wait as make a group."""
+        return self._waiting.count >= GROUP_ROWS
+
+    def flush(self, seconds: float = 0) -> bool:
+        """Write the group if its rows have waited; nobody else has to take them."""
+        if self._waiting.count and time.monotonic() - self._waiting.since >= GROUP_S:
+            self._write_group()
+        return True
+
+    def drop(self) -> int:
+        """Forget rows that could not be written; return of how many events they tell."""
+        return self._waiting.drop()
+
+    def is_closed(self) -> bool:
+        """Tell that there is always somewhere to write to."""
+        return False
 
 
 def by_program(table: pa.Table) -> pa.Table:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
 from tcptrace.sinks.groups import (
-    GROUP_ROWS,
-    GROUP_S,
+    GroupedSink,
     Groups,
     Waiting,
     ended,
@@ -22,7 +20,7 @@ from tcptrace.sinks.groups import (
 from tcptrace.sinks.recording import create
 
 
-class ParquetRecording:
+class ParquetRecording(GroupedSink):
     """A recording in a Parquet file."""
 
     def __init__(self, path: str, records: Iterable[Any], *, force: bool) -> None:
@@ -39,28 +37,8 @@ class ParquetRecording:
         self._groups = Groups(self._descriptor, self._schema, first_known(meta))
         self._do(self._groups.begin)
 
-    def write(self, rows: Sequence[Any]) -> None:
-        """Keep rows for their group."""
-        self._waiting.add(rows)
-        if self._waiting.count >= GROUP_ROWS:
-            self._write_group()
-
     def note(self, losses: Losses) -> None:
         """Do nothing: the end tells."""
-
-    def flush(self, seconds: float = 0) -> bool:
-        """Write the group if its rows have waited; nobody else has to take them."""
-        if self._waiting.count and time.monotonic() - self._waiting.since >= GROUP_S:
-            self._write_group()
-        return True
-
-    def drop(self) -> int:
-        """Forget rows that could not be written; return of how many events they tell."""
-        return self._waiting.drop()
-
-    def is_closed(self) -> bool:
-        """Tell that a file can always be written to."""
-        return False
 
     def close(self, losses: Losses) -> None:
         """Write the last group, and the end of all."""
