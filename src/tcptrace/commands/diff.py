@@ -16,7 +16,7 @@ from tcptrace.diff.ignore import read_ignored
 from tcptrace.diff.read import baseline_lines, read_baseline
 from tcptrace.model.columns import Column, Mark
 from tcptrace.model.events import NewTable
-from tcptrace.shell.offline import OfflineCommand, option, output_options
+from tcptrace.shell.offline import OfflineCommand, option, output_options, paths_argument
 from tcptrace.shell.say import say
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.recording import create
@@ -95,13 +95,7 @@ def _say_counts(found: Sequence[Difference]) -> None:
 
 
 @click.command(cls=OfflineCommand)
-@click.argument(
-    "paths",
-    nargs=-1,
-    required=True,
-    metavar="BASE NEW",
-    type=click.Path(path_type=Path, exists=True),
-)
+@paths_argument("BASE NEW")
 @option("--fail", is_flag=True, help="Exit with 3 if there is any difference.")
 @option(
     "--ignore",

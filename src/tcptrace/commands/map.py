@@ -25,6 +25,7 @@ from tcptrace.shell.offline import (
     filter_options,
     option,
     output_options,
+    paths_argument,
 )
 from tcptrace.shell.options import OUTPUT
 from tcptrace.shell.say import say
@@ -196,13 +197,7 @@ def _write_page(made: Map, path: str, by: str) -> None:
 
 @filter_options
 @click.command(cls=OfflineCommand)
-@click.argument(
-    "paths",
-    nargs=-1,
-    required=True,
-    metavar="PATH...",
-    type=click.Path(path_type=Path, exists=True),
-)
+@paths_argument("PATH...")
 @option("--by", type=click.Choice(BY), default="program", help="What an end is. Default: program.")
 @option(
     "--since",

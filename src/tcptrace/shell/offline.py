@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +21,12 @@ LIVE = frozenset({"cgroupmap", "mntnsmap", "follow"})
 
 option = functools.partial(click.option, cls=TraceOption)
 """Gives a command an option, as `tcptrace.shell.options.option` does for those that trace."""
+
+
+def paths_argument(metavar: str) -> Callable[[Any], Any]:
+    """Give a command the recordings that it is about, as `paths`."""
+    path = click.Path(path_type=Path, exists=True)
+    return click.argument("paths", nargs=-1, required=True, metavar=metavar, type=path)
 
 
 class OfflineCommand(click.Command):
