@@ -19,7 +19,7 @@ from tests.unit.test_recordings import META, any_row, seeded
 from tcptrace.model.limits import Limits
 from tcptrace.model.losses import NOTHING_LOST
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.sinks import directory
+from tcptrace.sinks import groups
 from tcptrace.sinks.directory import DirectoryRecording
 
 pytestmark = pytest.mark.anywhere
@@ -178,7 +178,7 @@ def test_a_disk_that_was_full_is_written_to_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a file system that has no room, rows wait, and are written when there is some."""
-    monkeypatch.setattr(directory, "GROUP_S", 0)
+    monkeypatch.setattr(groups, "GROUP_S", 0)
     said: list[str] = []
     rows = [any_row(Accept, seeded(number)) for number in range(200)]
     subprocess.run(("mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path), check=True)
