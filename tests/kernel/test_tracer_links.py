@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import json
+import re
 import select
 import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -30,7 +34,7 @@ from tests.kernel.connections import (
     timeless,
     until_closed,
 )
-from tests.kernel.harness import TIME_SCALE, Worker, eventually, limit, take_port
+from tests.kernel.harness import TIME_SCALE, Worker, children_of, eventually, limit, take_port
 from tests.kernel.test_open_connections import Holder
 from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
@@ -146,12 +150,29 @@ def test_the_kernel_gives_a_silent_peer_up(
     assert known({**expected, **figures}, backend, TRACER) == timeless(last)
 
 
-def entries_of(name: str) -> int:
-    """Return how many entries the newest BPF map of a name has."""
-    shown = subprocess.run(["bpftool", "-j", "map"], capture_output=True, check=True).stdout
-    number = max(bpf_map["id"] for bpf_map in json.loads(shown) if bpf_map.get("name") == name)
-    dump = ["bpftool", "-j", "map", "dump", "id", str(number)]
-    return len(json.loads(subprocess.run(dump, capture_output=True, check=True).stdout))
+def bpftool(*words: str) -> Any:
+    """Return what bpftool tells."""
+    done = subprocess.run(["bpftool", "-j", *words], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def entries_of(tracer: Tracer, name: str) -> int:
+    """Return how many entries a tracer's BPF map has; others may have one of that name, too."""
+    programs: set[int] = set()
+    for pid in (tracer.pid, *children_of(tracer.pid)):
+        for file in Path(f"/proc/{pid}/fdinfo").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                programs |= set(map(int, re.findall(r"prog_id:\t(\d+)", file.read_text())))
+    used = {
+        number
+        for program in bpftool("prog")
+        if program["id"] in programs
+        for number in program.get("map_ids", ())
+    }
+    (found,) = (
+        each["id"] for each in bpftool("map") if each["id"] in used and each["name"] == name
+    )
+    return len(bpftool("map", "dump", "id", str(found)))
 
 
 def many(namespace: str, port: int, count: int) -> None:
@@ -179,9 +200,9 @@ def test_nothing_is_left_of_connections_that_have_ended(backend: Backend, other_
     with Tracer(*arguments, command="tracer") as tracer:
         Worker(lambda: many(other_host, port, BURST)).run()
         last = Holder(take_port(), 1, namespace=other_host)
-        assert backend == "ftrace" or 2 == entries_of("connections")
+        assert backend == "ftrace" or 2 == entries_of(tracer, "connections")
         last.end()
-        assert backend == "ftrace" or 0 == entries_of("connections")
+        assert backend == "ftrace" or 0 == entries_of(tracer, "connections")
         tracer.wait_for_rows(4 * (BURST + 1))
         ended = ended_well(tracer)
     events = [event for event in tracer.events if port in (event["lport"], event["rport"])]
@@ -226,7 +247,8 @@ def test_reset_while_it_is_accepted(backend: Backend, other_host: str) -> None:
         if backend != "ftrace":
             eventually(
                 lambda: (
-                    entries_of("connections") + entries_of("undecided") == 0 or tracer.has_lost()
+                    entries_of(tracer, "connections") + entries_of(tracer, "undecided") == 0
+                    or tracer.has_lost()
                 ),
                 "empty tables",
             )
