@@ -114,7 +114,8 @@ def prepared(job: Job) -> tuple[kernels.Kernel, Path]:
     if job.arm64:
         return arm64.fetch()
     kernel = kernels.fetch(job.series)
-    return kernel, roots.fetch(job.suite, kernel) if job.suite else machine.HOST
+    root = roots.fetch(job.suite, kernel, job.packages) if job.suite else machine.HOST
+    return kernel, root
 
 
 def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
@@ -122,8 +123,6 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
     result = Result(job.name)
     try:
         kernel, root = prepared(job)
-        kernel = kernels.fetch(job.series)
-        root = roots.fetch(job.suite, kernel, job.packages) if job.suite else machine.HOST
         result.release = kernel.release
         say(f"== {job.name}: {' '.join(job.tests)} on Linux {kernel.release}")
         if not kernel.release.startswith(f"{job.series}."):
