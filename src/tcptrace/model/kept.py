@@ -173,21 +173,30 @@ def from_columns(record: Any, columns: Mapping[str, Sequence[Any]], count: int) 
     make = object.__new__
     rows = [make(kept) for _ in range(count)]
     for name in PARTS:
-        _set_all(record, name, rows, _parts(name, columns, count))
+        _set_all(record, name, rows, _parts(record, name, columns, count))
     for key, values in columns.items():
         if key not in _OF_PARTS:
             _set_all(record, key, rows, values)
     return rows
 
 
-def _parts(name: str, columns: Mapping[str, Sequence[Any]], count: int) -> Sequence[Any]:
-    """Return a part of each row."""
+def _parts(
+    record: Any, name: str, columns: Mapping[str, Sequence[Any]], count: int
+) -> Sequence[Any]:
+    """Return a part of each row; rows with the same values have the same part."""
     unknown, missing = PARTS[name], (None,) * count
-    known = [columns.get(key) for key in unknown._fields]
-    if not any(known):
+    if not any(map(columns.get, unknown._fields)):
         return (unknown,) * count
-    whole = zip(*(map(_hashable, column or missing) for column in known), strict=True)
-    return [_part(name, *values) for values in whole]
+    known = kinds(record)
+    of_keys = (
+        map(_hashable, columns.get(key, missing))
+        if known[key].is_list
+        else columns.get(key, missing)
+        for key in unknown._fields
+    )
+    whole = list(zip(*of_keys, strict=True))
+    parts = {values: type(unknown)(*values) for values in set(whole)}
+    return [*map(parts.__getitem__, whole)]
 
 
 def _set_all(record: Any, name: str, rows: Sequence[Any], values: Sequence[Any]) -> None:

@@ -103,7 +103,7 @@ class Names:
         those that came before the event, or before `ts_ns`.
         """
         ts_ns = event.ts_ns if ts_ns is None else ts_ns
-        if event.raddr is None:
+        if event.raddr is None or not self._answers[-1]:
             return None
         for cache, key in zip(self._answers, self._keys(event, event.raddr), strict=True):
             for answer in cache.get(key, ()):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta
+
+_TS_NS = attrgetter("ts_ns")
 
 
 class KeptSource(abc.ABC):
@@ -52,7 +55,7 @@ class KeptSource(abc.ABC):
         for group in self._groups():
             rows = self._in_time(group)
             if rows:
-                until_ns = max(until_ns, *(row.ts_ns for row in rows))
+                until_ns = max(until_ns, *map(_TS_NS, rows))
                 offset_ns = rows[-1].wall_ns - rows[-1].ts_ns
             yield Batch(iter(rows), until_ns, offset_ns)
             if self._finished:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import sub
 from typing import Any
 
 import pyarrow as pa
@@ -188,7 +189,7 @@ class ParquetRows(KeptSource):
             yield []
             return
         table = part.read_row_group(number, use_threads=False)
-        if wanted is not None:
+        if wanted is not None and len(wanted) < table.num_rows:
             table = table.take(pa.array(wanted, pa.uint32()))
         if self._by_time:
             table = table.sort_by("time")
@@ -231,13 +232,11 @@ class ParquetRows(KeptSource):
         columns = {
             name: values_of(column)
             for name, column in zip(table.column_names, table.columns, strict=True)
-            if name != "type" and column.null_count < len(column)
+            if name not in {"type", BOOT} and column.null_count < len(column)
         }
         columns["wall_ns"] = columns.pop("time")
-        columns.pop(BOOT, None)
         if OFFSET in columns:
-            pairs = zip(columns["wall_ns"], columns.pop(OFFSET), strict=True)
-            columns["ts_ns"] = [wall_ns - offset_ns for wall_ns, offset_ns in pairs]
+            columns["ts_ns"] = [*map(sub, columns["wall_ns"], columns.pop(OFFSET))]
         try:
             record = self._classes.of(kind, columns.keys() - {"wall_ns"})
         except ValueError as error:
