@@ -19,11 +19,22 @@ from typing import Any
 import click
 
 import tcptrace.probes
+from tcptrace.commands import diff
+from tcptrace.map import edges
 from tcptrace.model.columns import Column
 from tcptrace.model.events import json_keys
 from tcptrace.probes.probe import ALWAYS, BACKENDS, Backend, Probe
 from tcptrace.shell.command import TraceCommand
-from tcptrace.shell.options import FILTER, OUTPUT, RECORDING, TRACING, TraceOption, shared_options
+from tcptrace.shell.help import HELP_ALL
+from tcptrace.shell.options import (
+    FILTER,
+    OUTPUT,
+    OWN,
+    RECORDING,
+    TRACING,
+    TraceOption,
+    shared_options,
+)
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SHARED = {"filters": FILTER, "output": OUTPUT, "recordings": RECORDING, "tracing": TRACING}
@@ -36,6 +47,10 @@ KINDS = {
     "top": ("top", "listener"),
 }
 """The types of rows that commands give."""
+OTHERS = {"diff": "diff", "doctor": "doctor", "map": "map", "programs": "prepare"}
+"""The pages of commands that do not trace, with their commands."""
+COLUMNS = {"diff": diff.COLUMNS, "map": (*edges.COLUMNS, *edges.MORE_COLUMNS)}
+"""The columns of these pages."""
 OF_PROCESSES = ("accept", "connect", "close", "open", "dns")
 """The types of rows that are meant by all, in docs/output.md."""
 
@@ -85,9 +100,15 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def load(command: str) -> TraceCommand:
+def load_any(command: str) -> click.Command:
     """Return a command that tcptrace brings."""
-    found = vars(importlib.import_module(f"tcptrace.commands.{command}"))[command]
+    found: click.Command = vars(importlib.import_module(f"tcptrace.commands.{command}"))[command]
+    return found
+
+
+def load(command: str) -> TraceCommand:
+    """Return a tracing command that tcptrace brings."""
+    found = load_any(command)
     if not isinstance(found, TraceCommand):
         raise TypeError(f"{command} is no tracing command")
     return found
@@ -105,7 +126,7 @@ def options(shown: Iterable[click.Parameter]) -> str:
     rows = (
         (flags(option), escaped(option.help or ""))
         for option in shown
-        if isinstance(option, TraceOption)
+        if isinstance(option, click.Option)
     )
     return whole(("option", "meaning"), rows)
 
@@ -125,8 +146,22 @@ def own(command: TraceCommand) -> str:
     return options(
         option
         for option in command.params
-        if (option.name, getattr(option, "help", "")) not in common
+        if isinstance(option, TraceOption) and (option.name, option.help) not in common
     )
+
+
+def others(command: click.Command) -> str:
+    """Return the table of the options of a command that does not trace; filters are elsewhere."""
+    return options(
+        option
+        for option in command.params
+        if getattr(option, "section", OWN) != FILTER and HELP_ALL not in option.opts
+    )
+
+
+def described(column: Column) -> tuple[str, str, str]:
+    """Return the cells of a column."""
+    return f"`{column.key}`", column.heading, escaped(column.meaning)
 
 
 def columns(command: TraceCommand) -> str:
@@ -139,10 +174,7 @@ def columns(command: TraceCommand) -> str:
     every: dict[str, Column] = {}
     for column in (*probe.columns, *probe.extra_columns):
         every.setdefault(column.key, column)
-    rows = (
-        (f"`{key}`", column.heading, escaped(column.meaning), ", ".join(adding.get(key, [])))
-        for key, column in every.items()
-    )
+    rows = ((*described(column), ", ".join(adding.get(key, []))) for key, column in every.items())
     return whole(("key", "heading", "meaning", "shown"), rows)
 
 
@@ -190,6 +222,14 @@ def keys(kinds: Sequence[str] = ()) -> str:
     return whole(("key", "value", "meaning", "rows"), rows)
 
 
+def of_other(page: str) -> dict[str, str]:
+    """Return the tables of a page of a command that does not trace."""
+    tables = {"options": others(load_any(OTHERS[page]))}
+    if page in COLUMNS:
+        tables["columns"] = whole(("key", "heading", "meaning"), map(described, COLUMNS[page]))
+    return tables
+
+
 def parts(page: str) -> dict[str, str]:
     """Return the tables of a page of docs/, by the name in its marks."""
     if page == "backends":
@@ -198,6 +238,8 @@ def parts(page: str) -> dict[str, str]:
         return {"keys": keys()}
     if page == "options":
         return {name: shared(section) for name, section in SHARED.items()}
+    if page in OTHERS:
+        return of_other(page)
     command = load(page)
     tables = {"options": own(command), "keys": keys(KINDS[page])}
     return tables if page == "top" else {**tables, "columns": columns(command)}
@@ -220,7 +262,7 @@ def written(page: str, text: str) -> str:
 
 def pages() -> Iterator[tuple[str, Path]]:
     """Yield the pages with tables, and where they are."""
-    for page in ("backends", "options", "output", *KINDS):
+    for page in ("backends", "options", "output", *KINDS, *OTHERS):
         yield page, DOCS / f"{page}.md"
 
 

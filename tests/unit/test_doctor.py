@@ -137,6 +137,12 @@ def test_json(host: pytest.MonkeyPatch) -> None:
     assert {"value": "0.26.0 in /usr/lib", "good": True} == answer["software"]["bcc"]
 
 
+def test_a_reason_is_told_once(host: pytest.MonkeyPatch) -> None:
+    """Several variants of a backend may be refused for the same."""
+    host.setattr(FakeAttaching, "error", TcptraceError("no way.", details=f"{NOTES[0]}\n" * 2))
+    assert [NOTES[0]] == as_json()["commands"]["accept"]["refused"]
+
+
 def test_a_command_that_cannot_run(host: pytest.MonkeyPatch) -> None:
     """Exit status 1, with the reason and what to do."""
     host.setattr(FakeAttaching, "error", TcptraceError("no way.\nTry this", details=NOTES[0]))

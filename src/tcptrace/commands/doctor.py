@@ -172,7 +172,8 @@ def _closed_together() -> Iterator[list[LiveSource]]:
 
 
 def _refusals(notes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(note for note in notes if REFUSED in note)
+    """Return why backends were refused; what two variants were refused for is told once."""
+    return tuple(dict.fromkeys(note for note in notes if REFUSED in note))
 
 
 def examine(commands: Mapping[str, TraceCommand], stopped: Callable[[], bool]) -> Findings:
