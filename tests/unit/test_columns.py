@@ -11,7 +11,8 @@ from tests.unit.test_schema import probes
 from tcptrace.commands.tracer import tracer
 from tcptrace.model.columns import Column, Table, choose, field
 from tcptrace.probes.accept.probe import ACCEPT
-from tcptrace.probes.connect.probe import CONNECT, COUNT_TABLE
+from tcptrace.probes.connect.columns import COUNT_TABLE
+from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.tracer.probe import VERBOSE
 from tcptrace.top import listeners
 from tcptrace.top.keys import DIMENSIONS

@@ -16,7 +16,7 @@ from tcptrace.model.identity import UNKNOWN, Identity
 from tcptrace.model.places import units_of
 from tcptrace.model.systems import Recorded
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.probes.connect.probe import Count, merged
+from tcptrace.probes.connect.counts import Count, merged
 from tcptrace.probes.places import DROPPED, KEPT, PATH_BYTES, Made, _path
 from tcptrace.probes.tracer.records import (
     ASKED,

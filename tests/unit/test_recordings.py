@@ -35,7 +35,8 @@ from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta, meta_from_json, meta_to_json
 from tcptrace.model.systems import Recorded
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.probes.connect.probe import CONNECT, Connect
+from tcptrace.probes.connect.probe import CONNECT
+from tcptrace.probes.connect.records import Connect
 from tcptrace.probes.dns.probe import DNS
 from tcptrace.probes.probe import Probe
 from tcptrace.probes.tracer.probe import TRACER

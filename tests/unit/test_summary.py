@@ -22,7 +22,7 @@ from tcptrace.model.events import NewTable
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta
 from tcptrace.model.summary import OF_ATTEMPTS, OF_CONNECTIONS, OTHERS, Summary, Total
-from tcptrace.probes.connect.probe import Connect
+from tcptrace.probes.connect.records import Connect
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.recording import JsonLinesRecording
 from tcptrace.sinks.summary import SummarySink

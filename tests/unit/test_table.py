@@ -9,7 +9,8 @@ import time
 import pytest
 
 from tcptrace.model.events import NewTable
-from tcptrace.probes.connect.probe import COUNT_TABLE, Count
+from tcptrace.probes.connect.columns import COUNT_TABLE
+from tcptrace.probes.connect.counts import Count
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.color import PLAIN
 from tcptrace.sinks.layout import Cell

@@ -21,7 +21,7 @@ from tcptrace.kernel.clock import now_ns
 from tcptrace.kernel.sampler import Sample, Sampler
 from tcptrace.kernel.sock_diag import ESTABLISHED, Socket
 from tcptrace.probes.accept.probe import Accept
-from tcptrace.probes.connect.probe import Connect
+from tcptrace.probes.connect.records import Connect
 from tcptrace.probes.tracer.records import OLDER, Closed, Connected, Open
 from tcptrace.top import keys
 from tcptrace.top.aggregator import Aggregator, Interval, Row

@@ -12,15 +12,10 @@ import click
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, NewTable
 from tcptrace.model.summary import OF_ATTEMPTS
-from tcptrace.probes.connect.probe import (
-    CONNECT,
-    COUNT_TABLE,
-    Count,
-    Counted,
-    merged,
-    read_counts,
-    with_under_way,
-)
+from tcptrace.probes.connect.columns import COUNT_TABLE
+from tcptrace.probes.connect.counts import Count, Counted, merged, read_counts
+from tcptrace.probes.connect.probe import CONNECT
+from tcptrace.probes.connect.under_way import with_under_way
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.shell.command import command
 from tcptrace.shell.destinations import destination_options

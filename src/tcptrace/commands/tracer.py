@@ -14,7 +14,8 @@ from tcptrace.kernel.processes import is_in_initial
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
 from tcptrace.model.summary import OF_CONNECTIONS
-from tcptrace.probes.connect.probe import FAILED, with_under_way
+from tcptrace.probes.connect.probe import FAILED
+from tcptrace.probes.connect.under_way import with_under_way
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.tracer.probe import STATS, TRACER, VERBOSE, is_failure
 from tcptrace.probes.tracer.records import Open

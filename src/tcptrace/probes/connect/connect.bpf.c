@@ -27,7 +27,7 @@ struct connect_event {
 	u32 retransmits;	/* of the SYN */
 	u32 reserved;
 };
-_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "connect/probe.py: Connect differs");
+_Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "connect/records.py: Connect differs");
 
 /* A socket address; sockaddr_in and sockaddr_in6 share the first two fields. */
 struct connect_address {
@@ -84,7 +84,7 @@ struct connect_call {
 BPF_TABLE("lru_hash", u32, struct connect_call, connect_calls, 16384);
 
 #ifdef CONNECT_COUNTS
-struct connect_count_key {	/* probes/connect/probe.py: COUNT_KEY */
+struct connect_count_key {	/* probes/connect/counts.py: COUNT_KEY */
 	u8 laddr[16];
 	u8 raddr[16];
 	u16 lport;	/* 0 unless CONNECT_COUNT_LPORT */

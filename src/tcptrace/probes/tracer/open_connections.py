@@ -14,7 +14,7 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event, decode_text
 from tcptrace.model.filters import Filters
 from tcptrace.model.identity import Identity
-from tcptrace.probes.connect.probe import Connect
+from tcptrace.probes.connect.records import Connect
 from tcptrace.probes.identities import identity_of
 from tcptrace.probes.tracer.records import Closed, Open
 

@@ -31,7 +31,7 @@ from tcptrace.model.events import (
 )
 from tcptrace.model.identity import Program
 from tcptrace.probes.accept.probe import ACCEPT, Accept
-from tcptrace.probes.connect.probe import LATENCY, QUERY, RESULT, SADDR
+from tcptrace.probes.connect.columns import LATENCY, QUERY, RESULT, SADDR
 from tcptrace.probes.probe import ALL_FILTERS, ALWAYS, BPF_BACKENDS, Probe, Switch, Variant
 from tcptrace.probes.trace_points import (
     IS_TCP,
