@@ -7,8 +7,9 @@ the terminal,
 2. columns that tell what others tell (`Column.is_spare`) are left out;
 3. rows, and the header, take two lines or more.
 
-The header comes again when the layout changes, after each screenful, and after a resize. With each
-screenful, what only rows before the last screenful needed is forgotten.
+The header comes with the first rows, which it has to fit, and again when the layout changes, after
+each screenful, and after a resize. With each screenful, what only rows before the last screenful
+needed is forgotten.
 """
 
 from __future__ import annotations
@@ -171,11 +172,9 @@ class Screen:
         self._left = 0
         """How many lines may come before the next header."""
 
-    def header(self) -> Iterator[str]:
-        """Yield the header if usual rows will fit below it; else it comes with the first."""
-        roomy = [column.roomy(cell_len(column.heading)) for column in self._columns]
-        fits = _total(range(len(roomy)), roomy) <= self._size().width
-        return self._begin([]) if fits or self._wide else iter(())
+    def begin(self) -> None:
+        """Let a header come with the next rows."""
+        self._left = 0
 
     def lines(self, rows: Sequence[Sequence[Cell]]) -> Iterator[str]:
         """Yield the lines of a batch of rows, with headers where they are due."""
@@ -189,7 +188,7 @@ class Screen:
             rest = rest[len(fitted) :]
 
     def _is_full(self) -> bool:
-        return self._left < len(self._layout.lines)
+        return self._left < max(1, len(self._layout.lines))
 
     def _room(self) -> int:
         """Return how many rows may come now, or behind the header that is due."""

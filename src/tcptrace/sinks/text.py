@@ -88,7 +88,7 @@ class TerminalSink(StreamSink):
             if isinstance(row, NewTable):
                 yield from self._screen.lines(waiting)
                 waiting.clear()
-                yield from self._screen.header()
+                self._screen.begin()
             else:
                 waiting.append(cells(row, self._first_ns(row), self._columns))
         yield from self._screen.lines(waiting)
