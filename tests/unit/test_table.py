@@ -8,13 +8,14 @@ import time
 
 import pytest
 
+from tcptrace.model.columns import Column
 from tcptrace.model.events import NewTable
 from tcptrace.probes.connect.columns import COUNT_TABLE
 from tcptrace.probes.connect.counts import Count
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.color import PLAIN
 from tcptrace.sinks.layout import Cell
-from tcptrace.sinks.table import CLEAR, write_plain, write_rich
+from tcptrace.sinks.table import CLEAR, fitting, write_plain, write_rich
 
 LONG = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -89,6 +90,41 @@ def test_a_narrow_terminal_folds(
     for part in LONG.split(":")[:2]:
         assert "…" not in terminal.getvalue()
         assert terminal.getvalue().count(part) == 2
+
+
+def spare(key: str, width: int) -> Column:
+    """Return a column that can be spared, so wide."""
+    return Column(key, key.upper().ljust(width, "-"), 0, lambda *_: "1", is_spare=True)
+
+
+def test_a_narrow_terminal_leaves_out_what_can_be_spared() -> None:
+    """Columns go from the right, no more than it takes; what cannot be spared stays."""
+    name = Column("name", "NAME", 0, lambda *_: "")
+    columns = [name, spare("a", 10), name, spare("b", 5), spare("c", 10)]
+    rows = [[Cell("x" * 8), *[Cell("1")] * 4]]
+    every, without_c, without_a, least = [0, 1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2], [0, 2]
+    assert [every, without_c, without_c, without_a, least, least] == [
+        fitting(columns, rows, width) for width in (41, 40, 30, 29, 23, 3)
+    ]
+
+
+def test_headings_and_numbers_are_folded_last(terminal: Terminal) -> None:
+    """Where there is too little room, texts take two lines."""
+    rows = [[Cell("x" * 90), Cell("12345678"), Cell("-")]]
+    write_rich(["NAME", "NUMBER", "LATENCY(ms)"], rows, terminal, PLAIN)
+    lines = terminal.getvalue().splitlines()
+    assert ["NAME", "NUMBER", "LATENCY(ms)"] == lines[0].split()
+    assert ["12345678", "-"] == lines[2].split()[1:]
+
+
+def test_one_line_with_wide(terminal: Terminal) -> None:
+    """--wide keeps all of a row on one line, which the terminal may fold."""
+    columns = [spare("a", 60), spare("b", 60)]
+    sink = make_sink("text", columns, terminal, tables=True, wide=True)
+    sink.write([NewTable(), count(1)])
+    sink.flush()
+    assert 2 == len(terminal.getvalue().splitlines())
+    assert "B----" in terminal.getvalue()
 
 
 def test_hostile_cells_are_shown_as_they_are(terminal: Terminal) -> None:

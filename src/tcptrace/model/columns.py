@@ -50,7 +50,7 @@ class Column:
     meaning: str = ""
     """What a cell says, for ``--columns help`` and the documentation."""
     is_spare: bool = False
-    """Whether a narrow terminal shows it last, because other columns tell the same."""
+    """Whether a narrow terminal leaves it out: others tell the same, or what is wanted more."""
 
     def roomy(self, needed: int) -> int:
         """Return a width for cells of `needed` that will do for most that follow."""

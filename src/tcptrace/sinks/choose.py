@@ -40,7 +40,7 @@ def make_sink(
         return JsonSink(stream) if form == "json" else CsvSink(stream, columns)
     colors = palette(color, stream)
     if tables:
-        return TableSink(stream, columns, colors)
+        return TableSink(stream, columns, colors, wide=wide)
     if stream.isatty():
         return TerminalSink(stream, columns, colors, wide=wide)
     return PlainSink(stream, columns, colors)

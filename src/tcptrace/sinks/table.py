@@ -1,6 +1,7 @@
 """Tables whose rows are all known before the first is written, aligned as a whole.
 
-On a terminal they are rich's, and a cell that has no room is folded; in a pipe they are plain.
+On a terminal they are rich's. Where one is too narrow, columns that can be spared are left out,
+those on the right first, then texts are folded. In a pipe tables are plain.
 """
 
 from __future__ import annotations
@@ -72,23 +73,51 @@ def write_rich(
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="bold")
     for at, heading in enumerate(headings):
-        is_right = are_numbers([row[at] for row in rows])
-        table.add_column(Text(heading), justify="right" if is_right else "left", overflow="fold")
+        cells = [row[at] for row in rows]
+        is_right = are_numbers(cells)
+        is_short = all(cell_len(cell.text) <= cell_len(heading) for cell in cells)
+        table.add_column(
+            Text(heading),
+            justify="right" if is_right else "left",
+            overflow="fold",
+            no_wrap=is_right or is_short,
+        )
     for row in rows:
         table.add_row(*(Text.from_ansi(palette.paint(cell.text, cell.look)) for cell in row))
     rich_console(stream, palette).print(table)
 
 
+def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[int]:
+    """Return the places of the columns that a terminal so wide has room for, or cannot do without.
+
+    Those that can be spared are left out from the right, as many as it takes.
+    """
+    shown = list(range(len(columns)))
+    needed = [
+        max(cell_len(column.heading), *(cell_len(row[at].text) for row in rows), 0)
+        for at, column in enumerate(columns)
+    ]
+    for at in reversed(range(len(columns))):
+        if sum(needed[place] + 1 for place in shown) - 1 <= width:
+            break
+        if columns[at].is_spare:
+            shown.remove(at)
+    return shown
+
+
 class TableSink(StreamSink):
     """Writes tables of rows, each when it is whole; a terminal shows nothing but the last."""
 
-    def __init__(self, stream: TextIO, columns: Sequence[Column], palette: Palette) -> None:
-        """Write to `stream`."""
+    def __init__(
+        self, stream: TextIO, columns: Sequence[Column], palette: Palette, *, wide: bool = False
+    ) -> None:
+        """Write to `stream`; a row is one line if `wide`."""
         super().__init__(stream)
         self._columns = columns
         self._palette = palette
         self._is_terminal = stream.isatty()
-        self._write_table: Write = write_rich if self._is_terminal else write_plain
+        self._fits = self._is_terminal and not wide
+        self._write_table: Write = write_rich if self._fits else write_plain
         self._table: NewTable | None = None
         self._rows: list[Row] = []
         self._weight = 0
@@ -125,11 +154,19 @@ class TableSink(StreamSink):
         if self._table.wall_ns is not None:
             time = clock_time(self._table.wall_ns)
             page.write(self._palette.paint(time, "dim") + "\n")
-        headings = [column.heading for column in self._columns]
-        self._write_table(headings, self._rows, page, self._palette)
+        shown = self._shown()
+        headings = [self._columns[at].heading for at in shown]
+        rows = [[row[at] for at in shown] for row in self._rows]
+        self._write_table(headings, rows, page, self._palette)
         self._output.put(page.getvalue(), self._weight)
         self._table, self._rows, self._weight = None, [], 0
         self._written += 1
+
+    def _shown(self) -> Sequence[int]:
+        """Return the places of the columns that are shown."""
+        if not self._fits:
+            return range(len(self._columns))
+        return fitting(self._columns, self._rows, terminal_size(self._stream).width)
 
 
 class _Page(io.StringIO):

@@ -341,6 +341,8 @@ MEASURES = (
 BY_KEY = {measure.key: measure for measure in MEASURES}
 _HEADINGS = {"bytes": "KB", "ms": "ms"}
 _SHOWN = ("conn", "acc", "fail", "open", "rx", "tx", "lat", "p95", "rtt", "retr")
+_SPARE = frozenset(("lat", "p95", "rtt", "retr"))
+"""Those that a narrow terminal has no room for."""
 
 
 def why(traffic: Any) -> str | None:
@@ -357,6 +359,7 @@ WHY = Column(
     lambda traffic, _: why(traffic),
     concern=_failed,
     meaning="why most of them failed",
+    is_spare=True,
 )
 
 
@@ -379,7 +382,13 @@ def _column(measure: Measure) -> Column:
         return f"{number / (KB if measure.unit == 'bytes' else 1):.1f}"
 
     return Column(
-        measure.key, heading, len(heading), value, concern=measure.concern, meaning=measure.meaning
+        measure.key,
+        heading,
+        len(heading),
+        value,
+        concern=measure.concern,
+        meaning=measure.meaning,
+        is_spare=measure.key in _SPARE,
     )
 
 
