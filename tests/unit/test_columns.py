@@ -16,7 +16,7 @@ from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.tracer.probe import VERBOSE
 from tcptrace.top import listeners
 from tcptrace.top.keys import DIMENSIONS
-from tcptrace.top.traffic import figure_columns, key_columns
+from tcptrace.top.measures import figure_columns, key_columns
 
 DEFAULT = "pid comm ip raddr rport laddr lport"
 

@@ -16,7 +16,8 @@ pytest.importorskip("textual", reason="`./setup.sh test` brings it")
 
 from textual.pilot import Pilot
 
-from tcptrace.sinks.screen.app import BehindRow, TopApp
+from tcptrace.sinks.screen.app import TopApp
+from tcptrace.sinks.screen.views import BehindRow
 
 SECOND = 1_000_000_000
 SIZES = [(80, 24), (200, 60), (40, 8)]

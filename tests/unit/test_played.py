@@ -19,6 +19,7 @@ from tcptrace.model.losses import NOTHING_LOST
 from tcptrace.model.meta import Meta
 from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
 from tcptrace.probes.tracer.probe import TRACER
+from tcptrace.shell import screen
 from tcptrace.sinks.parquet import ParquetRecording
 from tcptrace.sinks.recording import JsonLinesRecording
 from tcptrace.sinks.screen.picture import Picture
@@ -411,8 +412,8 @@ def test_a_picture_that_goes_back_has_no_later_graphs(path: Path) -> None:
 
 def test_the_name_of_a_recording_leaves_room() -> None:
     """The line has the time behind it."""
-    assert "r.parquet" == top._short("/var/log/r.parquet")
-    assert "a" * 23 + "…" == top._short(f"/var/log/{'a' * 30}.parquet")
+    assert "r.parquet" == screen._short("/var/log/r.parquet")
+    assert "a" * 23 + "…" == screen._short(f"/var/log/{'a' * 30}.parquet")
 
 
 def test_maximum_speed_is_infinite() -> None:

@@ -36,8 +36,9 @@ textual = pytest.importorskip("textual", reason="`./setup.sh test` brings it")
 
 from textual.pilot import Pilot  # noqa: E402 - it may not be there
 
-from tcptrace.sinks.screen.app import BehindRow, Help, TopApp  # noqa: E402
+from tcptrace.sinks.screen.app import TopApp  # noqa: E402
 from tcptrace.sinks.screen.sink import ScreenSink  # noqa: E402
+from tcptrace.sinks.screen.views import BehindRow, Help  # noqa: E402
 
 SIZES = [(80, 24), (200, 60), (40, 8)]
 BY = keys.parse("program,name,port")

@@ -27,8 +27,9 @@ from tcptrace.top import keys
 from tcptrace.top.aggregator import Aggregator, Interval, Row
 from tcptrace.top.figures import MEDIAN, P95, Distribution
 from tcptrace.top.live import Live
+from tcptrace.top.measures import WHY, figure_columns, key_columns
 from tcptrace.top.order import CalmOrder
-from tcptrace.top.traffic import WHY, Traffic, figure_columns, is_alive, key_columns, table
+from tcptrace.top.traffic import Traffic, is_alive, table
 
 HOST, PEER, OTHER = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 NETNS = 4026531840

@@ -30,9 +30,10 @@ from tcptrace.commands import top
 from tcptrace.errors import RefusedError
 from tcptrace.kernel.sampler import Sample
 from tcptrace.model.batch import Batch
+from tcptrace.shell import screen as screen_of_top
 from tcptrace.shell.plan import Shown
 from tcptrace.sinks.color import PLAIN
-from tcptrace.top import feed, keys
+from tcptrace.top import feed, keys, tables
 from tcptrace.top.frame import Frame
 
 BY = keys.parse("program,port")
@@ -70,7 +71,7 @@ def _context() -> Iterator[None]:
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard input, output and error are a terminal."""
     streams = {name: SimpleNamespace(isatty=lambda: True) for name in STREAMS}
-    monkeypatch.setattr(top, "sys", SimpleNamespace(**streams))
+    monkeypatch.setattr(screen_of_top, "sys", SimpleNamespace(**streams))
     monkeypatch.setenv("TERM", "xterm")
 
 
@@ -103,7 +104,7 @@ def test_other_places_have_no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not screen(top._show(given()))
     monkeypatch.setenv("TERM", "xterm")
     pipe = SimpleNamespace(isatty=lambda: False)
-    monkeypatch.setattr("tcptrace.commands.top.sys.stderr", pipe)
+    monkeypatch.setattr("tcptrace.shell.screen.sys.stderr", pipe)
     assert not screen(top._show(given()))
 
 
@@ -203,10 +204,10 @@ def test_which_rows_are_shown() -> None:
     aggregator = by("program")
     fed(aggregator, *(failed(comm="psql") for _ in range(3)), connected(ms=9.0))
     interval = fed(aggregator, *(accepted(rport=n) for n in range(2)), connected(lport=2, ms=9.0))
-    assert ["nginx", "curl"] == programs(top._chosen(interval, BY[:1], None, only_failed=False))
-    assert ["psql"] == programs(top._chosen(interval, BY[:1], None, only_failed=True))
-    assert ["curl", "nginx"] == programs(top._chosen(interval, BY[:1], "lat", only_failed=False))
-    by_name = top._chosen(interval, BY[:1], "program", only_failed=False)
+    assert ["nginx", "curl"] == programs(tables._chosen(interval, BY[:1], None, only_failed=False))
+    assert ["psql"] == programs(tables._chosen(interval, BY[:1], None, only_failed=True))
+    assert ["curl", "nginx"] == programs(tables._chosen(interval, BY[:1], "lat", only_failed=False))
+    by_name = tables._chosen(interval, BY[:1], "program", only_failed=False)
     assert ["curl", "nginx"] == programs(by_name)
 
 

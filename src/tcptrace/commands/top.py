@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,9 +14,7 @@ from tcptrace.errors import RefusedError
 from tcptrace.kernel.processes import is_in_initial
 from tcptrace.kernel.sampler import Sampler
 from tcptrace.model.columns import TIME, TIME_S, Table
-from tcptrace.model.events import NewTable
 from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
-from tcptrace.model.text import printable
 from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.tracer.probe import TRACER, is_failure
@@ -28,29 +22,17 @@ from tcptrace.shell.command import COMMAND, command
 from tcptrace.shell.options import OUTPUT, RECORDING, TRACING, option
 from tcptrace.shell.plan import Shown
 from tcptrace.shell.say import say
+from tcptrace.shell.screen import check_screen, is_screen, make_screen
 from tcptrace.shell.times import parse_time
 from tcptrace.shell.trace import Trace
-from tcptrace.sinks.color import Palette, is_dumb
+from tcptrace.sinks.color import Palette
 from tcptrace.sinks.sink import Sink
-from tcptrace.top import keys, listeners
-from tcptrace.top.aggregator import Interval, Row
+from tcptrace.top import keys, listeners, tables
 from tcptrace.top.feed import frames
-from tcptrace.top.frame import Frame
 from tcptrace.top.keys import DIMENSIONS, Dimension
+from tcptrace.top.measures import MEASURES, figure_columns, key_columns
 from tcptrace.top.played import lacks, played
 from tcptrace.top.probe import TOP
-from tcptrace.top.traffic import (
-    BY_KEY,
-    MEASURES,
-    Traffic,
-    activity,
-    figure_columns,
-    is_alive,
-    key_columns,
-    sort_text,
-    table,
-    traffic_of,
-)
 
 REFUSED = {
     "write": "top shows figures, and keeps none. What they are made of is kept with: "
@@ -69,14 +51,7 @@ SAMPLER = "tcptrace.sampler"
 """Where click's context holds what lists sockets, if that is there before it is wanted."""
 PACE = "tcptrace.pace"
 """Where click's context holds how fast a recording is played."""
-MOST_OF_A_NAME = 24
-TERMINAL = "/dev/tty"
-STDIN = "-"
 SORTS = (*(measure.key for measure in MEASURES), *(dimension.name for dimension in DIMENSIONS))
-NO_SCREEN = (
-    "the screen needs textual, which is not installed.\n"
-    "Install it (pip install textual), or have tables with -b"
-)
 
 
 def _parse_by(
@@ -124,63 +99,20 @@ def _parse_existing(context: click.Context, _parameter: click.Parameter, value: 
     return value
 
 
-def _is_screen(given: dict[str, Any]) -> bool:
-    """Tell whether the options, and the terminal, are for a screen."""
-    is_text = not given["json"] and given["form"] in (None, "text")
-    is_terminal = all(stream.isatty() for stream in (sys.stdout, sys.stderr))
-    has_keys = sys.stdin.isatty() or (given["read"] == STDIN and _has_terminal())
-    return (
-        is_text and is_terminal and has_keys and not (given["batch"] or given["once"] or is_dumb())
-    )
-
-
-def _has_terminal() -> bool:
-    """Tell whether this process has a terminal, whatever its standard input is."""
-    try:
-        os.close(os.open(TERMINAL, os.O_RDWR | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
-
-
 def _pace(given: dict[str, Any]) -> Pace | None:
     """Return how fast a recording is to be played, where there is one."""
     if given["read"] is None:
         return None
     usual = AT_ONCE if given["once"] else 1.0
-    return Pace(given["speed"] or usual, lasts=_is_screen(given))
-
-
-def _short(path: str) -> str:
-    """Return a file's name, for a line that has to hold more."""
-    name = printable(Path(path).name)
-    return name if len(name) <= MOST_OF_A_NAME else f"{name[: MOST_OF_A_NAME - 1]}…"
+    return Pace(given["speed"] or usual, lasts=is_screen(given))
 
 
 def _screen(given: dict[str, Any], pace: Pace | None, palette: Palette) -> Sink:
-    """Return the screen. Raises RefusedError where there is no textual."""
-    if find_spec("textual") is None:
-        raise RefusedError(NO_SCREEN)
-    if pace is None:  # the child that lists sockets is to be small, without what is imported here
+    """Return the screen; what lists sockets comes before what the screen imports, to be small."""
+    check_screen()
+    if pace is None:
         click.get_current_context().meta[SAMPLER] = Sampler()
-    if not sys.stdin.isatty():  # a recording comes from there, which has its own descriptor now
-        os.dup2(os.open(TERMINAL, os.O_RDWR | os.O_CLOEXEC), 0)
-    from tcptrace.sinks.screen.listening import Listening  # noqa: PLC0415 - for a screen alone
-    from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - the same
-    from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - textual is slow
-
-    if given["listen"]:
-        listening = Listening("tcptrace top --listen", most_rows=given["rows"])
-        return ScreenSink(listening, sys.stdout, palette)
-    picture = Picture(
-        given["by"],
-        f"tcptrace top -r {_short(given['read'])}" if pace else "tcptrace top",
-        most_rows=given["rows"],
-        only_failed=given["failed"],
-        pace=pace,
-    )
-    picture.sorted_by = given["sort"] or ""
-    return ScreenSink(picture, sys.stdout, palette)
+    return make_screen(given, pace, palette)
 
 
 def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
@@ -189,7 +121,7 @@ def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
         return
     if given["existing"] and (command or given["follow"]):
         what = "-- COMMAND" if command else "-f"
-        needs = "-b --no-existing" if command and _is_screen(given) else "--no-existing"
+        needs = "-b --no-existing" if command and is_screen(given) else "--no-existing"
         raise click.UsageError(
             f"top shows what was open before, and cannot tell whose: with {what}, give {needs}."
         )
@@ -200,7 +132,7 @@ def _show(given: dict[str, Any]) -> Shown:
     _refuse_following(given, click.get_current_context().meta.get(COMMAND, ()))
     pace = None if given["listen"] else _pace(given)
     click.get_current_context().meta[PACE] = pace
-    screen = partial(_screen, given, pace) if _is_screen(given) else None
+    screen = partial(_screen, given, pace) if is_screen(given) else None
     if given["listen"]:
         more = [TIME, TIME_S, *listeners.MORE_COLUMNS]
         return Shown(Table(listeners.COLUMNS, more, of="listener"), screen)
@@ -341,12 +273,12 @@ def top(
       tcptrace top -r night.jsonl          what `tracer -d --failed -w` has kept
     """  # noqa: D301 - click's own mark for lines that stay as they are
     most = 1 if once else iterations
-    is_screen = _is_screen(click.get_current_context().params)
-    if not is_screen and not json and form in {None, "text"}:
+    on_screen = is_screen(click.get_current_context().params)
+    if not on_screen and not json and form in {None, "text"}:
         rows = rows or USUAL_ROWS
     if listen:
-        tables = islice(listeners.tables(trace, interval, _sampler()), most)
-        return _anew(tables) if is_screen else _listeners(tables, rows)
+        shown: Any = islice(listeners.tables(trace, interval, _sampler()), most)
+        return tables.anew(shown) if on_screen else tables.of_listeners(shown, rows)
     directions = [way for way, other in (("in", outward), ("out", inward)) if not other]
     pace: Pace | None = click.get_current_context().meta[PACE]
     if pace:
@@ -356,61 +288,14 @@ def top(
             trace, by, directions, interval, say, _sampler(), names=names, existing=existing
         )
     shown = islice(shown, most)
-    if is_screen:
-        return _anew(shown)
+    if on_screen:
+        return tables.anew(shown)
     if pace:
         say(f"in a recording: {lacks(trace.meta)}")
-    return _tables(shown, by, sort, rows, only_failed=failed)
+    return tables.of_traffic(shown, by, sort, rows, only_failed=failed)
 
 
 def _sampler() -> Sampler:
     """Return what lists sockets."""
     sampler: Sampler | None = click.get_current_context().meta.pop(SAMPLER, None)
     return sampler or Sampler()
-
-
-def _anew(frames: Iterator[Any]) -> Iterator[Any]:
-    """Yield frames, each as a table of its own: it tells all that those before it did."""
-    for frame in frames:
-        yield NewTable()
-        yield frame
-
-
-def _listeners(
-    tables: Iterator[listeners.Table], rows: int | None
-) -> Iterator[NewTable | listeners.Listener]:
-    """Yield tables of who listens."""
-    for found in tables:
-        yield NewTable(found.wall_ns)
-        yield from found.rows[:rows]
-
-
-def _tables(
-    frames: Iterator[Frame],
-    by: Sequence[Dimension],
-    sort: str | None,
-    rows: int | None,
-    *,
-    only_failed: bool,
-) -> Iterator[NewTable | Traffic]:
-    """Yield a table for each frame."""
-    for frame in frames:
-        yield NewTable(frame.wall_ns)
-        chosen = _chosen(frame.interval, by, sort, only_failed=only_failed)
-        yield from table(frame.interval, by, chosen[:rows], frame.wall_ns)
-
-
-def _chosen(
-    interval: Interval, by: Sequence[Dimension], sort: str | None, *, only_failed: bool
-) -> list[Row]:
-    """Return the rows to show, in their order."""
-    rows = [row for row in interval.rows if row.run.failed or not only_failed]
-    rows = [row for row in rows if is_alive(row) or only_failed]
-    names = [dimension.name for dimension in by]
-    if sort in names:
-        return sorted(rows, key=lambda row: sort_text(by, row, names.index(sort)))
-    measure = BY_KEY.get(sort or "")
-    if measure is None:
-        return sorted(rows, key=activity, reverse=True)
-    figures = {row: measure.value(traffic_of(row, interval, by)) or 0.0 for row in rows}
-    return sorted(rows, key=lambda row: figures[row], reverse=True)

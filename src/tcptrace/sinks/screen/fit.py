@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from tcptrace.sinks.screen.text import WIDTH
-from tcptrace.top.traffic import BY_KEY, WHY
+from tcptrace.top.measures import BY_KEY, WHY
 
 GRAPH = "graph"
 """Stands for a small graph of a row's connections."""

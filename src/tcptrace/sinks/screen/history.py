@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from tcptrace.sinks.layout import Cell
 from tcptrace.sinks.screen.text import WIDTH, Line, Unit, filled, graph, number
-from tcptrace.top.traffic import BY_KEY, Traffic
+from tcptrace.top.measures import BY_KEY
+from tcptrace.top.traffic import Traffic
 
 INTERVALS = 120
 """That graphs remember."""

@@ -36,18 +36,9 @@ from tcptrace.sinks.screen.text import (
 from tcptrace.top.aggregator import Row
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import BY_NAME, Dimension, cells
+from tcptrace.top.measures import BY_KEY, MEASURES, WHY, why
 from tcptrace.top.order import CalmOrder, Figure
-from tcptrace.top.traffic import (
-    BY_KEY,
-    MEASURES,
-    WHY,
-    Traffic,
-    activity,
-    search_text,
-    sort_text,
-    traffic_of,
-    why,
-)
+from tcptrace.top.traffic import Traffic, activity, search_text, sort_text, traffic_of
 
 _REMEMBERED = 200
 """Rows, from the first, whose graphs are remembered."""
