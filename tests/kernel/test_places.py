@@ -199,6 +199,25 @@ def test_containers_by_name_and_id(cgroup: Path) -> None:
     assert 2 == ended.stderr.count("there is no container")
 
 
+@pytest.mark.parametrize("wanted", ["my-web", ID[:12], OTHER[:12]], ids=["name", "outer", "inner"])
+def test_containers_in_a_container(cgroup: Path, wanted: str) -> None:
+    """A container stands for those inside it, too; an inner one's name is waited for by nobody."""
+    outer, other = cgroup / f"libpod-{ID}.scope", cgroup / f"libpod-{'ab' * 32}.scope"
+    inner, port = outer / f"docker/{OTHER}", take_port()
+    with in_storage("--container", wanted, "-P", str(port)) as tracer:
+        name_containers({ID: "my-web", "ab" * 32: "other"}, tracer)
+        with made(outer, inner.parent, inner, other, other / f"{'cd' * 32}"):
+            accept_in(other / f"{'cd' * 32}", port)
+            pids = [accept_in(place, port) for place in (outer, inner)]
+            expected = pids[1:] if wanted == OTHER[:12] else pids
+            tracer.wait_for(len(expected), lport=port)
+            ended = tracer.stop()
+    assert (expected, 0) == ([event["pid"] for event in tracer.events], ended.summary[1])
+    assert [OTHER, "my-web"] == [
+        tracer.events[-1].get(key) for key in ("container", "outer_containers")
+    ]
+
+
 def test_a_name_that_never_comes_holds_up_nothing_for_long(cgroup: Path) -> None:
     """Events behind those of a nameless container are shown within seconds, in order."""
     nameless, named, port = cgroup / f"{ID}", cgroup / f"libpod-{OTHER}.scope", take_port()

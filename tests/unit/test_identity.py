@@ -20,6 +20,7 @@ from tcptrace.probes.identities import Identities, identify
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
+THIRD = "00112233445566778899aabbccddeeff" * 2
 UID = "5b3f5a4e-2c1d-4f6a-9b8e-0a1b2c3d4e5f"
 IN_SLICE = UID.replace("-", "_")
 STATIC = "d1e2f3a4b5c6d7e8f90a1b2c3d4e5f60"
@@ -291,6 +292,34 @@ FILES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
         },
     ),
     "LXC": ("/lxc.payload.web", {}, {"runtime": "lxc", "container_name": "web"}),
+    "Docker in LXC": (
+        f"/lxc.payload.box/system.slice/docker-{ID}.scope",
+        {},
+        {"runtime": "docker", "outer_containers": "box"},
+    ),
+    "Docker in Docker in Podman": (
+        f"/machine.slice/libpod-{THIRD}.scope/container/docker/{OTHER}/docker/{ID}/init",
+        {
+            f"{STORAGE}/containers.json": [storage_entry(THIRD, "web")],
+            f"{TASKS}/k8s.io/{ID}/config.json": {},
+        },
+        {"runtime": "docker", "outer_containers": f"web/{OTHER}"},
+    ),
+    "Docker in a pod": (
+        f"{POD}/cri-containerd-{OTHER}.scope/docker/{ID}",
+        {f"{TASKS}/k8s.io/{OTHER}/config.json": CONTAINERD},
+        {"runtime": "docker", "outer_containers": "nginx", **IN_SHOP},
+    ),
+    "a pod in Docker": (
+        f"/docker/{OTHER}/kubelet/kubepods/pod{UID}/{ID}",
+        {f"var/lib/docker/containers/{OTHER}/config.v2.json": DOCKER},
+        {"outer_containers": "web"},
+    ),
+    "a pod of Podman's": (
+        f"/libpod_parent/{OTHER}/libpod-{ID}",
+        {f"{STORAGE}/containers.json": [storage_entry(ID, "web"), storage_entry(OTHER, "db")]},
+        {"runtime": "podman", "container_name": "web"},
+    ),
     "nothing on disk": (f"/system.slice/docker-{ID}.scope", {}, {"runtime": "docker"}),
 }
 

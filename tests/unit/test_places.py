@@ -30,7 +30,7 @@ from tcptrace.sources.attach import Attaching
 from tcptrace.sources.places import Places
 from tcptrace.sources.plan import Plan
 
-ID = "0123456789abcdef" * 4
+ID, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
 
@@ -109,6 +109,12 @@ def test_what_names_nothing_is_refused(name: str, text: str, word: str) -> None:
         parsed(name, text)
 
 
+NESTED = Identity(
+    f"/lxc.payload.box/docker-{OTHER}.scope/docker/{ID}",
+    container=ID,
+    runtime="docker",
+    outer_containers="box/build-1",
+)
 WEB = Identity("/x", container=ID, container_name="web-1", runtime="docker")
 
 
@@ -126,10 +132,21 @@ WEB = Identity("/x", container=ID, container_name="web-1", runtime="docker")
         ("web-1", WEB._replace(container_name=None), False),
         ("*", Identity("/x"), False),
         ("my-web", Identity("/x", container="my-web", container_name="my-web"), True),
+        ("box", NESTED, True),
+        ("build*", NESTED, True),
+        ("box/build-1", NESTED, False),
+        (OTHER, NESTED, True),
+        (OTHER[:12], NESTED, True),
+        (OTHER[1:], NESTED, False),
+        (ID[:12], NESTED, True),
+        ("box", NESTED._replace(container=None), False),
     ],
 )
 def test_containers(text: str, identity: Identity, *, is_kept: bool) -> None:
-    """A container by its name, a pattern, or at least four digits that its id begins with."""
+    """A container by its name, a pattern, or at least four digits that its id begins with.
+
+    What runs in a container inside it is in it, too.
+    """
     assert is_kept == keeps("container", text, identity)
 
 

@@ -142,6 +142,7 @@ VALID = {
     "pod_namespace": "shop",
     "pod_container": "nginx",
     "pod_uid": "5b3f5a4e-2c1d-4f6a-9b8e-0a1b2c3d4e5f",
+    "outer_containers": "node/builder",
     "ppid": 1,
     "parent_comm": "systemd",
     "exe": "/usr/bin/curl (deleted)",

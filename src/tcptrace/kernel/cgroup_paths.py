@@ -29,6 +29,7 @@ _RUNTIMES = {
 }
 _LXC = re.compile(r"lxc[.]payload[.](.+)")
 _NSPAWN = re.compile(r"machine-(.+)[.]scope|systemd-nspawn@(.+)[.]service")
+_PODMAN_PODS = "libpod_parent"
 _NO_CONTAINERS = ("qemu-", "lxc-", "libvirt-", "vbox-")
 """What the names of other machines in machine-NAME.scope begin with."""
 NSPAWN, LXC = "systemd-nspawn", "lxc"
@@ -59,7 +60,8 @@ def _container(name: str, parent: str) -> tuple[str, str | None] | None:
     """Return the id and runtime of the container whose cgroup is `name` below `parent`."""
     if match := _CONTAINER.fullmatch(name):
         kind = match[1] or ("docker" if parent == "docker" else "")
-        return None if kind.endswith("conmon") else (match[2], _RUNTIMES.get(kind))
+        is_other = kind.endswith("conmon") or (parent == _PODMAN_PODS and not kind)
+        return None if is_other else (match[2], _RUNTIMES.get(kind))
     if match := _LXC.fullmatch(name):
         return match[1], LXC
     if parent in {"lxc", "lxc.payload"}:
@@ -93,6 +95,17 @@ def read_path(path: str) -> Place:
             service = name
         parent = name
     return Place(service or (None if container else slice_), container, runtime, pod_uid)
+
+
+def paths_around(path: str) -> list[str]:
+    """Return the paths of the containers around the innermost one, outermost first."""
+    names = path.split("/")
+    prefixes = ["/".join(names[:depth]) for depth in range(2, len(names))]
+    innermost, found = read_path(path).container, dict[str, str]()
+    for prefix in prefixes if innermost else ():
+        if (container := read_path(prefix).container) and container != innermost:
+            found.setdefault(container, prefix)
+    return list(found.values())
 
 
 def owner_of(path: str) -> int | None:

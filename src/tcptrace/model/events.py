@@ -157,6 +157,7 @@ class InCgroup(Row):
     pod_namespace = _of("identity", "pod_namespace")
     pod_container = _of("identity", "pod_container")
     pod_uid = _of("identity", "pod_uid")
+    outer_containers = _of("identity", "outer_containers")
     ppid = _of("program", "ppid")
     parent_comm = _of("program", "parent_comm")
     exe = _of("program", "exe")

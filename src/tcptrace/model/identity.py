@@ -13,16 +13,18 @@ class Identity(NamedTuple):
     unit: str | None = None
     """The systemd unit, of the system or of a user."""
     container: str | None = None
-    """Id of the container, where the cgroup's path has one; LXC and systemd-nspawn have names."""
+    """Id of the innermost container in the cgroup's path; LXC and systemd-nspawn have names."""
     container_name: str | None = None
     runtime: str | None = None
     """docker, podman, containerd, cri-o, lxc or systemd-nspawn."""
     pod: str | None = None
-    """Name of the Kubernetes pod."""
+    """Name of the Kubernetes pod, also of a container that one of the pod's has started."""
     pod_namespace: str | None = None
     pod_container: str | None = None
     """The container's name in its pod."""
     pod_uid: str | None = None
+    outer_containers: str | None = None
+    """The containers around that one, outermost first, by name or else by id: ``a/b``."""
 
 
 UNKNOWN = Identity()

@@ -17,6 +17,7 @@ SHORTEST_ID = 4
 """So many digits of a container's id are enough."""
 _UNIT = re.compile(rf".+[.](?:{'|'.join(UNITS)})", re.DOTALL)
 _GLOB = re.compile("[*?[]")
+_ID = re.compile("(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 def unit_pattern(text: str) -> str:
@@ -70,7 +71,10 @@ def of_units(patterns: Iterable[str]) -> Keeps:
 
 
 def of_containers(patterns: Iterable[str]) -> Keeps:
-    """Return a test for being in a container, by its name or the beginning of its id."""
+    """Return a test for being in a container, by its name or the beginning of its id.
+
+    What is in a container inside it is in it, too.
+    """
     known = tuple(patterns)
     matches = _matcher(known)
     beginnings = tuple(
@@ -80,8 +84,10 @@ def of_containers(patterns: Iterable[str]) -> Keeps:
     def keeps(identity: Identity) -> bool:
         if identity.container is None:
             return False
-        has_name = identity.container_name is not None and matches(identity.container_name)
-        return has_name or identity.container.startswith(beginnings)
+        around = (identity.outer_containers or "").split("/")
+        names = filter(None, (identity.container_name, *around))
+        numbers = (identity.container, *_ID.findall(identity.cgroup or ""))
+        return any(map(matches, names)) or any(text.startswith(beginnings) for text in numbers)
 
     return lru_cache(maxsize=4096)(keeps)
 

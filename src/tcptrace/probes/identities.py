@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tcptrace.kernel import cgroups, lookups
-from tcptrace.kernel.cgroup_paths import Place, owner_of, read_path
+from tcptrace.kernel.cgroup_paths import owner_of, paths_around, read_path
 from tcptrace.model.identity import UNKNOWN, Identity
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ def identify(path: str, places: Callable[[int | None], runtimes.Places] = _place
     place = read_path(path)
     if place.container is None:
         return Identity(path, place.unit, pod_uid=place.pod_uid)
-    runtime, name, pod, pod_namespace, pod_container = _names(path, place, places)
+    runtime, name, *_ = names = _names(path, places)
+    outer = {each: _names(each, places) for each in paths_around(path)}
+    in_pods = (known[2:] for known in (names, *reversed(outer.values())))
+    pod, pod_namespace, pod_container = next(filter(any, in_pods), (None, None, None))
+    called = (known[1] or read_path(each).container or "" for each, known in outer.items())
     return Identity(
         path,
         place.unit,
@@ -42,25 +46,25 @@ def identify(path: str, places: Callable[[int | None], runtimes.Places] = _place
         pod_namespace,
         pod_container,
         place.pod_uid,
+        "/".join(called) or None,
     )
 
 
-def _names(
-    path: str, place: Place, places: Callable[[int | None], runtimes.Places]
-) -> Sequence[str | None]:
+def _names(path: str, places: Callable[[int | None], runtimes.Places]) -> Sequence[str | None]:
     """Return what is known of a container: the fields of `tcptrace.kernel.runtimes.Names`."""
     if keeper := lookups.keeper():
         return keeper.names(path)
     from tcptrace.kernel import runtimes  # noqa: PLC0415 - as above
 
-    return runtimes.names_of(place, places(owner_of(path)))
+    return runtimes.names_of(read_path(path), places(owner_of(path)))
 
 
 class Identities:
     """Identifies cgroups by id, and remembers them: those that are gone as well.
 
     A runtime may not have written a container's name when its first event comes: a name that is
-    not there is asked for again. The container that holds a pod's namespaces has none.
+    not there is asked for again. The container that holds a pod's namespaces has none, and that of
+    one in another container is not on this host.
     """
 
     def __init__(self) -> None:
@@ -83,7 +87,8 @@ class Identities:
         """Return who is in the cgroup of this path, and remember it."""
         found = UNKNOWN if path is None else identify(path)
         _, tries = self._nameless.pop(cgroup_id, (0, 0))
-        is_nameless = found.container and not (found.container_name or found.pod)
+        is_named = found.container_name or found.pod or found.outer_containers
+        is_nameless = found.container and not is_named
         if is_nameless and tries < len(ASKED_AGAIN_S):
             due_ns = time.monotonic_ns() + int(ASKED_AGAIN_S[tries] * 1e9)
             self._nameless[cgroup_id] = due_ns, tries + 1
