@@ -36,7 +36,7 @@ COMMANDS = (
 )
 # Each fails in another way, or does no harm, where it is permitted.
 TRIES = '''
-import ctypes, json, os, pathlib, socket, subprocess, sys
+import ctypes, fcntl, json, os, pathlib, resource, socket, subprocess, sys
 from tcptrace import command
 from tcptrace.probes.accept.probe import ACCEPT
 
@@ -58,6 +58,10 @@ ACTS = {
     "user": lambda: os.setgid(0),
     "kill": lambda: os.kill(int(os.environ["OTHER"]), 10),
     "keystroke": lambda: call(IOCTL, 0, 0x5412, b"x"),
+    "signal of the kernel's": lambda: fcntl.fcntl(0, 8, int(os.environ["OTHER"])),
+    "limits": lambda: resource.prlimit(int(os.environ["OTHER"]), resource.RLIMIT_CORE),
+    "pair": lambda: [end.close() for end in socket.socketpair()],
+    **{str(number): lambda number=number: call(number, 0, 0, 0, 0, 0, 0) for number in OTHERS},
 }
 
 def tried():
@@ -84,6 +88,11 @@ def attempt(trace):
 '''
 NUMBERS = {"x86_64": {"BPF": 321, "PTRACE": 101, "IOCTL": 16, "MOUNT": 165}}
 NUMBERS["aarch64"] = {"BPF": 280, "PTRACE": 117, "IOCTL": 29, "MOUNT": 40}
+# io_uring_setup, open_tree, pidfd_open, openat2, pidfd_getfd, process_madvise, mount_setattr,
+# memfd_secret; x32's getpid. On all machines.
+OTHERS = (425, 428, 434, 437, 438, 440, 442, 447, 0x40000000 + 39)
+# keyctl, perf_event_open, process_vm_readv, process_vm_writev, unshare, userfaultfd
+OTHERS_OF = {"x86_64": (250, 298, 310, 311, 272, 323), "aarch64": (219, 241, 270, 271, 97, 282)}
 # Says what is imported when the process has become another user.
 WATCHING = """
 import os, sys
@@ -249,6 +258,7 @@ def plugin(tmp_path: Path) -> dict[str, str]:
     if not numbers:
         pytest.skip("this machine has no seccomp filter here")
     constants = "".join(f"{name} = {number}\n" for name, number in numbers.items())
+    constants += f"OTHERS = {(*OTHERS, *OTHERS_OF[os.uname().machine])}\n"
     (tmp_path / "attempting.py").write_text(constants + TRIES)
     info = tmp_path / "attempting-1.dist-info"
     info.mkdir()

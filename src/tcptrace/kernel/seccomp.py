@@ -24,9 +24,9 @@ read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68,
 pwritev 296 70, preadv2 327 286, pwritev2 328 287, lseek 8 62, close 3 57, close_range 436 436,
 dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, fsync 74 82, fdatasync 75 83,
 sync_file_range 277 84, ftruncate 77 46, fallocate 285 47, fadvise64 221 223, flock 73 32,
-sendfile 40 71, fcntl 72 25, fchmod 91 52, getdents64 217 61, memfd_create 319 279,
+sendfile 40 71, fchmod 91 52, getdents64 217 61, memfd_create 319 279,
 recvfrom 45 207, recvmsg 47 212, sendto 44 206, sendmsg 46 211, shutdown 48 210,
-getsockname 51 204, getpeername 52 205, getsockopt 55 209, setsockopt 54 208, socketpair 53 199
+getsockname 51 204, getpeername 52 205, getsockopt 55 209, setsockopt 54 208
 """
 LOOKING = """
 fstat 5 80, newfstatat 262 79, stat 4 -, lstat 6 -, statx 332 291, fstatfs 138 44, statfs 137 43,
@@ -44,12 +44,12 @@ sigaltstack 131 132
 """
 ITSELF = """
 mmap 9 222, munmap 11 215, mremap 25 216, mprotect 10 226, brk 12 214, madvise 28 233, msync 26 227,
-mincore 27 232, membarrier 324 283, futex 202 98, set_robust_list 273 99, get_robust_list 274 100,
+mincore 27 232, membarrier 324 283, futex 202 98, set_robust_list 273 99,
 rseq 334 293, set_tid_address 218 96, arch_prctl 158 -, exit 60 93, exit_group 231 94,
 getpid 39 172, getppid 110 173, gettid 186 178, getuid 102 174, geteuid 107 175, getgid 104 176,
 getegid 108 177, getresuid 118 148, getresgid 120 150, getgroups 115 158, getpgrp 111 -,
 getpgid 121 155, getsid 124 156, uname 63 160, sysinfo 99 179, getrusage 98 165, getrlimit 97 163,
-prlimit64 302 261, getcpu 309 168, sched_yield 24 124, sched_getaffinity 204 123,
+getcpu 309 168, sched_yield 24 124, sched_getaffinity 204 123,
 sched_getparam 143 121, sched_getscheduler 145 120, sched_get_priority_max 146 125,
 sched_get_priority_min 147 126, getpriority 140 141, getrandom 318 278
 """
@@ -61,7 +61,7 @@ renameat2 316 276, mkdir 83 -, mkdirat 258 34, rmdir 84 -, link 86 -, linkat 265
 _CHECKED = """
 open 2 -, openat 257 56, clone 56 220, clone3 435 435, ioctl 16 29, kill 62 129, tgkill 234 131,
 prctl 157 167, bpf 321 280, socket 41 198, open_by_handle_at 304 265, setns 308 268, connect 42 203,
-pidfd_send_signal 424 424, seccomp 317 277
+pidfd_send_signal 424 424, seccomp 317 277, fcntl 72 25, prlimit64 302 261
 """
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # include/uapi/linux/audit.h
 """The machines that have filters."""
@@ -72,6 +72,10 @@ PR_SET_NAME, PR_GET_NAME, PR_SET_VMA = 15, 16, 0x53564D41
 # A terminal's state, its size and its foreground group; never TIOCSTI, which types for the user.
 _TERMINAL = (0x5401, 0x5402, 0x5403, 0x5404, 0x540B, 0x540F, 0x5410, 0x5413)
 _DESCRIPTOR = (0x541B, 0x5421, 0x5450, 0x5451)  # FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+
+# Of include/uapi/linux/fcntl.h what is about a descriptor, its locks, its pipe and its seals; never
+# F_SETOWN, F_SETSIG and their like, by which the kernel sends signals to whom it is told.
+_ABOUT_DESCRIPTORS = (*range(8), 36, 37, 38, 1030, 1031, 1032, 1033, 1034)
 
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
@@ -117,6 +121,8 @@ def base() -> list[Rule]:
         *(Rule(name) for group in (IO, LOOKING, WAITING, ITSELF) for name in _names(group)),
         Rule("clone", 0, having=CLONE_THREAD),
         Rule("ioctl", 1, (*_TERMINAL, *_DESCRIPTOR)),
+        Rule("fcntl", 1, _ABOUT_DESCRIPTORS),
+        Rule("prlimit64", 0, (0,)),  # another process's limits can be its end
         Rule("prctl", 0, (PR_SET_NAME, PR_GET_NAME, PR_SET_VMA)),
     ]
 
