@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tcptrace.kernel import apart, keeper
+from tcptrace.kernel import apart, keeper, landlock, seccomp
 from tcptrace.kernel.keeper import Holdings, Keeper
-from tcptrace.kernel.privileges import NAMES
+from tcptrace.kernel.privileges import CAP_DAC_OVERRIDE, NAMES
 
 
 @pytest.fixture
@@ -148,6 +149,10 @@ class Made:
         """Return no descriptor."""
         return []
 
+    def written(self) -> list[str]:
+        """Return where the mark is left."""
+        return [str(self._mark.parent)]
+
     def close_buffer(self) -> None:
         """Have no buffer."""
 
@@ -157,19 +162,58 @@ class Made:
         self._mark.write_text("removed")
 
 
-def test_it_removes_what_was_made_when_its_process_is_killed(tmp_path: Path) -> None:
-    """The kernel does not end it with that process: it has something to do."""
-    mark = tmp_path / "mark"
+def forked(main: Callable[[], object]) -> int:
+    """Have another process do something; return its id."""
     pid = os.fork()
     if pid == 0:
-        apart.set_person(apart.person_for({}))
-        Keeper(Holdings(instance=Made(mark))).user(0)  # type: ignore[arg-type]
+        status = 1
+        try:
+            apart.set_person(apart.person_for({}))
+            main()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+@pytest.mark.parametrize("users", [[0], []], ids=["late", "early"])
+def test_it_removes_what_was_made_when_its_process_is_killed(
+    tmp_path: Path, users: list[int]
+) -> None:
+    """The kernel does not end it with that process, however early: it has something to do."""
+    mark = tmp_path / "mark"
+
+    def trace() -> None:
+        kept = Keeper(Holdings(instance=Made(mark)))  # type: ignore[arg-type]
+        for user in users:
+            kept.user(user)
         os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
+
+    os.waitpid(forked(trace), 0)
     deadline = time.monotonic() + 20
     while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert mark.exists()
+
+
+@pytest.mark.skipif(not landlock.version(), reason="not offered: the kernel has no Landlock")
+def test_it_can_write_nowhere_but_where_it_must(tmp_path: Path) -> None:
+    """Whatever rights it has, and whoever owns the place; it can read everywhere."""
+    own, others = tmp_path / "own", tmp_path / "others"
+    own.mkdir()
+    others.mkdir()
+
+    def help_() -> None:
+        apart.confine_helper(
+            (CAP_DAC_OVERRIDE,), seccomp.files(), (), writes=[str(own)], outlives=True
+        )
+        (own / "mark").touch()
+        with contextlib.suppress(PermissionError):
+            (others / "mark").touch()
+        assert [own / "mark"] == [*tmp_path.glob("*/*")]
+
+    _, status = os.waitpid(forked(help_), 0)
+    assert (0, [own / "mark"]) == (status, [*tmp_path.glob("*/*")])
 
 
 def test_rights_follow_from_what_is_held() -> None:

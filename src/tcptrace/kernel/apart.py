@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tcptrace.kernel import child, landlock, seccomp
 from tcptrace.kernel.privileges import permitted_capabilities
-from tcptrace.kernel.syscalls import PR_SET_PDEATHSIG, capset, die_with_parent, prctl
+from tcptrace.kernel.syscalls import capset, die_with_parent, prctl
 
 NOBODY_S_NAME = "nobody"
 NOBODY, NOGROUP = 65534, 65534
@@ -213,6 +213,7 @@ def confine_helper(
     calls: Iterable[seccomp.Rule],
     files: Collection[int],
     *,
+    writes: Collection[str] | None = None,
     outlives: bool = False,
 ) -> None:
     """Leave this process, a child that helps the one that traces, a few rights.
@@ -221,6 +222,8 @@ def confine_helper(
         rights: capabilities that it keeps, where it has them.
         calls: system calls beside those of every process.
         files: descriptors that stay open; the standard streams lead nowhere.
+        writes: directories in which it may make, write and remove files, by Landlock. None for one
+            that looks into other processes, which Landlock does not let it.
         outlives: whether it sees its parent's end itself, for it has something to do then.
 
     """
@@ -231,10 +234,11 @@ def confine_helper(
     if _helpers is None:
         return
     parent = os.getppid()
+    if writes is not None:
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        landlock.restrict(["/"], writes)
     become(_helpers, rights)
-    if outlives:
-        prctl(PR_SET_PDEATHSIG, 0)
-    else:
+    if not outlives:
         die_with_parent(parent)  # again: the kernel forgets it where ids change
     seccomp.install([*seccomp.base(), *calls])
 

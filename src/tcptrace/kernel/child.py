@@ -35,16 +35,17 @@ def alive() -> frozenset[int]:
 class Child:
     """A forked process, from its start until it was reaped."""
 
-    def __init__(self, what: str, main: Callable[[], None]) -> None:
+    def __init__(self, what: str, main: Callable[[], None], *, outlives: bool = False) -> None:
         """Start it; `what` names it in errors. It ends when `main` returns, with status 0.
 
-        What `main` raises is its own affair: the status is then 1. Raises OSError.
+        What `main` raises is its own affair: the status is then 1. With `outlives`, `main` sees to
+        it that it ends when its parent has. Raises OSError.
         """
         self._what = what
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _be_child(parent, main)
+            _be_child(None if outlives else parent, main)
         _ALIVE.add(self._pid)
         self._ticks: int | None = 0
         self._idle_s = self._waited_s = 0.0
@@ -132,11 +133,12 @@ class Child:
         return f"the process that {self._what} {how}"
 
 
-def _be_child(parent: int, main: Callable[[], None]) -> NoReturn:
+def _be_child(parent: int | None, main: Callable[[], None]) -> NoReturn:
     """Work, and end without any exit handler of the parent's."""
     status = 1
     try:
-        die_with_parent(parent)
+        if parent is not None:
+            die_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # sent to all of a group: the parent decides
         main()

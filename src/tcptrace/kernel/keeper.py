@@ -7,8 +7,9 @@ name and its arguments, at most `QUESTION_BYTES` long; an answer is an errno, a 
 
 The keeper holds the BPF programs and maps of this run, and what it has made in tracefs. It believes
 nothing that it is asked: each argument is checked, and where one is not what it should be, the
-keeper ends. It writes no file but those of tracefs that the run has made, starts no program, and
-reaches no network. It ends with the process that traces, and when an answer takes too long.
+keeper ends. It writes no file but those of tracefs that the run has made, where Landlock holds it
+to tracefs; it starts no program, and reaches no network. It ends with the process that traces, and
+when an answer takes too long.
 """
 
 from __future__ import annotations
@@ -219,7 +220,13 @@ def _keep(channel: socket.socket, held: Holdings) -> None:
     files = {channel.fileno(), *held.descriptors(), *([] if root is None else [root])}
     if held.instance:
         held.instance.close_buffer()
-    confine_helper(held.rights(), held.calls(), files, outlives=held.instance is not None)
+    confine_helper(
+        held.rights(),
+        held.calls(),
+        files,
+        writes=held.instance.written() if held.instance else (),
+        outlives=held.instance is not None,
+    )
     office = _Office(held)
     try:
         while question := _received(channel, _QUESTION, QUESTION_BYTES):
@@ -294,7 +301,9 @@ class Keeper:
         self._end_s = ANSWER_S if held.instance else END_S
         self._is_left = False
         self._channel, theirs = socket.socketpair()
-        self._child = child.Child("keeps rights", lambda: _keep(theirs, held))
+        self._child = child.Child(
+            "keeps rights", lambda: _keep(theirs, held), outlives=held.instance is not None
+        )
         theirs.close()
 
     @property

@@ -221,6 +221,10 @@ class Instance:
         private = str(self._root).removeprefix("/proc/self/fd/")
         return [int(private)] if private.isdecimal() else []
 
+    def written(self) -> list[str]:
+        """Return the directory that all it writes and removes is in."""
+        return [str(self._root)]
+
     def write(self, file: str, text: str) -> None:
         """Write to a file of the instance, behind what it has. Raises OSError."""
         append(self._path / file, text)
