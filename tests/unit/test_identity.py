@@ -360,6 +360,31 @@ def test_a_user_s_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert identified(path.replace("1000", "1001"), tmp_path).container_name is None
 
 
+def test_a_user_s_files_take_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many and large they are, and whatever lies beside them, little of them is read."""
+    user = pwd.struct_passwd(("me", "x", 1000, 1000, "", "/home/me", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", {1000: user}.__getitem__)
+    monkeypatch.setattr(runtimes, "MOST_ENTRIES", 20)
+    sizes: list[int] = []
+    read = runtimes._read
+
+    def noted(path: Path, most: int) -> bytes:
+        data = read(path, most)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(runtimes, "_read", noted)
+    storage = tmp_path / "home/me/.local/share/containers/storage"
+    for number in range(60):
+        place = storage / f"{number}-containers"
+        place.mkdir(parents=True)
+        as_large(place / "containers.json")
+    path = f"{USER}/user.slice/libpod-{ID}.scope/container"
+    assert identified(path, tmp_path).container_name is None
+    assert runtimes.MOST_BYTES_OF_USERS == sum(sizes)
+    assert len(sizes) < 100
+
+
 def as_pipe(file: Path) -> None:
     """Make a named pipe."""
     os.mkfifo(file)

@@ -8,7 +8,8 @@
 | containerd | ``NAMESPACE/ID/config.json``, the bundle of a task |
 
 The files of a user's containers are that user's: they are read as what a stranger wrote, and say
-nothing about other users' containers.
+nothing about other users' containers. However many and large they are, so much of them is read for
+a container that it takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ import pwd
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tcptrace.kernel.cgroup_paths import LXC, NSPAWN, Place
 
 MOST_BYTES = 16 << 20
+MOST_BYTES_OF_USERS = 1 << 20
+"""Of a user's files. A container takes some 1,500; to read all takes 0.3 s and 35 MB at most."""
+MOST_ENTRIES = 1000
+"""So much of a directory is looked at; one that runtimes make has a dozen."""
 DOCKER_ROOTS = ("var/lib/docker", "var/snap/docker/common/var-lib-docker")
 DOCKER_SETTINGS = "etc/docker/daemon.json"
 STORAGES = ("var/lib/containers/storage", "run/containers/storage")
@@ -39,6 +45,9 @@ TASKS = tuple(
     )
 )
 DOCKER_NAMESPACE = "moby"
+DRIVER = "-containers"
+"""So ends the name of a storage's directory, behind that of a storage driver."""
+LISTS = ("containers.json", "volatile-containers.json")
 PAUSE = "POD"
 """What CRI-O and Docker call the container that holds a pod's namespaces."""
 
@@ -63,12 +72,14 @@ class Places(NamedTuple):
     docker: Sequence[Path]
     storages: Sequence[Path]
     tasks: Sequence[Path]
+    most: int = MOST_BYTES
+    """So many bytes are read for a container."""
 
 
 def places(owner: int | None, root: Path = Path("/")) -> Places:
     """Return the places of the system's runtimes, or those of the user `owner`."""
     if owner is None:
-        moved = _texts(_load(root / DOCKER_SETTINGS)).get("data-root", "")
+        moved = _texts(_parsed(_read(root / DOCKER_SETTINGS, MOST_BYTES))).get("data-root", "")
         docker = [root / moved.strip("/")] if moved else []
         docker += [root / place for place in DOCKER_ROOTS]
         return Places(
@@ -79,7 +90,8 @@ def places(owner: int | None, root: Path = Path("/")) -> Places:
     except KeyError:
         return Places((), (), ())
     share = home / ".local/share"
-    return Places([share / "docker"], [share / "containers/storage"], ())
+    storages = [share / "containers/storage"]
+    return Places([share / "docker"], storages, (), MOST_BYTES_OF_USERS)
 
 
 def names_of(place: Place, where: Places) -> Names:
@@ -90,15 +102,31 @@ def names_of(place: Place, where: Places) -> Names:
         return Names(place.runtime, place.container)
     if not re.fullmatch("[0-9a-f]{64}", place.container):
         return Names(place.runtime)
+    files = _Files(where)
     for runtimes, find in _WAYS:
-        if place.runtime in runtimes and (found := find(where, place.container)):
+        if place.runtime in runtimes and (found := find(files, place.container)):
             return found
     return Names(place.runtime)
 
 
-def _by_docker(where: Places, container: str) -> Names | None:
-    for root in where.docker:
-        found = _load(root / "containers" / container / "config.v2.json")
+class _Files:
+    """Reads files in some places for one container."""
+
+    def __init__(self, where: Places) -> None:
+        """Nothing has been read."""
+        self.where = where
+        self._left = where.most
+
+    def load(self, path: Path) -> Any:
+        """Return what a JSON file holds; None where there is none, or it is not to be trusted."""
+        data = _read(path, self._left)
+        self._left -= len(data)
+        return _parsed(data)
+
+
+def _by_docker(files: _Files, container: str) -> Names | None:
+    for root in files.where.docker:
+        found = files.load(root / "containers" / container / "config.v2.json")
         if found is not None:
             name = _texts(found).get("Name", "").lstrip("/") or None
             labels = _texts(_member(_member(found, "Config"), "Labels"))
@@ -106,12 +134,15 @@ def _by_docker(where: Places, container: str) -> Names | None:
     return None
 
 
-def _by_containerd(where: Places, container: str) -> Names | None:
+def _by_containerd(files: _Files, container: str) -> Names | None:
     """Return what a task's bundle tells; Docker's tell nothing that Docker's files do not."""
-    for bundle in _listed(where.tasks, f"*/{container}/config.json"):
-        if bundle.parent.parent.name == DOCKER_NAMESPACE:
+    for namespace in _inside(files.where.tasks):
+        if namespace.name == DOCKER_NAMESPACE:
             continue
-        notes = _texts(_member(_load(bundle), "annotations"))
+        bundle = files.load(namespace / container / "config.json")
+        if bundle is None:
+            continue
+        notes = _texts(_member(bundle, "annotations"))
         inside = notes.get("io.kubernetes.cri.container-name")
         return Names(
             "containerd",
@@ -123,23 +154,21 @@ def _by_containerd(where: Places, container: str) -> Names | None:
     return None
 
 
-def _by_storage(where: Places, container: str) -> Names | None:
+def _by_storage(files: _Files, container: str) -> Names | None:
     """Return what the storage that Podman and CRI-O share tells."""
-    name = next(filter(None, (_name_in(place, container) for place in _lists(where))), None)
-    for spec in _listed(where.storages, f"*-containers/{container}/userdata/config.json"):
-        notes = _texts(_member(_load(spec), "annotations"))
+    drivers = [place for place in _inside(files.where.storages) if place.name.endswith(DRIVER)]
+    lists = (files.load(place / name) for place in drivers for name in LISTS)
+    name = next(filter(None, (_name_in(entries, container) for entries in lists)), None)
+    for place in drivers:
+        spec = files.load(place / container / "userdata/config.json")
+        notes = _texts(_member(spec, "annotations"))
         if notes.get("io.container.manager") == "cri-o":
             return _in_pod(notes, "cri-o", name)
     return Names("podman", name) if name else None
 
 
-def _lists(where: Places) -> Iterable[Path]:
-    return _listed(where.storages, "*-containers/*containers.json")
-
-
-def _name_in(file: Path, container: str) -> str | None:
+def _name_in(entries: object, container: str) -> str | None:
     """Return the first name that a list of containers has for an id."""
-    entries = _load(file)
     for entry in entries if isinstance(entries, list) else []:
         names = _member(entry, "names")
         if _member(entry, "id") == container and isinstance(names, list):
@@ -147,7 +176,7 @@ def _name_in(file: Path, container: str) -> str | None:
     return None
 
 
-_WAYS: tuple[tuple[frozenset[str | None], Callable[[Places, str], Names | None]], ...] = (
+_WAYS: tuple[tuple[frozenset[str | None], Callable[[_Files, str], Names | None]], ...] = (
     (frozenset({None, "containerd"}), _by_containerd),
     (frozenset({None, "podman", "cri-o"}), _by_storage),
     (frozenset({None, "docker"}), _by_docker),
@@ -163,16 +192,23 @@ def _in_pod(labels: Mapping[str, str], runtime: str, name: str | None) -> Names:
     return Names(runtime, inside or name, pod, namespace, inside)
 
 
-def _load(path: Path) -> Any:
-    """Return what a JSON file holds; None where there is none, or it is not to be trusted.
+def _read(path: Path, most: int) -> bytes:
+    """Return what is in a file, which may be anybody's: no link, device or pipe is followed.
 
-    It may be anybody's: no link, device or pipe is followed, and its size is bounded.
+    Of one that has more than `most` bytes, so many are returned.
     """
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError):
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - opened with these flags
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return json.loads(file.read(MOST_BYTES))
+                return file.read(most)
+    return b""
+
+
+def _parsed(data: bytes) -> Any:
+    """Return what JSON says; None where it is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(data)
     return None
 
 
@@ -188,10 +224,10 @@ def _member(found: object, key: str) -> object:
     return found.get(key) if isinstance(found, dict) else None
 
 
-def _listed(directories: Iterable[Path], pattern: str) -> list[Path]:
-    """Return the paths in `directories` that a pattern matches, as far as they can be read."""
+def _inside(directories: Iterable[Path]) -> list[Path]:
+    """Return the paths in `directories`, as far as they can be read, and not too many of them."""
     found: list[Path] = []
     for directory in directories:
-        with contextlib.suppress(OSError):
-            found += sorted(directory.glob(pattern))
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            found += sorted(directory / entry.name for entry in islice(entries, MOST_ENTRIES))
     return found
