@@ -84,6 +84,7 @@ class Recorder:
             str(path), "accept", ACCEPT.row_classes, limits, self.said.append
         )
         self.sink.open(meta)
+        self.sink.flush()
 
     def write(self, rows: list[Any]) -> None:
         """Write rows, as a group."""
@@ -281,6 +282,19 @@ def test_what_a_crash_leaves_is_recovered(tmp_path: Path) -> None:
             source = opened(tmp_path / str(number))
             assert jsons(rows[:count]) == jsons(read(source))
             assert "1 of 1 files were cut off, as by a crash" == source.warning
+
+
+def test_what_is_left_behind_is_not_read_before_rights_are_given_up(tmp_path: Path) -> None:
+    """To open a recording is root's; whose the files there are is not known."""
+    recorder = Recorder(tmp_path)
+    recorder.write(accepts(5))
+    recorder.crash()
+    sink = DirectoryRecording(str(tmp_path), "accept", ACCEPT.row_classes, NO_LIMITS, print)
+    sink.open(META)
+    assert [] == whole(tmp_path)
+    sink.flush()
+    assert 1 == len(whole(tmp_path))
+    sink.close(NOTHING_LOST)
 
 
 def test_a_group_that_has_not_reached_the_disk_is_left_out(tmp_path: Path) -> None:

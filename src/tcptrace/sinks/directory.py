@@ -123,14 +123,10 @@ class DirectoryRecording(GroupedSink):
         self._losses = self._told = NOTHING_LOST
         """What may be missing so far, and what of it the files say that have ended."""
         self._failure: str | None = None
+        self._is_tidy = False
 
     def open(self, meta: Meta) -> None:
-        """Finish what others have left behind; remove what is old.
-
-        Raises:
-            TcptraceError: nothing can be written there.
-
-        """
+        """Make the directory. Raises TcptraceError where nothing can be written there."""
         self._meta = meta
         self._waiting = Waiting(self._schema, meta)
         self._last_ns = 0
@@ -141,7 +137,6 @@ class DirectoryRecording(GroupedSink):
             self._tree.make()
         except OSError as error:
             raise TcptraceError(f"cannot write to {self._path}: {error.strerror}") from None
-        self._tidy()
 
     def write(self, rows: Sequence[Any]) -> None:
         """Keep rows for their group."""
@@ -153,7 +148,14 @@ class DirectoryRecording(GroupedSink):
         self._losses = losses
 
     def flush(self, seconds: float = 0) -> bool:
-        """Write the group if its rows have waited, and end the file if it is time."""
+        """Write the group if its rows have waited, and end the file if it is time.
+
+        The first time it is also seen to what others have left behind: that is read, and not by
+        who has yet to give up its rights.
+        """
+        if not self._is_tidy:
+            self._is_tidy = True
+            self._tidy()
         super().flush(seconds)
         if self._growing and self._is_due(self._growing):
             self._finish()
@@ -243,5 +245,5 @@ class DirectoryRecording(GroupedSink):
             self._fail(error)
 
     def _recover(self, name: str, directory: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # gone, or another user's
             finish.recover(name, directory)
