@@ -203,10 +203,13 @@ class Mishaps:
         }
         if host:
             self._all |= {"processor offline": self._unplug, "clock set": self._set_clock}
+        self._next: list[str] = []
 
     def befall(self, chance: random.Random) -> None:
-        """Have one of them happen."""
-        name = chance.choice(list(self._all))
+        """Have one of them happen; none happens again before all others have."""
+        if not self._next:
+            self._next = chance.sample([*self._all], len(self._all))
+        name = self._next.pop()
         self._all[name]()
         self.count[name] += 1
 
