@@ -51,6 +51,8 @@ OTHERS = {"diff": "diff", "doctor": "doctor", "map": "map", "programs": "prepare
 """The pages of commands that do not trace, with their commands."""
 COLUMNS = {"diff": diff.COLUMNS, "map": (*edges.COLUMNS, *edges.MORE_COLUMNS)}
 """The columns of these pages."""
+OF_RECORDINGS = {"map": ("edge", "clock"), "diff": ("difference",)}
+"""The types of rows of those that have any."""
 OF_PROCESSES = ("accept", "connect", "close", "open", "dns")
 """The types of rows that are meant by all, in docs/output.md."""
 
@@ -227,6 +229,8 @@ def of_other(page: str) -> dict[str, str]:
     tables = {"options": others(load_any(OTHERS[page]))}
     if page in COLUMNS:
         tables["columns"] = whole(("key", "heading", "meaning"), map(described, COLUMNS[page]))
+    if page in OF_RECORDINGS:
+        tables["keys"] = keys(OF_RECORDINGS[page])
     return tables
 
 

@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from tests.unit.fleet import Fleet, Host, write
+from tests.unit.test_schema import VALIDATOR
 
 from tcptrace.cli import cli
 from tcptrace.diff.baseline import (
@@ -52,6 +53,8 @@ def changes(*arguments: object) -> dict[str, str]:
     result = invoke("diff", "--json", *arguments)
     assert not result.exception, result.exception
     found = [json.loads(line) for line in result.stdout.splitlines()]
+    for values in found:
+        VALIDATOR.validate(values)
     return {f"{one['program']} {one['destination']}:{one['port']}": one["change"] for one in found}
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from jsonschema import ValidationError
 from tests.unit.fleet import START_NS, Fleet, Host, write
+from tests.unit.test_schema import VALIDATOR
 
 from tcptrace.cli import cli
 from tcptrace.errors import RefusedError, TcptraceError
@@ -50,8 +52,11 @@ def run(*arguments: object) -> Result:
 
 
 def objects(*arguments: object) -> list[dict[str, Any]]:
-    """Return what the map has as JSON."""
-    return [json.loads(line) for line in run(*arguments, "--json").stdout.splitlines()]
+    """Return what the map has as JSON, all of it as the schema says."""
+    found = [json.loads(line) for line in run(*arguments, "--json").stdout.splitlines()]
+    for values in found:
+        VALIDATOR.validate(values)
+    return found
 
 
 def edges(*arguments: object) -> list[dict[str, Any]]:
@@ -144,6 +149,15 @@ def test_what_is_not_recorded_is_a_name_or_an_address(fleet: Fleet, web: Host) -
         "curl@web > 198.51.100.2:443": 1,
         "2001:db8::1 > nginx@web:80": 1,
     } == arrows(fleet.root)
+
+
+@pytest.mark.parametrize("wrong", [{"client": None}, {"more": 1}, {"attempts": 0}, {"port": "x"}])
+def test_the_schema_knows_edges(fleet: Fleet, web: Host, wrong: dict[str, Any]) -> None:
+    """What no edge can be is refused; that edges are as it says, `objects` looks at each time."""
+    fleet.connect(web, None, 443, address="198.51.100.1")
+    (edge,) = edges(fleet.keep(web))
+    with pytest.raises(ValidationError):
+        VALIDATOR.validate({**edge, **wrong})
 
 
 def test_failures_are_counted_by_kind(fleet: Fleet, web: Host, db: Host) -> None:
