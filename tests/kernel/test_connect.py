@@ -722,3 +722,20 @@ def test_what_a_baseline_has_is_left_out(backend: Backend, tmp_path: Path) -> No
         assert port_of(new) == event["rport"]
         assert 0 == tracer.stop().status
     assert 1 == len(tracer.events)
+
+
+@pytest.mark.anywhere
+def test_what_a_baseline_lacks_can_fail(tmp_path: Path) -> None:
+    """--new-since with --fail: the status is 3 after an attempt that is new, and 0 after others."""
+    name = Path("/proc/self/comm").read_text(encoding="ascii").rstrip("\n")
+    base = tmp_path / "base"
+    with listen() as old, listen() as new:
+        edge = {"type": "edge", "program": name, "network": "127.0.0.0/24", "port": port_of(old)}
+        base.write_text(json.dumps({**edge, "attempts": 1, "failed": 0}) + "\n", encoding="ascii")
+        fails = ("-p", str(os.getpid()), "--json", "--new-since", str(base), "--fail")
+        for status, server in {0: old, 3: new}.items():
+            with Tracer(*fails, command="connect") as tracer:
+                connect(server).close()
+                assert status == tracer.stop().status
+            ports = [event["rport"] for event in tracer.events]
+            assert [port_of(new)] * (status == 3) == ports

@@ -195,6 +195,38 @@ def test_a_recording_is_summed_up(run: Run, recorded: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ports", "options", "status", "words"),
+    [
+        ((443,), (), 0, "1 event"),
+        ((443,), ("--fail",), 3, "1 attempt to connect to what BASE does not have:"),
+        ((443,), ("--fail", "--only", ":886"), 0, "1 event"),
+        ((443,), ("--fail", "--only", ":443"), 3, "curl    181 -    192.0.2.1  886 refused     1"),
+        ((443, 886), ("--fail",), 0, "0 events"),
+    ],
+)
+def test_a_recording_is_judged_by_a_baseline(
+    run: Run,
+    recorded: Path,
+    ports: tuple[int, ...],
+    options: tuple[str, ...],
+    status: int,
+    words: str,
+) -> None:
+    """With --fail, 3 after what the baseline does not have; a list permits some of that."""
+    edge = {
+        "type": "edge",
+        "program": "curl",
+        "network": "192.0.2.0/24",
+        "attempts": 1,
+        "failed": 0,
+    }
+    lines = [f"{json.dumps({**edge, 'port': port})}\n" for port in ports]
+    (recorded.parent / "base").write_text("".join(lines), encoding="ascii")
+    done = run("connect", "-r", "x.jsonl", "--new-since", "base", *options)
+    assert (status, True) == (done.returncode, words in done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
     ("options", "status", "words"),
     [
         (("--only", ":400-500,:886"), 0, "2 events"),

@@ -141,6 +141,15 @@ def _took(ms: float) -> Callable[[Any], bool]:
     type=click.Path(path_type=Path),
     help="With --new-since: leave out what patterns in a file match, see diff.",
 )
+@option(
+    "--fail",
+    is_flag=True,
+    is_rare=True,
+    needs=("new_since",),
+    excludes=("slower",),
+    implies=lambda _: ("outcome",),
+    help="With --new-since: exit with 3 after any attempt that is new.",
+)
 def connect(
     trace: Trace,
     *,
@@ -154,6 +163,7 @@ def connect(
     fail_on_connect: bool,
     new_since: Path | None,
     ignore: Path | None,
+    fail: bool,
 ) -> Iterable[Row]:
     """Trace attempts to connect (active opens), failed ones as well.
 
@@ -172,7 +182,7 @@ def connect(
       tcptrace connect --only 'localhost,*.example.org:443' -- make check
       tcptrace connect -d --new-since base  what was not in this baseline
     """  # noqa: D301 - click's own mark for lines that stay as they are
-    if summary or only or fail_on_connect:
+    if summary or only or fail_on_connect or fail:
         batches = with_under_way(trace.batches, trace.table, trace.filters)
         trace = dataclasses.replace(trace, batches=batches)
     if count:

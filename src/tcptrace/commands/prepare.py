@@ -48,7 +48,7 @@ def usual_options(command: TraceCommand) -> Iterator[list[str]]:
 def _is_more(option: TraceOption) -> bool:
     """Tell whether a flag is usual, though it is not the command's own, or turns others on."""
     is_usual = option.name == "who" or bool(option.prefers or option.implies)
-    return option.is_flag and is_usual
+    return option.is_flag and is_usual and not option.needs
 
 
 def _given(option: TraceOption) -> list[str]:

@@ -1,4 +1,4 @@
-"""``--only`` and ``--fail-on-connect``: whether all attempts to connect were permitted ones."""
+"""``--only`` and its like: whether all attempts to connect were to what they may be made to."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from tcptrace.sinks.text import texts
 MOST_KEPT = 10_000
 """So many different offenders are told apart."""
 MOST_SHOWN = 100
+FORBIDDEN, NEW = "what is not permitted", "what BASE does not have"
+"""What people call destinations that are not to be: by a list, or by ``--new-since BASE``."""
 HEADINGS = ("PROGRAM", "PID", "NAME", "ADDRESS", "PORT", "RESULT", "TIMES")
 
 
@@ -48,9 +50,10 @@ def _result(row: Any) -> str:
 class Gate:
     """Looks at all rows, as a sink, for attempts to connect that are not permitted."""
 
-    def __init__(self, permitted: Destinations) -> None:
-        """Let attempts to these destinations pass."""
+    def __init__(self, permitted: Destinations, others: str = FORBIDDEN) -> None:
+        """Let attempts to these destinations pass; `others` is what people call all others."""
         self._permitted = permitted
+        self._others = others
         self._offenders: Counter[Offender] = Counter()
         self._untold = 0
         """Attempts of offenders that were too many to be told apart."""
@@ -111,14 +114,15 @@ class Gate:
             doubt = str(losses)
         if doubt:
             raise UncertainError(
-                f"nothing was seen that is not permitted, but not all was seen: {doubt}{ended}"
+                f"no attempt to connect to {self._others} was seen, but not all was seen: "
+                f"{doubt}{ended}"
             )
 
     def _verdict(self) -> Iterator[str]:
         """Yield lines that tell what was found."""
         number = self._offenders.total() + self._untold
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
-        yield f"{attempts} to connect to what is not permitted:"
+        yield f"{attempts} to connect to {self._others}:"
         shown = [*self._offenders.items()][:MOST_SHOWN]
         table = io.StringIO()
         rows = [tuple(map(Cell, texts((*offender, times)))) for offender, times in shown]

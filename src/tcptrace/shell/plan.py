@@ -72,6 +72,8 @@ class Output:
     """Whether there are rows of the ends of connections."""
     permitted: Destinations | None = None
     """The only ones that may be connected to, where that is asked."""
+    is_about_base: bool = False
+    """Whether rows are what a baseline does not have, and none of these is to be."""
     pace: Pace | None = None
     """How fast a recording is played."""
 
@@ -255,6 +257,7 @@ def make_output(
         summary=summary,
         has_ends=any(row.type == "close" for row in probe.row_classes),
         permitted=_permitted(given),
+        is_about_base=bool(given.get("fail")),
         pace=show.pace if show else None,
     )
 
@@ -264,4 +267,5 @@ def _permitted(given: Mapping[str, Any]) -> Destinations | None:
     from tcptrace.model.destinations import Destinations  # noqa: PLC0415 - for few runs
 
     permitted: Destinations | None = given.get("only")
-    return permitted or (Destinations() if given.get("fail_on_connect") else None)
+    is_none_permitted = given.get("fail_on_connect") or given.get("fail")
+    return permitted or (Destinations() if is_none_permitted else None)

@@ -200,9 +200,9 @@ def _gate(output: Output) -> list[Gate]:
     """Return what looks whether all was permitted, if anything is to."""
     if output.permitted is None:
         return []
-    from tcptrace.shell.gate import Gate  # noqa: PLC0415 - for few runs
+    from tcptrace.shell.gate import FORBIDDEN, NEW, Gate  # noqa: PLC0415 - for few runs
 
-    return [Gate(output.permitted)]
+    return [Gate(output.permitted, NEW if output.is_about_base else FORBIDDEN)]
 
 
 def _judge(
