@@ -11,7 +11,7 @@ from tests.unit.fleet import Fleet, Host
 from tcptrace.map.duck import DuckDb
 from tcptrace.map.edges import Edge, Map
 from tcptrace.map.engine import Engine
-from tcptrace.map.find import days, find
+from tcptrace.map.find import around, find
 from tcptrace.map.inputs import Wanted
 from tcptrace.map.join import make_map
 from tcptrace.map.spark import Spark
@@ -65,7 +65,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(engine: Engine, recordings: Path, place: Path, wanted: Wanted) -> Map:
     """Return the map that an engine makes."""
     try:
-        return make_map(engine, find([recordings], place, days(None, None)), wanted)
+        return make_map(engine, find([recordings], place, around(None, None)).tables, wanted)
     finally:
         engine.close()
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tcptrace.model.kept import END_KEY, META_KEY
-from tcptrace.model.losses import NOTHING_LOST
+from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.meta import Meta, meta_to_json
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.sinks.groups import schema_of
@@ -41,8 +41,9 @@ class Host:
         self.name = name
         self.address = address
         self.rows: list[dict[str, Any]] = []
+        """What its recordings have."""
         self._ahead_ns = int(ahead_s * SECOND)
-        self._known = {"netns": NETNS, "boot_id": f"boot of {name}", "family": 4, **known}
+        self.known = {"netns": NETNS, "boot_id": f"boot of {name}", "family": 4, **known}
 
     def add(self, kind: str, at_s: float, ends: tuple[Any, ...], **values: Any) -> None:
         """Keep a row."""
@@ -53,7 +54,7 @@ class Host:
                 "type": kind,
                 "time": START_NS + at_ns + self._ahead_ns,
                 "clock_offset_ns": START_NS + self._ahead_ns - 1,
-                **self._known,
+                **self.known,
                 **dict(zip(names, ends, strict=True)),
                 **values,
             }
@@ -143,12 +144,16 @@ class Fleet:
         return self.root
 
 
-def write(path: Path, host: Host, *, numbers: bool = True) -> None:
-    """Write a host's recording to a file."""
-    meta = Meta("tracer", "tracepoint", host.name, f"boot of {host.name}", "6.1", START_NS)
+def write(
+    path: Path, host: Host, *, numbers: bool = True, losses: Losses = NOTHING_LOST, at_s: float = 0
+) -> None:
+    """Write a host's recording to a file that was begun so long after `START_NS`."""
+    boot = str(host.known["boot_id"])
+    begun_ns = START_NS + int(at_s * SECOND)
+    meta = Meta("tracer", "tracepoint", host.name, boot, "6.1", begun_ns)
     known = {
         META_KEY: json.dumps(meta_to_json(meta)).encode(),
-        END_KEY: json.dumps(NOTHING_LOST._asdict()).encode(),
+        END_KEY: json.dumps(losses._asdict()).encode(),
     }
     columns = schema(numbers=numbers).with_metadata(known)
     table = pa.Table.from_pylist(list(_ordered(host.rows)), schema=columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 from tests.unit.conftest import Run
+from tests.unit.fleet import Fleet, Host
 from tests.unit.test_recordings import recorded  # noqa: F401 - a fixture
 
 from tcptrace.sinks import bucket
@@ -111,3 +113,46 @@ def test_each_bucket_has_a_place_of_its_own(tmp_path: Path) -> None:
     places = {bucket.spool_for(url) for url in (URL, "s3://records/other/", f"{URL}?region=x")}
     assert 3 == len(places)
     assert {tmp_path / "state/spool"} == {place.parent for place in places}
+
+
+def test_a_fleet_in_a_bucket_is_joined(run: Run, storage: fs.S3FileSystem, tmp_path: Path) -> None:
+    """The map is that of the same files in a directory; other days are not even fetched."""
+    fleet, web, db = Fleet(tmp_path / "fleet"), Host("we b", "10.0.0.1"), Host("db", "10.0.0.2")
+    fleet.connect(web, db, 5432)
+    place = fleet.keep(web, db)
+    (place / "date=2026-11-30" / "host=we b").rename(place / "date=2026-11-30" / "host=we%20b")
+    storage.create_dir("records")
+    fs.copy_files(str(place), "records/fleet", destination_filesystem=storage)
+    with storage.open_output_stream("records/fleet/date=2026-11-20/host=db/tracer.parquet") as old:
+        old.write(b"no Parquet")
+    done = run("map", "--json", "--since", "2026-11-29", URL)
+    assert 0 == done.returncode, done.stderr
+    (edge,) = map(json.loads, done.stdout.splitlines())
+    assert ("we b", "db", 5432) == (edge["client_host"], edge["server_host"], edge["port"])
+    assert "left out" not in done.stderr
+    done = run("map", "--json", f"{URL}date=2026-11-30/host=db/tracer-0.parquet")
+    assert ["unmonitored"] == [json.loads(line)["client_kind"] for line in done.stdout.splitlines()]
+    done = run("map", "--since", "2027-01-01", URL)
+    assert (1, True) == (done.returncode, f"no recordings in {URL}, or none of" in done.stderr)
+    storage.delete_dir("records")
+    done = run("map", URL)
+    assert (1, True) == (done.returncode, f"cannot read {URL}" in done.stderr)
+
+
+def test_fleets_in_buckets_are_compared(run: Run, storage: fs.S3FileSystem, tmp_path: Path) -> None:
+    """A bucket can be BASE, and NEW, and be kept as a baseline; what cannot be read is said."""
+    fleet, web = Fleet(tmp_path / "fleet"), Host("web", "10.0.0.1")
+    fleet.connect(web, None, 443, address="198.51.100.1")
+    storage.create_dir("records")
+    fs.copy_files(str(fleet.keep(web)), "records/base", destination_filesystem=storage)
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    fs.copy_files(str(fleet.keep(web)), "records/fleet", destination_filesystem=storage)
+    done = run("diff", "--fail", "--json", "s3://records/base/", URL)
+    (found,) = map(json.loads, done.stdout.splitlines())
+    assert (3, "new", 80) == (done.returncode, found["change"], found["port"])
+    assert 0 == run("diff", "--save", "kept", "s3://records/base/").returncode
+    with storage.open_output_stream("records/fleet/date=2026-11-30/host=db/tracer.parquet") as bad:
+        bad.write(b"no Parquet")
+    done = run("diff", "--fail", "kept", URL)
+    assert (3, True) == (done.returncode, "left out: " in done.stderr)
+    storage.delete_dir("records")

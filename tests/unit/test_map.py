@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from jsonschema import ValidationError
@@ -21,6 +22,8 @@ from tests.unit.test_schema import VALIDATOR
 from tcptrace.cli import cli
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.model.events import time_text
+from tcptrace.model.kept import CUT_KEY, END_KEY
+from tcptrace.model.losses import Losses
 
 HOSTILE = "\x1b[3m\"'</b>\u202e\\"
 
@@ -386,6 +389,122 @@ def test_files_that_are_being_written_are_passed_over(fleet: Fleet, web: Host) -
     place = fleet.keep(web)
     (place / "date=2026-11-30" / "host=web" / ".tracer-9.parquet").write_bytes(b"PAR1")
     assert 1 == len(edges(place))
+
+
+def test_what_cannot_be_read_is_left_out_and_said(fleet: Fleet, web: Host, db: Host) -> None:
+    """A file that was cut off does not keep the others of a directory from being joined."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web, db)
+    whole = next(place.rglob("host=web/*.parquet"))
+    for number, size in enumerate((0, 8, whole.stat().st_size // 2, whole.stat().st_size - 1)):
+        whole.with_name(f"tracer-bad-{number}.parquet").write_bytes(whole.read_bytes()[:size])
+    (place / "other.parquet").write_bytes(b"PAR1")
+    (place / "other.jsonl").write_bytes(b"no JSON\n")
+    result = run(place)
+    assert "curl@web nginx@db:80" in " ".join(result.stdout.split())
+    (said,) = (line for line in result.stderr.splitlines() if "left out" in line)
+    assert said.endswith("and 3 more")
+    for path in place.rglob("tracer-[0-9]*.parquet"):
+        path.unlink()
+    with pytest.raises(TcptraceError, match="was not ended by its writer"):
+        run(place)
+
+
+def test_what_was_lost_is_said(fleet: Fleet, web: Host, db: Host) -> None:
+    """Ends can be missing then."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web)
+    for number in range(2):
+        write(place / f"db-{number}.parquet", db, losses=Losses(no_room=2, untracked=5))
+    assert "so ends can be missing: db (4)" in run(place).stderr
+
+
+def test_what_a_killed_recorder_has_left_is_said(fleet: Fleet, web: Host) -> None:
+    """It was made whole by the next one, and may lack what came last."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    (path,) = fleet.keep(web).rglob("*.parquet")
+    table = pq.read_table(path)
+    known = {key: value for key, value in table.schema.metadata.items() if key != END_KEY}
+    pq.write_table(table.replace_schema_metadata({**known, CUT_KEY: b"true"}), path)
+    result = run(fleet.root)
+    assert "cut off when their writers were killed, of web" in result.stderr
+    assert "198.51.100.1:80" in result.stdout
+
+
+def test_directories_can_have_all_kinds_of_recordings(
+    fleet: Fleet, web: Host, db: Host, tmp_path: Path
+) -> None:
+    """JSON Lines beside Parquet, and of a host that runs no tracer what accept has kept."""
+    other = Host("other", "10.0.0.3")
+    fleet.connect(web, db, 80)
+    fleet.connect(web, other, 81)
+    place = fleet.keep(web, other)
+    (accepts,) = place.rglob("host=other/*.parquet")
+    accepts.rename(accepts.with_name("accept-0.parquet"))
+    write(tmp_path / "db.parquet", db)
+    command = [sys.executable, "-m", "tcptrace", "tracer", "-r", str(tmp_path / "db.parquet")]
+    subprocess.run([*command, "-w", str(place / "x.jsonl")], check=True, capture_output=True)
+    assert {"curl@web > nginx@db:80": 1, "curl@web > nginx@other:81": 1} == arrows(place)
+
+
+def test_hosts_of_one_name_are_told_apart(fleet: Fleet, db: Host) -> None:
+    """By their boots, where these are at the same time; a host that was started again is one."""
+    twins = [Host("ubuntu", f"10.0.0.{at}", boot_id=f"{at}{at}{at}-boot") for at in (3, 4)]
+    again = [Host("web", "10.0.0.1", boot_id=f"{at}{at}{at}-boot") for at in (1, 2)]
+    fleet.connect(twins[0], twins[1], 80)
+    for at, host in enumerate(again):
+        fleet.connect(host, db, 80, at_s=1000 * at)
+    place = fleet.keep(db)
+    for number in range(4):
+        write(place / f"{number}.parquet", twins[number % 2], at_s=number)
+        write(place / f"w{number}.parquet", again[number // 2], at_s=number)
+        twins[number % 2].rows.clear()
+        again[number // 2].rows.clear()
+    result = run(place, "--columns", "from,to")
+    assert "several hosts are called ubuntu: each stands with" in result.stderr
+    assert "called web" not in result.stderr
+    assert [
+        "FROM TO",
+        "curl@web nginx@db:80",
+        "curl@ubuntu 333-boot nginx@ubuntu 444-boot:80",
+    ] == [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+def test_translation_on_both_sides_and_back_home_is_seen_through(fleet: Fleet, web: Host) -> None:
+    """Both ends are translated, or a container asks its own host's published port."""
+    db = Host("db", "10.0.0.2")
+    fleet.connect(
+        web,
+        db,
+        80,
+        seen=(("172.17.0.2", 40001, "10.0.0.2", 8080), ("172.17.0.9", 80, "10.0.0.1", 61000)),
+    )
+    fleet.connect(
+        web,
+        web,
+        81,
+        seen=(("172.17.0.2", 40001, "10.0.0.1", 8081), ("172.17.0.3", 81, "172.17.0.1", 61001)),
+        programs=("wget", "nginx"),
+    )
+    assert {"curl@web > nginx@db:80": 1, "wget@web > nginx@web:81": 1} == arrows(
+        fleet.keep(web, db)
+    )
+
+
+def test_a_connection_may_last_over_midnight(fleet: Fleet, web: Host, db: Host) -> None:
+    """Its end is in another file, of another day."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep()
+    for host in (web, db):
+        begin, end = host.rows
+        for day, row in (("2026-11-30", begin), ("2026-12-01", end)):
+            host.rows = [row]
+            to = place / f"date={day}" / f"host={host.name}"
+            to.mkdir(parents=True)
+            write(to / "tracer-0.parquet", host)
+    until = time_text(START_NS + 60_000_000_000)
+    (edge,) = edges(place, "--until", until)
+    assert ("nginx", 100, 2000) == (edge["server"], edge["tx_bytes"], edge["rx_bytes"])
 
 
 def test_the_map_is_a_table(fleet: Fleet, web: Host, db: Host) -> None:

@@ -65,9 +65,9 @@ def _to_json(difference: Difference) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _save(paths: Sequence[Path], path: Path, *, force: bool) -> None:
+def _save(paths: Sequence[Path | str], path: Path, *, force: bool) -> None:
     """Keep what recordings tell as a baseline. Raises TcptraceError."""
-    baseline = read_baseline(paths)
+    baseline = read_baseline(paths, say)
     with os.fdopen(create(str(path), force=force), "w", encoding="ascii") as file:
         file.writelines(baseline_lines(baseline))
     say(f"{len(baseline.edges(by_name=True))} edges are in {path}")
@@ -113,7 +113,7 @@ def _say_counts(found: Sequence[Difference]) -> None:
 @output_options
 def diff(
     *,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | str, ...],
     fail: bool,
     ignore: Path | None,
     save: Path | None,
@@ -124,8 +124,9 @@ def diff(
 ) -> None:
     """Show what is new, gone or failing between two recordings.
 
-    BASE and NEW are recordings, directories of them, or files of --save. Compared are a program,
-    the name that it asked for, or else the network of the address, and the port.
+    BASE and NEW are recordings, directories of them, s3://BUCKET/PREFIX/, or files of --save.
+    Compared are a program, the name that it asked for, or else the network of the address, and the
+    port.
 
     \b
     Examples:
@@ -141,7 +142,7 @@ def diff(
     if json and form not in {None, "json"}:
         raise click.UsageError(f"--json and -o {form} exclude each other.")
     is_ignored = read_ignored(ignore)
-    base, new = (read_baseline([path]) for path in paths)
+    base, new = (read_baseline([path], say) for path in paths)
     found = [difference for difference in differences(base, new) if not is_ignored(difference.edge)]
     _write(found, "json" if json else form or "text", color)
     _say_counts(found)

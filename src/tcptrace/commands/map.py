@@ -99,7 +99,7 @@ def _engine(joining: Joining) -> Iterator[Engine]:
         yield engine
 
 
-def _made(paths: Sequence[Path], joining: Joining, by: str, given: dict[str, Any]) -> Map:
+def _made(paths: Sequence[Path | str], joining: Joining, by: str, given: dict[str, Any]) -> Map:
     """Return the map of recordings. Raises TcptraceError."""
     filters = chosen_filters(given)
     since_ns, until_ns = given["since"], given["until"]
@@ -107,14 +107,17 @@ def _made(paths: Sequence[Path], joining: Joining, by: str, given: dict[str, Any
         _engine(joining) as engine,
         tempfile.TemporaryDirectory(prefix="tcptrace-map-", dir=joining.place) as place,
     ):
-        from tcptrace.map.find import days, find  # noqa: PLC0415 - pyarrow is slow to import
+        from tcptrace.map.find import around, find  # noqa: PLC0415 - pyarrow is slow to import
         from tcptrace.map.inputs import Wanted  # noqa: PLC0415 - for few runs
         from tcptrace.map.join import make_map  # noqa: PLC0415 - for few runs
 
-        tables = find(paths, Path(place), days(since_ns, until_ns))
-        if not tables:
+        found = find(paths, Path(place), around(since_ns, until_ns))
+        if not found.tables:
             raise TcptraceError("no recording there is of that time")
-        return make_map(engine, tables, Wanted(by, filters, since_ns, until_ns))
+        for note in found.notes:
+            say(note)
+        wanted = Wanted(by, filters, since_ns, until_ns, found.namesakes)
+        return make_map(engine, found.tables, wanted)
 
 
 def _say_clocks(clocks: Sequence[Clock]) -> None:
@@ -253,7 +256,7 @@ def _write_page(made: Map, path: str, by: str) -> None:
 )
 def map(  # noqa: A001 - as users call it
     *,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | str, ...],
     by: str,
     failed: bool,
     memory: int | None,
@@ -265,7 +268,8 @@ def map(  # noqa: A001 - as users call it
 ) -> None:
     """Show who talked to whom in a fleet, by its recordings.
 
-    A PATH is a directory of recordings, as tracer -w DIR/ keeps them, or a recording. A connection
+    A PATH is a directory of recordings, as tracer -w DIR/ keeps them, or s3://BUCKET/PREFIX/ where
+    they are carried to, or a recording. A connection
     is found at both of its ends, also through address translation. What is not recorded shows as
     a name or an address.
 

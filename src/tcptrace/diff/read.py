@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tcptrace.diff.baseline import Attempt, Baseline, Counts, network_of
 from tcptrace.errors import TcptraceError
+from tcptrace.model.window import ALWAYS
 
 KIND = "baseline"
 VERSION = 1
@@ -19,8 +21,14 @@ WITHOUT_PYARROW = (
 )
 
 
-def read_baseline(paths: Iterable[Path]) -> Baseline:
-    """Return what recordings, directories of recordings, or files of baselines tell.
+def read_baseline(
+    paths: Iterable[Path | str], say: Callable[[str], None] = lambda _: None
+) -> Baseline:
+    """Return what recordings, directories or URLs of recordings, or files of baselines tell.
+
+    Args:
+        paths: of these.
+        say: tells people which files of a directory could not be read.
 
     Raises:
         TcptraceError: one cannot be read, or tells of no attempt.
@@ -29,7 +37,12 @@ def read_baseline(paths: Iterable[Path]) -> Baseline:
     baseline = Baseline()
     every = [*paths]
     for path in every:
-        _read(path, baseline)
+        if isinstance(path, str):
+            _read_bucket(path, baseline, say)
+        elif path.is_dir():
+            _read_directory(path, baseline, say)
+        else:
+            _read(path, baseline)
     if not baseline.counts:
         raise TcptraceError(
             f"there is no attempt to connect in {', '.join(map(str, every))}.\n"
@@ -38,16 +51,48 @@ def read_baseline(paths: Iterable[Path]) -> Baseline:
     return baseline
 
 
+def _read_directory(root: Path, baseline: Baseline, say: Callable[[str], None]) -> None:
+    """Read what can be read below a directory. Raises TcptraceError where there is nothing."""
+    _require_pyarrow()
+    from tcptrace.map.find import in_directory  # noqa: PLC0415 - needs pyarrow
+
+    for path in in_directory(root):
+        try:
+            _read(path, baseline)
+        except TcptraceError as error:
+            say(f"left out: {error}")
+
+
+def _read_bucket(url: str, baseline: Baseline, say: Callable[[str], None]) -> None:
+    """The same below a URL."""
+    _require_pyarrow()
+    from tcptrace.map.fetch import names_in  # noqa: PLC0415 - needs pyarrow
+    from tcptrace.sources.recording.bucket import Bucket  # noqa: PLC0415
+
+    bucket = Bucket(url)
+    for name in names_in(bucket, url, ALWAYS):
+        with bucket.open(f"{bucket.root}/{name}") as file:
+            try:
+                _add(_of_parquet(Path(name), file), baseline)
+            except TcptraceError as error:
+                say(f"left out: {error}")
+
+
 def _read(path: Path, baseline: Baseline) -> None:
-    if path.is_dir() or path.suffix == ".parquet":
-        for attempt, counts in _of_parquet(path):
-            baseline.add(attempt, counts)
+    if path.suffix == ".parquet":
+        _require_pyarrow()
+        _add(_of_parquet(path, path), baseline)
         return
     try:
         with path.open("rb") as file:
             _read_lines(path, file, baseline)
     except OSError as error:
         raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _add(found: Iterable[tuple[Attempt, Counts]], baseline: Baseline) -> None:
+    for attempt, counts in found:
+        baseline.add(attempt, counts)
 
 
 def _read_lines(path: Path, lines: Iterable[bytes], baseline: Baseline) -> None:
@@ -78,21 +123,24 @@ def _attempt(
     return Attempt(program, name, network_of(address), port)
 
 
-def _of_parquet(path: Path) -> Iterator[tuple[Attempt, Counts]]:
-    """Yield the attempts of Parquet files, added up file by file."""
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra, and slow
-        import pyarrow.parquet as pq  # noqa: PLC0415
-    except ImportError:
-        raise TcptraceError(WITHOUT_PYARROW) from None
-    from tcptrace.map.find import in_directory, unreadable  # noqa: PLC0415 - needs pyarrow
+def _require_pyarrow() -> None:
+    """Raise TcptraceError where Parquet cannot be read."""
+    if not find_spec("pyarrow"):
+        raise TcptraceError(WITHOUT_PYARROW)
 
-    for file in in_directory(path) if path.is_dir() else [path]:
-        try:
-            with pq.ParquetFile(file) as parquet:
-                yield from _of_file(parquet)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise TcptraceError(unreadable(file, error)) from None
+
+def _of_parquet(name: Path, file: Any) -> list[tuple[Attempt, Counts]]:
+    """Return the attempts of a Parquet file, all of them or none. Raises TcptraceError."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra, and slow
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    from tcptrace.map.find import unreadable  # noqa: PLC0415 - needs pyarrow
+
+    try:
+        with pq.ParquetFile(file) as parquet:
+            return [*_of_file(parquet)]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TcptraceError(unreadable(name, error)) from None
 
 
 def _of_file(parquet: Any) -> Iterator[tuple[Attempt, Counts]]:

@@ -1,10 +1,10 @@
-"""Which files of recordings there are below the paths of a command line."""
+"""Which recordings there are below the paths of a command line, and what they say of themselves."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,105 +13,189 @@ import pyarrow.parquet as pq
 
 from tcptrace.errors import TcptraceError
 from tcptrace.map.engine import Files
-from tcptrace.model.kept import END_KEY, META_KEY, Classes
-from tcptrace.model.losses import Losses
+from tcptrace.map.fetch import fetched
+from tcptrace.map.names import host_in, usual
+from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY, Classes
+from tcptrace.model.losses import NOTHING_LOST, Losses, losses_from
+from tcptrace.model.meta import Meta, meta_from_json
+from tcptrace.model.window import Window
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.sinks.parquet import ParquetRecording
+from tcptrace.sources.recording.directory import can_be_in
 from tcptrace.sources.recording.jsonl import JsonLines
 
 DAY_NS = 86_400 * 1_000_000_000
-HOST, DATE = "host=", "date="
 UNKNOWN = "unknown"
-USUAL = "tracer-"
-"""Files of a directory whose names begin so are taken; others only where there is none."""
+SAID = 3
+"""So many of a kind are named."""
 
 
-class Days(NamedTuple):
-    """Days that a map's time touches, with one before and behind, as directories name them."""
+class Found(NamedTuple):
+    """What a map is made of."""
 
-    first: str = ""
-    last: str = "~"
-
-    def has(self, path: Path) -> bool:
-        """Tell whether what is in a directory of a date can be of these days."""
-        date = next((part for part in path.parts if part.startswith(DATE)), None)
-        return date is None or self.first <= date.removeprefix(DATE) <= self.last
+    tables: Sequence[Files]
+    namesakes: frozenset[str] = frozenset()
+    """Names that several hosts have had at the same time."""
+    notes: Sequence[str] = ()
+    """What people should know of it."""
 
 
-def days(since_ns: int | None, until_ns: int | None) -> Days:
-    """Return the days between two times."""
+class _Kept(NamedTuple):
+    """What a file says of itself."""
 
-    def day(ns: int) -> str:
-        at = dt.datetime.fromtimestamp(ns / 1e9, dt.timezone.utc)
-        return at.strftime("%Y-%m-%d")
-
-    return Days(
-        "" if since_ns is None else day(since_ns - DAY_NS),
-        "~" if until_ns is None else day(until_ns + DAY_NS),
-    )
+    host: str
+    boot_id: str
+    begun_ns: int
+    losses: Losses
+    is_cut: bool
 
 
-def find(paths: Iterable[Path], place: Path, wanted: Days) -> list[Files]:
-    """Return the files below paths: directories of a fleet's recordings, or single recordings.
+def around(since_ns: int | None, until_ns: int | None) -> Window:
+    """Return the time of which directories are read: how a connection ended may be told later."""
+    return Window(since_ns, None if until_ns is None else until_ns + DAY_NS)
+
+
+def find(paths: Iterable[Path | str], place: Path, window: Window) -> Found:
+    """Return the files below paths.
 
     Args:
-        paths: of the command line.
-        place: a directory for what has to be made of recordings that are no Parquet.
-        wanted: the days of which directories are read.
+        paths: directories of a fleet's recordings, single recordings, or URLs of object storage.
+        place: a directory for what has to be fetched, or made of recordings that are no Parquet.
+        window: the time of which directories are read.
 
     Raises:
         TcptraceError: there is none, or it cannot be read.
 
     """
-    found: list[Files] = []
-    for path in paths:
-        if path.is_dir():
-            found += _of_directory(path, wanted)
-        elif path.suffix == ".jsonl":
-            found.append(_converted(path, place / f"{len(found)}.parquet"))
-        else:
-            found.append(Files([str(path)], _host_of(path)))
-    return found
+    finder = _Finder(place, window)
+    for number, path in enumerate(paths):
+        finder.add(
+            fetched(path, place / f"fetched-{number}", window) if isinstance(path, str) else path
+        )
+    return finder.found()
 
 
-def in_directory(root: Path) -> list[Path]:
-    """Return the Parquet files below a directory, in their order. Raises TcptraceError."""
-    every = [path for path in sorted(root.rglob("*.parquet")) if not _is_hidden(path, root)]
-    if not every:
+def in_directory(root: Path, window: Window = Window()) -> list[Path]:  # noqa: B008 - immutable
+    """Return the recordings below a directory, in their order. Raises TcptraceError."""
+    every = [path for path in sorted(root.rglob("*")) if path.suffix in {".parquet", ".jsonl"}]
+    shown = usual([path.relative_to(root) for path in every])
+    if not shown:
         raise TcptraceError(
             f"there are no recordings in {root}.\n"
             "They are made with: tcptrace tracer -d --failed -w DIRECTORY/"
         )
-    return [path for path in every if path.name.startswith(USUAL)] or every
+    return [root / path for path in shown if all(can_be_in(part, window) for part in path.parts)]
 
 
-def _of_directory(root: Path, wanted: Days) -> Iterator[Files]:
-    """Yield a directory's files: those whose paths name their host, and the others."""
-    chosen = [path for path in in_directory(root) if wanted.has(path)]
-    named = [str(path) for path in chosen if any(part.startswith(HOST) for part in path.parts)]
-    if named:
-        yield Files(named, root=str(root))
-    for path in chosen:
-        if not any(part.startswith(HOST) for part in path.parts):
-            yield Files([str(path)], _host_of(path))
+class _Finder:
+    """Looks at one path after the other."""
+
+    def __init__(self, place: Path, window: Window) -> None:
+        self._place, self._window = place, window
+        self._tables: list[Files] = []
+        self._by_host: dict[str, list[str]] = {}
+        self._kept: list[_Kept] = []
+        self._left_out: list[Path] = []
+
+    def add(self, path: Path) -> None:
+        """Take a path. Raises TcptraceError."""
+        if path.is_dir():
+            self._add_directory(path)
+        else:
+            self._add_file(path)
+
+    def _add_directory(self, root: Path) -> None:
+        """Take what can be read below a directory: engines read what has its host in its path."""
+        named = []
+        for path in in_directory(root, self._window):
+            host = host_in(path.relative_to(root))
+            try:
+                if host is None or path.suffix == ".jsonl":
+                    self._add_file(path)
+                else:
+                    self._kept.append(_look(path)._replace(host=host))
+                    named.append(str(path))
+            except TcptraceError:
+                self._left_out.append(path)
+        if named:
+            self._tables.append(Files(named, root=str(root)))
+
+    def _add_file(self, path: Path) -> None:
+        """Take a file whose host is in it. Raises TcptraceError."""
+        if path.suffix == ".jsonl":
+            made = self._place / f"{len(self._kept)}.parquet"
+            kept, path = _converted(path, made), made
+        else:
+            kept = _look(path)
+        self._kept.append(kept)
+        self._by_host.setdefault(kept.host, []).append(str(path))
+
+    def found(self) -> Found:
+        """Return all that was taken. Raises TcptraceError where nothing can be read."""
+        tables = [*self._tables, *(Files(paths, host) for host, paths in self._by_host.items())]
+        if self._left_out and not tables:
+            _look(self._left_out[0])
+        namesakes = frozenset(_namesakes(self._kept))
+        return Found(tables, namesakes, [*self._notes(namesakes)])
+
+    def _notes(self, namesakes: Iterable[str]) -> Iterator[str]:
+        """Yield what people should know."""
+        if self._left_out:
+            files = _few([*map(str, self._left_out)])
+            yield f"files that are left out, for they cannot be read: {files}"
+        cut = sorted({kept.host for kept in self._kept if kept.is_cut})
+        if cut:
+            yield f"recordings were cut off when their writers were killed, of {_few(cut)}"
+        lost: dict[str, int] = {}
+        for kept in self._kept:
+            lost[kept.host] = lost.get(kept.host, 0) + kept.losses.total
+        hosts = [f"{host} ({count})" for host, count in sorted(lost.items()) if count]
+        if hosts:
+            yield f"events were lost when it was recorded, so ends can be missing: {_few(hosts)}"
+        for host in sorted(namesakes):
+            yield f"several hosts are called {host}: each stands with its boot's id"
 
 
-def _is_hidden(path: Path, root: Path) -> bool:
-    """Tell whether a file is none of the recordings: engines pass such over as well."""
-    return any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+def _few(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - SAID} more" if len(names) > SAID else ""
+    return ", ".join(names[:SAID]) + more
 
 
-def _host_of(path: Path) -> str:
-    """Return the host that a Parquet recording is from. Raises TcptraceError."""
+def _namesakes(kept: Iterable[_Kept]) -> Iterator[str]:
+    """Yield names of hosts of which one boot had begun a file before another's last."""
+    boots: dict[tuple[str, str], tuple[int, int]] = {}
+    for file in kept:
+        key = file.host, file.boot_id
+        first, last = boots.get(key, (file.begun_ns, file.begun_ns))
+        boots[key] = min(first, file.begun_ns), max(last, file.begun_ns)
+    spans = sorted((host, *span) for (host, boot), span in boots.items() if boot)
+    for (host, _, last), (other, first, _) in pairwise(spans):
+        if host == other and first < last:
+            yield host
+
+
+def _look(path: Path) -> _Kept:
+    """Return what a Parquet recording says of itself. Raises TcptraceError."""
     try:
         known = pq.read_metadata(path).metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
         raise TcptraceError(unreadable(path, error)) from None
     if META_KEY not in known:
         raise TcptraceError(f"{path} is no recording of tcptrace")
-    if END_KEY not in known:
+    if known.keys().isdisjoint({END_KEY, CUT_KEY}):
         raise TcptraceError(unreadable(path, None))
-    return str(json.loads(known[META_KEY]).get("host") or UNKNOWN)
+    try:
+        meta = meta_from_json(json.loads(known[META_KEY]))
+        losses = losses_from(json.loads(known.get(END_KEY, "{}")))
+    except ValueError as error:
+        raise TcptraceError(f"{path} cannot be read: {error}") from None
+    return _kept(meta, losses, UNKNOWN)._replace(is_cut=CUT_KEY in known)
+
+
+def _kept(meta: Meta, losses: Losses, name: str) -> _Kept:
+    """Return what a recording says; `name` is what its host is called where that is not known."""
+    return _Kept(meta.host or name, meta.boot_id, meta.start_ns, losses, is_cut=False)
 
 
 def unreadable(path: Path, error: Exception | None) -> str:
@@ -124,7 +208,7 @@ def unreadable(path: Path, error: Exception | None) -> str:
     )
 
 
-def _converted(path: Path, to: Path) -> Files:
+def _converted(path: Path, to: Path) -> _Kept:
     """Make a Parquet recording of one in JSON Lines. Raises TcptraceError."""
     source = JsonLines(str(path), Classes(TRACER.row_classes), [])
     sink = ParquetRecording(str(to), TRACER.row_classes, force=True)
@@ -133,7 +217,7 @@ def _converted(path: Path, to: Path) -> Files:
         for batch in source.batches():
             sink.write(list(batch.events))
             sink.flush()
+        return _kept(source.meta, source.losses(), path.stem)._replace(is_cut=not source.is_whole)
     finally:
         source.close()
-        sink.close(Losses())
-    return Files([str(to)], source.meta.host or path.stem)
+        sink.close(NOTHING_LOST)

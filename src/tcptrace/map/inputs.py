@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tcptrace.map.conditions import conditions
@@ -48,19 +48,32 @@ class Wanted(NamedTuple):
     filters: Filters = Filters()
     since_ns: int | None = None
     until_ns: int | None = None
+    namesakes: Collection[str] = ()
+    """Names of several hosts, which are told apart by the ids of their boots."""
 
 
 def make_input(engine: Engine, tables: Iterable[Files], wanted: Wanted) -> None:
     """Make the view `recorded` of files."""
-    parts = [_read(engine, f"files_{at}", table) for at, table in enumerate(tables)]
+    host = _host(engine, wanted.namesakes)
+    parts = [_read(engine, f"files_{at}", table, host) for at, table in enumerate(tables)]
     engine.run(f"CREATE TEMP VIEW kept AS {' UNION ALL '.join(parts)}")
     engine.run(_recorded(engine, wanted))
 
 
-def _read(engine: Engine, view: str, table: Files) -> str:
+def _host(engine: Engine, namesakes: Collection[str]) -> str:
+    """Return the expression of a row's host."""
+    if not namesakes:
+        return "host"
+    names = ", ".join(map(engine.text, sorted(namesakes)))
+    return f"CASE WHEN host IN ({names}) THEN host || ' ' || SUBSTRING(boot_id, 1, 8) ELSE host END"
+
+
+def _read(engine: Engine, view: str, table: Files, host: str) -> str:
     """Return the query of all columns of files; one that they lack is NULL."""
     there = engine.scan(table, view)
-    made = {"ts_ns": f"{engine.time_ns} - clock_offset_ns"} if "clock_offset_ns" in there else {}
+    made = {"host": host} if "boot_id" in there else {}
+    if "clock_offset_ns" in there:
+        made["ts_ns"] = f"{engine.time_ns} - clock_offset_ns"
     columns = [
         f"CAST({made.get(name, name if name in there else 'NULL')} AS {kind}) AS {name}"
         for name, kind in TYPES.items()

@@ -14,6 +14,7 @@ from tcptrace.model.filters import FILTERS, Filters
 from tcptrace.model.systems import Recorded
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.shell.help import WIDTH, help_all_option, write_sections, write_text
+from tcptrace.shell.keeping import is_bucket
 from tcptrace.shell.options import FILTER, HOST, OUTPUT, OWN, TraceOption, shared_options
 
 LIVE = frozenset({"cgroupmap", "mntnsmap", "follow"})
@@ -25,8 +26,16 @@ option = functools.partial(click.option, cls=TraceOption)
 
 def paths_argument(metavar: str) -> Callable[[Any], Any]:
     """Give a command the recordings that it is about, as `paths`."""
-    path = click.Path(path_type=Path, exists=True)
-    return click.argument("paths", nargs=-1, required=True, metavar=metavar, type=path)
+    place = _Place(path_type=Path, exists=True)
+    return click.argument("paths", nargs=-1, required=True, metavar=metavar, type=place)
+
+
+class _Place(click.Path):
+    """Where recordings are: a path that is there, or a URL, which stays a text."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        """Return a Path, or a URL."""
+        return value if is_bucket(value) else super().convert(value, *context)
 
 
 class OfflineCommand(click.Command):

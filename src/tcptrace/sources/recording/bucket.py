@@ -24,9 +24,22 @@ class Bucket:
         except (OSError, pa.ArrowException) as error:
             raise self._wrong(error) from None
 
+    @property
+    def root(self) -> str:
+        """What stands before all names: the bucket, and the prefix; of a single file, its place."""
+        root = str(self._root).rstrip("/")
+        return root.rpartition("/")[0] if self._is_file else root
+
+    @property
+    def _is_file(self) -> bool:
+        return str(self._root).endswith(".parquet")
+
     def walk(self, window: Window) -> Iterator[tuple[str, list[str]]]:
         """Yield places and the names of their files, but for days without anything wanted."""
-        places = [self._root.rstrip("/")]
+        if self._is_file:
+            yield self.root, [self._root.rpartition("/")[2]]
+            return
+        places = [self.root]
         while places:
             place = places.pop()
             try:
