@@ -470,6 +470,16 @@ def test_hosts_of_one_name_are_told_apart(fleet: Fleet, db: Host) -> None:
     ] == [" ".join(line.split()) for line in result.stdout.splitlines()]
 
 
+def test_containers_of_several_hosts_have_the_same_addresses(fleet: Fleet) -> None:
+    """Without numbers, ends on one host belong together rather than those of two."""
+    hosts = [Host(f"host{at}", "172.17.0.2", ahead_s=0.0004 * at, netns=5) for at in range(4)]
+    for host in hosts:
+        seen = (("172.17.0.2", 40001, "172.17.0.3", 80), ("172.17.0.3", 80, "172.17.0.2", 40001))
+        fleet.connect(host, host, 80, seen=seen, numbers=False, programs=("curl", host.name))
+    expected = {f"curl@host{at} > host{at}@host{at}:80": 1 for at in range(4)}
+    assert expected == arrows(fleet.keep(*hosts))
+
+
 def test_translation_on_both_sides_and_back_home_is_seen_through(fleet: Fleet, web: Host) -> None:
     """Both ends are translated, or a container asks its own host's published port."""
     db = Host("db", "10.0.0.2")
@@ -489,6 +499,28 @@ def test_translation_on_both_sides_and_back_home_is_seen_through(fleet: Fleet, w
     assert {"curl@web > nginx@db:80": 1, "wget@web > nginx@web:81": 1} == arrows(
         fleet.keep(web, db)
     )
+
+
+def test_equal_numbers_of_another_time_are_nobody_else_s(fleet: Fleet, web: Host, db: Host) -> None:
+    """Numbers can come again; the nearest in time are of one connection."""
+    others = Host("other-web", "10.0.0.3"), Host("other-db", "10.0.0.4")
+    fleet.connect(web, db, 80)
+    fleet.connect(*others, 80, at_s=5000)
+    for host in (web, db, *others):
+        for row in host.rows:
+            row["iss"] = row["irs"] = 7
+    expected = {"curl@web > nginx@db:80": 1, "curl@other-web > nginx@other-db:80": 1}
+    assert expected == arrows(fleet.keep(web, db, *others))
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_a_clock_may_drift(fleet: Fleet, web: Host, *, numbers: bool) -> None:
+    """How far it is ahead is estimated for each hour: here minutes, more and more, and then set."""
+    db = Host("db", "10.0.0.2")
+    for number in range(480):
+        late_s = 100 + number / 48 if number < 400 else 0.001
+        fleet.connect(web, db, 80, at_s=180 * number, accepted_s=late_s, numbers=numbers)
+    assert {"curl@web > nginx@db:80": 480} == arrows(fleet.keep(web, db))
 
 
 def test_a_connection_may_last_over_midnight(fleet: Fleet, web: Host, db: Host) -> None:

@@ -27,7 +27,7 @@ FROM (
         GREATEST(client_host, server_host) AS host, LEAST(client_host, server_host) AS of, pairs,
         CASE WHEN server_host > client_host THEN ahead_ns ELSE -ahead_ns END AS ahead_ns
     FROM clocks
-    WHERE ABS(ahead_ns) >= {NOTICED_NS}
+    WHERE hour IS NULL AND ABS(ahead_ns) >= {NOTICED_NS}
 ) directed
 GROUP BY host, of
 ORDER BY host, of

@@ -76,12 +76,13 @@ SELECT * FROM opened WHERE type = 'accept';
 CREATE TABLE by_numbers AS
 SELECT
     c.id AS connect_id, a.id AS accept_id, c.host AS client_host, a.host AS server_host,
-    a.ts - c.ts AS apart_ns, 1 AS evidence
+    a.ts - c.ts AS apart_ns, CAST(FLOOR(c.ts / 3600000000000.0) AS INT) AS hour, 1 AS evidence
 FROM connects c
 JOIN accepts a ON c.iss = a.irs AND c.irs = a.iss;
 
--- Of the rest, the ends: the same addresses and ports, seen from both sides. The client's number must
--- not speak against it, and what is on the loopback device stays in its namespace.
+-- Of the rest, the ends: the same addresses and ports, seen from both sides, rather on one host than on
+-- two, for containers have the same addresses on many. The client's number must not speak against it,
+-- and what is on the loopback device stays in its namespace.
 
 CREATE TEMP VIEW other_connects AS
 SELECT * FROM connects WHERE NOT EXISTS (SELECT 1 FROM by_numbers n WHERE n.connect_id = connects.id);
@@ -92,7 +93,8 @@ SELECT * FROM accepts WHERE NOT EXISTS (SELECT 1 FROM by_numbers n WHERE n.accep
 CREATE TABLE by_ends AS
 SELECT
     c.id AS connect_id, a.id AS accept_id, c.host AS client_host, a.host AS server_host,
-    a.ts - c.ts AS apart_ns, 2 AS evidence
+    a.ts - c.ts AS apart_ns, CAST(FLOOR(c.ts / 3600000000000.0) AS INT) AS hour,
+    CASE WHEN c.host = a.host THEN 2 ELSE 3 END AS evidence
 FROM other_connects c
 JOIN other_accepts a
     ON c.laddr = a.raddr AND c.lport = a.rport AND c.raddr = a.laddr AND c.rport = a.lport
@@ -104,40 +106,61 @@ CREATE TEMP VIEW candidates AS
 SELECT * FROM by_numbers UNION ALL SELECT * FROM by_ends;
 
 -- How far the clock of each server's host is ahead of that of each client's: what most of their pairs
--- say, to a tenth of a second. Ends alone have to agree three times.
+-- say, to a tenth of a second, of all the time (hour is NULL), and of each hour, since clocks drift, and
+-- are set. Ends alone have to agree three times.
+
+CREATE TEMP VIEW tenths AS
+SELECT
+    client_host, server_host, hour, evidence,
+    CAST(ROUND(apart_ns / 100000000.0) AS BIGINT) AS tenth,
+    COUNT(*) AS pairs, SUM(CAST(FLOOR(apart_ns / 1000.0) AS BIGINT)) AS apart_us
+FROM candidates
+WHERE client_host <> server_host
+GROUP BY client_host, server_host, hour, evidence, CAST(ROUND(apart_ns / 100000000.0) AS BIGINT);
 
 CREATE TABLE clocks AS
-WITH tenths AS (
+WITH spans AS (
+    SELECT * FROM tenths
+    UNION ALL
     SELECT
-        client_host, server_host, evidence,
-        CAST(ROUND(apart_ns / 100000000.0) AS BIGINT) AS tenth,
-        COUNT(*) AS pairs, SUM(CAST(FLOOR(apart_ns / 1000.0) AS BIGINT)) AS apart_us
-    FROM candidates
-    WHERE client_host <> server_host
-    GROUP BY client_host, server_host, evidence, CAST(ROUND(apart_ns / 100000000.0) AS BIGINT)
+        client_host, server_host, CAST(NULL AS INT), evidence, tenth,
+        SUM(pairs) AS pairs, SUM(apart_us) AS apart_us
+    FROM tenths
+    GROUP BY client_host, server_host, evidence, tenth
 ), ranked AS (
     SELECT
         *,
         ROW_NUMBER() OVER (
-            PARTITION BY client_host, server_host ORDER BY evidence, pairs DESC, ABS(tenth), tenth
+            PARTITION BY client_host, server_host, hour
+            ORDER BY evidence, pairs DESC, ABS(tenth), tenth
         ) AS place
-    FROM tenths
+    FROM spans
     WHERE evidence = 1 OR pairs >= 3
 )
 SELECT
-    client_host, server_host, pairs,
+    client_host, server_host, hour, pairs,
     CAST(FLOOR(apart_us / CAST(pairs AS DOUBLE)) AS BIGINT) * 1000 AS ahead_ns
 FROM ranked
 WHERE place = 1;
 
 -- Ends are of one connection if they are at most two seconds apart then. One connect and one accept
--- that are each other's best candidates are a pair, and neither is in another.
+-- that are each other's best candidates are a pair, and neither is in another. Where numbers have come
+-- again, a clock that nobody else bears out does not count: each candidate would be right by its own.
 
 CREATE TABLE pairs AS
 WITH corrected AS (
-    SELECT c.connect_id, c.accept_id, c.evidence, ABS(c.apart_ns - COALESCE(k.ahead_ns, 0)) AS apart_ns
+    SELECT
+        c.connect_id, c.accept_id, c.evidence,
+        ABS(c.apart_ns - COALESCE(
+            CASE WHEN c.evidence > 1 OR h.pairs >= 3 THEN h.ahead_ns END,
+            CASE WHEN c.evidence > 1 OR k.pairs >= 3 THEN k.ahead_ns END,
+            0
+        )) AS apart_ns
     FROM candidates c
-    LEFT JOIN clocks k ON k.client_host = c.client_host AND k.server_host = c.server_host
+    LEFT JOIN clocks h
+        ON h.client_host = c.client_host AND h.server_host = c.server_host AND h.hour = c.hour
+    LEFT JOIN clocks k
+        ON k.client_host = c.client_host AND k.server_host = c.server_host AND k.hour IS NULL
 ), ranked AS (
     SELECT
         connect_id, accept_id,
