@@ -26,7 +26,7 @@ from tests.unit.test_recordings import META, PROBES, any_row, recording, seeded
 from tests.unit.test_trace_buffer import FORMAT, HEADER_PAGE, large, small
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import cgroups, runtimes
+from tcptrace.kernel import cgroups, keeper, runtimes
 from tcptrace.kernel.cgroup_paths import Place, owner_of, read_path
 from tcptrace.kernel.trace_buffer import Page
 from tcptrace.model.columns import values_of
@@ -313,6 +313,47 @@ def _container_files() -> Iterator[bytes]:
     yield json.dumps({"annotations": labels}).encode()
 
 
+class _Followed:
+    """Stands for what is made in tracefs; takes nothing but ids of threads."""
+
+    def follow(self, thread: int) -> None:
+        """Raise AssertionError where no thread can have this id."""
+        assert type(thread) is int
+        assert 0 <= thread < 1 << 22
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    def missed(self) -> int:
+        """Return nothing."""
+        return 0
+
+
+def keeper_questions(data: bytes) -> None:
+    """What somebody asks the keeper who has taken the tracing process over."""
+    held: Any = keeper.Holdings(instance=_Followed())  # type: ignore[arg-type]
+    refusals = (OSError, ValueError, TypeError, KeyError, RecursionError)
+    with contextlib.suppress(*refusals):  # at the last four it ends
+        assert isinstance(keeper._Office(held).answer(data), bytes)
+
+
+def _keeper_questions() -> Iterator[bytes]:
+    questions = (
+        ("path_of", 1),
+        ("names", f"/user.slice/user-1000.slice/libpod-{CONTAINER}.scope"),
+        ("user", 0),
+        ("is_running", 1),
+        ("skipped",),
+        ("table", "a", 4, 8),
+        ("put", "a", "00", "00"),
+        ("signal", 15),
+        ("missed",),
+        ("stop",),
+        ("follow", 1),
+    )
+    yield from (json.dumps(question).encode() for question in questions)
+
+
 TARGETS = {
     "dns-message": Target(dns_message, _dns_messages),
     "dns-stream": Target(dns_stream, _dns_streams),
@@ -324,4 +365,5 @@ TARGETS = {
     "filter-expressions": Target(filter_expressions, _filter_expressions),
     "cgroup-paths": Target(cgroup_paths, _cgroup_paths),
     "container-files": Target(container_files, _container_files),
+    "keeper-questions": Target(keeper_questions, _keeper_questions),
 }

@@ -79,6 +79,7 @@ def test_it_counts_nothing_where_it_holds_nothing(kept: Keeper) -> None:
         "path_of",
         ["names", 1],
         ["names", None],
+        ["names", "/" + ":" * 30_000],
         7,
     ],
 )

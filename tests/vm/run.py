@@ -83,7 +83,7 @@ JOBS = {
         # With newer versions of bcc, libbpf, LLVM and Python.
         Job("trixie", "6.12", EVENTS, suite="trixie"),
         # Only when it is asked for: it needs another QEMU.
-        Job(arm64.NAME, "6.12", (*EVENTS[:2],), arm64=True),
+        Job(arm64.NAME, "6.12", (*EVENTS[:2], "tests/kernel/test_apart.py"), arm64=True),
         # Without forks: arming times are those of whole processes.
         Job("parity", "6.1", PARITY, environment={}, starts_from_kept=False),
         # systemd, and what runs containers.

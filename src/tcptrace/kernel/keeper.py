@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 QUESTION_BYTES = 1 << 15
 """A path of 4096 bytes, each of them escaped, is shorter."""
+MOST_NAME = 4 * 255
+"""A cgroup's name, each byte of it escaped; to look for a container in a longer one takes long."""
 ANSWER_BYTES = 1 << 28
 ANSWER_S = 60
 """So long the keeper may work on an answer; then the kernel ends it."""
@@ -133,10 +135,10 @@ class _Office:
         The path is text: of it, the container's id and the user's are taken, and no file is read
         there.
         """
-        place = read_path(_text(path))
+        place, owner = read_path(_path(path)), owner_of(_path(path))
         from tcptrace.kernel import runtimes  # noqa: PLC0415 - for containers alone
 
-        return json.dumps(runtimes.names_of(place, runtimes.places(owner_of(_text(path))))).encode()
+        return json.dumps(runtimes.names_of(place, runtimes.places(owner))).encode()
 
     def user(self, number: object) -> bytes:
         """Return a user's name, or nothing."""
@@ -211,6 +213,13 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     return value
+
+
+def _path(value: object) -> str:
+    path = _text(value)
+    if max(map(len, path.split("/"))) > MOST_NAME:
+        raise ValueError(path)
+    return path
 
 
 def _keep(channel: socket.socket, held: Holdings) -> None:
