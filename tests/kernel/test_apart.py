@@ -10,7 +10,7 @@ import pwd
 import signal
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -143,11 +143,23 @@ def mask(*capabilities: int) -> int:
     return sum(1 << number for number in capabilities)
 
 
+@pytest.fixture
+def strange_name() -> Iterator[None]:
+    """Have this process, and those that it starts, go by bytes that are no text."""
+    name = Path("/proc/self/comm")
+    before = name.read_bytes()
+    name.write_bytes(b"\xff\x1b[2J")
+    yield
+    name.write_bytes(before)
+
+
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.usefixtures("strange_name")
 def test_who_traces_is_nobody(arguments: Sequence[str], tmp_path: Path) -> None:
     """All ids are changed, and no capability is left; helpers have the few that they need.
 
-    Nothing is imported from then on: it could be in a home that is closed to others.
+    Nothing is imported from then on, whatever is shown: it could be in a home that is closed to
+    others.
     """
     (tmp_path / "sitecustomize.py").write_text(WATCHING)
     command, *options = arguments

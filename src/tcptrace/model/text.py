@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import unicode_escape_encode
 from functools import lru_cache
 
 
@@ -11,5 +12,7 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+        # Not by str.encode: that imports, when rights are gone, what may be in a closed home.
+        char if char.isprintable() else unicode_escape_encode(char)[0].decode()
+        for char in text
     )
