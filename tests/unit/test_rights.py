@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import privileges, tracefs
+from tcptrace.kernel import apart, landlock, privileges, tracefs
+from tcptrace.kernel.apart import ROOT, Person
 from tcptrace.kernel.privileges import (
     CAP_BPF,
     CAP_PERFMON,
@@ -15,6 +17,7 @@ from tcptrace.kernel.privileges import (
     CAP_SYS_PTRACE,
     require_tracing,
 )
+from tcptrace.shell import parting
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,21 @@ def test_a_tracefs_that_is_closed_is_a_matter_of_rights(
         patch.setattr(Path, "stat", refused)
         with pytest.raises(TcptraceError, match=rf"is mounted on {tmp_path}.*\n.*CAP_DAC_READ"):
             tracefs.find_or_mount()
+
+
+@pytest.mark.parametrize(
+    ("who", "version", "told"),
+    [(ROOT, 0, 1), (ROOT, 1, 0), (Person(1, 1, "daemon"), 0, 0)],
+)
+def test_what_holds_nothing_back_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person, version: int, told: int
+) -> None:
+    """A process that stays root by its id, without Landlock, has what root owns."""
+    said: list[str] = []
+    source: Any = None
+    monkeypatch.setattr(apart, "person_of", lambda *_: who)
+    monkeypatch.setattr(apart, "set_person", lambda _: None)
+    monkeypatch.setattr(landlock, "version", lambda: version)
+    monkeypatch.setattr(parting, "say", said.append)
+    parting.Parting(source, who, None, str(tmp_path), verbose=True).settle()
+    assert told == len(said)

@@ -21,6 +21,7 @@ IOCTL = {"x86_64": 16, "aarch64": 29}
 READ = {"x86_64": 0, "aarch64": 63}
 FCNTL = {"x86_64": 72, "aarch64": 25}
 PRLIMIT = {"x86_64": 302, "aarch64": 261}
+FCHMOD = {"x86_64": 91, "aarch64": 52}
 SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 F_SETFL, F_SETOWN, F_SETSIG, F_SETOWN_EX = 4, 8, 10, 15
 ARGUMENTS = (0, 1, 3, 7, 1 << 31, (1 << 32) - 1, (1 << 64) - 1)
@@ -88,6 +89,9 @@ def tracing(machine: str) -> bytes:
         (PRLIMIT, (0, 7), PERMITTED),
         (PRLIMIT, (7, 7), REFUSED),
         (SOCKETPAIR, (1, 2), REFUSED),
+        (FCHMOD, (0, 0o600), PERMITTED),
+        (FCHMOD, (0, 0o4755), REFUSED),
+        (FCHMOD, (0, 0o2755), REFUSED),
     ],
 )
 def test_what_is_permitted(
@@ -99,6 +103,24 @@ def test_what_is_permitted(
     socket that sends to any address.
     """
     assert expected == result(tracing(machine), machine, calls[machine], *arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode", "expected"),
+    [
+        (os.O_RDONLY, 0o7777, PERMITTED),
+        (os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, PERMITTED),
+        (os.O_RDWR | os.O_CREAT, 0o4755, REFUSED),
+        (os.O_RDWR | os.O_CREAT, 0o2755, REFUSED),
+        (os.O_RDWR | os.O_TMPFILE, 0o4755, REFUSED),
+    ],
+)
+def test_who_makes_files_makes_no_programs_of_root_s(
+    machine: str, flags: int, mode: int, expected: int
+) -> None:
+    """One that stays root by its id, to write in root's directory, gives that id to nobody."""
+    code = seccomp.assemble([*seccomp.base(), *seccomp.files()], machine)
+    assert expected == result(code, machine, OPENAT[machine], 0, 0, flags, mode)
 
 
 def test_another_architecture_is_refused(machine: str) -> None:

@@ -24,7 +24,7 @@ read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68,
 pwritev 296 70, preadv2 327 286, pwritev2 328 287, lseek 8 62, close 3 57, close_range 436 436,
 dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, fsync 74 82, fdatasync 75 83,
 sync_file_range 277 84, ftruncate 77 46, fallocate 285 47, fadvise64 221 223, flock 73 32,
-sendfile 40 71, fchmod 91 52, getdents64 217 61, memfd_create 319 279,
+sendfile 40 71, getdents64 217 61, memfd_create 319 279,
 recvfrom 45 207, recvmsg 47 212, sendto 44 206, sendmsg 46 211, shutdown 48 210,
 getsockname 51 204, getpeername 52 205, getsockopt 55 209, setsockopt 54 208
 """
@@ -54,19 +54,24 @@ sched_getparam 143 121, sched_getscheduler 145 120, sched_get_priority_max 146 1
 sched_get_priority_min 147 126, getpriority 140 141, getrandom 318 278
 """
 FILES = """
-open 2 -, openat 257 56, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38,
+unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38,
 renameat2 316 276, mkdir 83 -, mkdirat 258 34, rmdir 84 -, link 86 -, linkat 265 37
 """
 """What makes and removes files; where Landlock, or the user, leaves any."""
 _CHECKED = """
 open 2 -, openat 257 56, clone 56 220, clone3 435 435, ioctl 16 29, kill 62 129, tgkill 234 131,
 prctl 157 167, bpf 321 280, socket 41 198, open_by_handle_at 304 265, setns 308 268, connect 42 203,
-pidfd_send_signal 424 424, seccomp 317 277, fcntl 72 25, prlimit64 302 261
+pidfd_send_signal 424 424, seccomp 317 277, fcntl 72 25, prlimit64 302 261,
+fchmod 91 52
 """
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # include/uapi/linux/audit.h
 """The machines that have filters."""
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_MAKES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY
+"""Only a file that is made gets a mode."""
+_BEYOND_RWX = 0o7000
+"""Who owns no more than a file's bytes must not have others run them as its owner."""
 CLONE_THREAD = 0x10000
 PR_SET_NAME, PR_GET_NAME, PR_SET_VMA = 15, 16, 0x53564D41
 # A terminal's state, its size and its foreground group; never TIOCSTI, which types for the user.
@@ -103,8 +108,12 @@ def reads_only() -> list[Rule]:
 
 
 def files() -> list[Rule]:
-    """Return rules that let files be made, written and removed."""
-    return [Rule(name) for name in _names(FILES)]
+    """Return rules that let files be made, written and removed; none is another's program."""
+    return [
+        *(Rule(name) for name in _names(FILES)),
+        *(Rule("openat", 2, without=_MAKES), Rule("openat", 3, without=_BEYOND_RWX)),
+        *(Rule("open", 1, without=_MAKES), Rule("open", 2, without=_BEYOND_RWX)),
+    ]
 
 
 def signals(processes: Collection[int]) -> list[Rule]:
@@ -122,6 +131,7 @@ def base() -> list[Rule]:
         Rule("clone", 0, having=CLONE_THREAD),
         Rule("ioctl", 1, (*_TERMINAL, *_DESCRIPTOR)),
         Rule("fcntl", 1, _ABOUT_DESCRIPTORS),
+        Rule("fchmod", 1, without=_BEYOND_RWX),
         Rule("prlimit64", 0, (0,)),  # another process's limits can be its end
         Rule("prctl", 0, (PR_SET_NAME, PR_GET_NAME, PR_SET_VMA)),
     ]

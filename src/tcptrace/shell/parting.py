@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator
 
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import apart, clock, lookups, privileges
+from tcptrace.kernel import apart, clock, landlock, lookups, privileges
 from tcptrace.kernel.apart import Confined, Person
 from tcptrace.kernel.keeper import Keeper
 from tcptrace.kernel.shortage import FORKING, check_shortage
@@ -55,6 +55,12 @@ class Parting:
             raise TcptraceError(
                 f"{self._place} can be written to by no one user alone, without capabilities.\n"
                 f"Give a directory that {self._who.name} can come to, or --keep-privileges"
+            )
+        if self._verbose and who.uid == 0 and not landlock.version():
+            say(
+                f"{self._place} is root's, and this kernel has no Landlock (Linux 5.13): what "
+                "traces can write to all that root owns.\n"
+                "Give a directory of another user, where that user can come to it"
             )
         self._writes, self._who = (self._place,), who
         apart.set_person(who)
