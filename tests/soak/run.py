@@ -34,7 +34,7 @@ STOPPED_S = 3.0
 FULL_S = 20.0
 BETWEEN_S = (20.0, 60.0)
 """From one mishap to the next."""
-ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 60.0 * float(os.environ.get("TCPTRACE_TIME_SCALE", "1"))
 BATCH = 20
 REFUSED_OF = 10
 """One attempt in so many goes to a port where nobody listens."""

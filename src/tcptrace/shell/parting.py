@@ -84,6 +84,8 @@ class Parting:
     def _part(self) -> Keeper:
         clock.now_ns()  # what it reads is not to be had later, nor is the time zone
         time.localtime()
+        import unicodedata  # noqa: F401, PLC0415 - the first wide letter that is shown needs it
+
         if self._verbose:
             import traceback  # noqa: F401, PLC0415 - slow; it could not be read later
 
