@@ -38,6 +38,8 @@ Result = TypeVar("Result")
 BACKLOG = 16
 NOBODY = 65534
 V4, V6, DUAL = "127.0.0.1", "::1", "::"
+NOWHERE = "192.0.2.1"
+"""No route leads there."""
 MPTCP = 262
 PR_SET_NAME = 15
 TCP_FASTOPEN_CONNECT = 30  # include/uapi/linux/tcp.h
@@ -335,8 +337,40 @@ def accept_where_nobody_listens(port: int) -> list[Event]:
         return [expected_failure(server, "EINVAL", backlog_max=0)]
 
 
+def accept_on_a_connection(port: int) -> list[Event]:
+    """Fail to accept on a socket that is connected."""
+    with listen(V4, take_port()) as server, socket.socket() as client:
+        client.bind((V4, port))
+        client.connect(server.getsockname())
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            client.accept()
+        event = expected_failure(client, "EINVAL", backlog_max=0)
+        reset(client)
+    return [event]
+
+
+def accept_while_its_descriptor_is_replaced(port: int) -> Event:
+    """Accept in a thread, whose listener's descriptor becomes that of another, busy one."""
+    tasks: list[Event] = []
+    with listen(V4, port) as server, listen(V4, take_port()) as busy, connect(busy):
+
+        def serve() -> None:
+            tasks.append(task_fields())
+            server.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        eventually(lambda: any(is_in_accept(task["tid"]) for task in tasks), "a sleeping accept")
+        address, kept = server.getsockname(), os.dup(server.fileno())
+        os.dup2(busy.fileno(), server.fileno())
+        with socket.create_connection(address) as client:
+            thread.join(limit(10))
+            os.close(kept)
+            return {**expected(client), **tasks[0]}
+
+
 def accept_what_is_not_tcp(directory: Path) -> None:
-    """Accept over a Unix socket, and exchange UDP packets."""
+    """Accept over a Unix socket, and exchange UDP packets; fail to connect a raw socket."""
     path = str(directory / "socket")
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind(path)
@@ -348,6 +382,8 @@ def accept_what_is_not_tcp(directory: Path) -> None:
         one.connect(one.getsockname())
         one.send(b"datagram")
         one.recv(16)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+        assert errno.ENETUNREACH == raw.connect_ex((NOWHERE, 0))
 
 
 def reset(client: socket.socket) -> None:
@@ -369,6 +405,12 @@ def burst(port: int, count: int) -> list[int]:
                 reset(client)
                 connection.close()
     return ports
+
+
+def is_in_accept(tid: int) -> bool:
+    """Tell whether a thread is in accept(2)."""
+    call = Path(f"/proc/{tid}/syscall").read_text().split()[0]
+    return call in ACCEPT_CALLS[platform.machine()]
 
 
 class Sleepers:
@@ -410,11 +452,8 @@ class Sleepers:
 
     def asleep(self) -> bool:
         """Tell whether all threads are in accept(2)."""
-        calls = [
-            (task / "syscall").read_text().split()[0]
-            for task in Path(f"/proc/{self.pid}/task").iterdir()
-        ]
-        return sum(call in ACCEPT_CALLS[platform.machine()] for call in calls) == self._count
+        threads = [int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir()]
+        return sum(map(is_in_accept, threads)) == self._count
 
     def wake(self) -> list[int]:
         """Connect once for each; return the ids of the threads that accepted."""

@@ -39,6 +39,17 @@ static __always_inline void unmap_ipv4(struct event *event, struct sock *sk)
 	event->family = 4;
 }
 
+#define SOCK_RAW 3	/* include/linux/net.h */
+
+/* Whether sk sends packets that its process has made, of whatever protocol it says. */
+static __always_inline bool is_raw(struct sock *sk)
+{
+	u16 type = 0;
+
+	read(type, &sk->sk_type);
+	return type == SOCK_RAW;
+}
+
 /* Whether sk is TCP, or an MPTCP connection, over IPv4 or IPv6. */
 static __always_inline bool is_tcp(struct sock *sk)
 {
@@ -46,7 +57,7 @@ static __always_inline bool is_tcp(struct sock *sk)
 
 	read(family, &sk->__sk_common.skc_family);
 	read(protocol, &sk->sk_protocol);
-	return (family == AF_INET || family == AF_INET6) &&
+	return (family == AF_INET || family == AF_INET6) && !is_raw(sk) &&
 	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
 }
 

@@ -18,7 +18,7 @@ static __always_inline struct sock *dns_sock(s32 fd)
 	if (!sock)
 		return NULL;
 	read(sk, &sock->sk);
-	if (!sk || !dns_may_ask(sk))
+	if (!sk || !dns_may_ask(sk) || is_raw(sk))
 		return NULL;
 	read(protocol, &sk->sk_protocol);
 	return protocol == IPPROTO_UDP || protocol == IPPROTO_TCP ? sk : NULL;
