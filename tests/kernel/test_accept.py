@@ -21,11 +21,13 @@ from tests.kernel.traffic import (
     Sleepers,
     accept_in_thread,
     accept_nonblocking,
+    accept_on_a_connection,
     accept_once,
     accept_queue,
     accept_reset,
     accept_what_is_not_tcp,
     accept_where_nobody_listens,
+    accept_while_its_descriptor_is_replaced,
     accept_with_accept,
     accept_without_descriptors,
     burst,
@@ -92,6 +94,7 @@ CASES: dict[str, Callable[[int], Event | list[Event]]] = {
     ),
     "another mount namespace": lambda port: one_event(Actor(port=port, new_mntns=True)),
     "queue": accept_queue,
+    "descriptor replaced": accept_while_its_descriptor_is_replaced,
 }
 
 HOSTILE_NAMES = {
@@ -184,6 +187,7 @@ def test_time_stamps_are_monotonic_and_wall_clock(run: Run) -> None:
 FAILURES: dict[str, Callable[[int], list[Event]]] = {
     "no descriptor left": accept_without_descriptors,
     "not a listener": accept_where_nobody_listens,
+    "a connection": accept_on_a_connection,
     "EAGAIN is no failure": lambda port: [accept_nonblocking(port)],
 }
 

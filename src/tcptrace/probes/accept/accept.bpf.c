@@ -55,6 +55,12 @@ static __always_inline void tracer_accepted(struct sock *sk)
 }
 #endif
 
+static __always_inline void accept_forget_remote(struct event *head)
+{
+	__builtin_memset(head->raddr, 0, sizeof(head->raddr));
+	head->rport = 0;
+}
+
 /* One accept that ended, with the connection's socket, or with the listener's and an error. */
 static __always_inline void accept_report(struct sock *sk, struct sock *listener, s32 error)
 {
@@ -70,6 +76,8 @@ static __always_inline void accept_report(struct sock *sk, struct sock *listener
 	if (!is_tcp(sk))
 		return;
 	fill_sock(&event.head, sk);
+	if (error)	/* such as where it is no listener, but connected */
+		accept_forget_remote(&event.head);
 	keep = keep_sock(&event.head) && keep_ports(event.head.lport, event.head.rport);
 #ifndef TRACER	/* which has filters of its own */
 	if (!keep)
@@ -130,14 +138,16 @@ int accept_enter_graft(hook_ctx *ctx)
 #endif
 
 #ifdef ACCEPT_SYSCALLS
-BPF_TABLE("lru_hash", u32, s32, accepting_fd, 16384);
+/* The listener of a call, which holds it until it returns; its descriptor may be another's by then.
+ * NULL where it is not TCP. */
+BPF_TABLE("lru_hash", u32, struct sock *, accept_calls, 16384);
 
 int accept_enter_syscall(syscall_enter *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	s32 fd = ctx->args[0];
+	struct sock *listener = fd_sock(ctx->args[0]);
 
-	accepting_fd.update(&tid, &fd);
+	accept_calls.update(&tid, &listener);
 	return 0;
 }
 
@@ -151,11 +161,11 @@ int accept_exit_syscall(syscall_exit *ctx)
 {
 	long ret = ctx->ret;
 	u32 tid = bpf_get_current_pid_tgid();
-	s32 *fd = accepting_fd.lookup(&tid);
-	struct sock *listener = fd ? fd_sock(*fd) : NULL, *sk;
+	struct sock **found = accept_calls.lookup(&tid);
+	struct sock *listener = found ? *found : NULL, *sk;
 
-	if (fd)
-		accepting_fd.delete(&tid);
+	if (found)
+		accept_calls.delete(&tid);
 #ifdef ACCEPT_FAILED
 	if (accept_is_failure(ret) && listener)
 		accept_report(listener, listener, ret);
