@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import dataclasses
 import errno
 import functools
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.backends import need
+from tests.kernel.backends import need, not_offered
 from tests.kernel.bpfmaps import unlimited_memory
 from tests.kernel.harness import TIME_SCALE, Event, Worker, eventually, limit, take_port
 from tests.kernel.tracers import Ended, Tracer, ended_well, plain
@@ -30,6 +31,7 @@ from tests.kernel.traffic import (
     DUAL,
     MPTCP,
     NO_DELAY_AT_CLOSE,
+    NOWHERE,
     TCP_FASTOPEN_CONNECT,
     V4,
     V6,
@@ -50,7 +52,7 @@ from tests.kernel.traffic import (
 )
 
 from tcptrace.kernel import bpf, syscalls
-from tcptrace.kernel.syscalls import pack_attributes
+from tcptrace.kernel.syscalls import libc, pack_attributes
 from tcptrace.probes.connect.probe import CONNECT
 from tcptrace.probes.probe import Backend
 
@@ -59,7 +61,7 @@ pytestmark = pytest.mark.command("connect")
 # On our link: one that does not answer, and one that is not even there.
 OURS, SILENT, ABSENT = "10.9.0.1", "10.9.0.77", "10.9.0.78"
 OURS6, SILENT6 = "fd00:9::1", "fd00:9::77"
-UNREACHABLE, PROHIBITED, NOWHERE = "10.8.0.1", "10.7.0.1", "192.0.2.1"
+UNREACHABLE, PROHIBITED = "10.8.0.1", "10.7.0.1"
 UNREACHABLE6 = "fd00:8::1"
 MAPPED = "::ffff:"
 # include/uapi/linux/bpf.h
@@ -192,6 +194,21 @@ def failure(address: str, port: int, error: str, protocol: int = 0) -> Event:
     return expected((address.removeprefix(MAPPED), port), None, error)
 
 
+def without_scope(port: int) -> Event:
+    """Connect with the shortest address of IPv6, which has no scope (RFC 2133)."""
+    address = struct.pack("=HHI", socket.AF_INET6, socket.htons(port), 0)
+    address += socket.inet_pton(socket.AF_INET6, UNREACHABLE6)
+    assert errno.EHOSTUNREACH == connect_raw(socket.AF_INET6, address)
+    return expected((UNREACHABLE6, port), None, "EHOSTUNREACH")
+
+
+def connect_raw(family: int, address: bytes) -> int:
+    """Connect a socket to an address of any form; return the error."""
+    with socket.socket(family) as sock:
+        assert libc.connect(sock.fileno(), address, len(address))
+    return ctypes.get_errno()
+
+
 def no_free_port(port: int, protocol: int = 0) -> Event:
     """Connect when the only port of the range is taken."""
     only = take_port()
@@ -281,6 +298,7 @@ CASES: dict[str, Callable[[int], Event]] = {
     "no route, IPv4-mapped": lambda port: failure(MAPPED + NOWHERE, port, "ENETUNREACH"),
     "unreachable": lambda port: failure(UNREACHABLE, port, "EHOSTUNREACH"),
     "unreachable IPv6": lambda port: failure(UNREACHABLE6, port, "EHOSTUNREACH"),
+    "no scope": without_scope,
     "prohibited": lambda port: failure(PROHIBITED, port, "EACCES"),
     "no free port": no_free_port,
     "MPTCP, refused": by_mptcp(V4),
@@ -415,6 +433,24 @@ def test_denied_by_a_cgroup_program(tracer: Tracer, backend: Backend, cgroup: Pa
     with denying(cgroup):
         event = Worker(connect).run()
     assert [known(event, backend)] == observed(tracer, backend, port)
+
+
+NO_DESTINATIONS = {
+    "Unix": (struct.pack("=H30s", socket.AF_UNIX, b"/run/socket"), errno.EAFNOSUPPORT),
+    "cut": (struct.pack("=HHI8s", socket.AF_INET6, 80, 0, b"\xfd"), errno.EINVAL),
+}
+
+
+@pytest.mark.parametrize("form", NO_DESTINATIONS)
+def test_what_is_no_address_is_no_destination(tracer: Tracer, backend: Backend, form: str) -> None:
+    """Of an address of another family, or one that is too short, nothing is guessed."""
+    if form == "cut" and backend != "tracepoint":
+        not_offered("the length of an address with the kernel's functions")
+    address, error = NO_DESTINATIONS[form]
+    family = socket.AF_INET if form == "Unix" else socket.AF_INET6
+    assert error == Worker(lambda: connect_raw(family, address)).run()
+    (event,) = tracer.wait_for(error=errno.errorcode[error])
+    assert {"raddr", "rport"}.isdisjoint(event)
 
 
 def test_other_protocols_are_not_shown(tracer: Tracer, tmp_path: Path) -> None:

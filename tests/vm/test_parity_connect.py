@@ -14,7 +14,6 @@ from tests.kernel import resolvers
 from tests.kernel.harness import Event, Worker, take_port
 from tests.kernel.test_connect import (
     CASES,
-    NOWHERE,
     attempt,
     denying,
     failure,
@@ -22,7 +21,7 @@ from tests.kernel.test_connect import (
 )
 from tests.kernel.test_dns import CLIENTS
 from tests.kernel.tracers import Tracer
-from tests.kernel.traffic import V4, V6, cast, namespace_id
+from tests.kernel.traffic import NOWHERE, V4, V6, cast, namespace_id
 from tests.vm.peers import Company, Peer, Record, actors, bcc, company, libbpf_tools, wait
 
 BCC_KEYS = ("uid", "pid", "comm", "family", "laddr", "lport", "raddr", "rport")

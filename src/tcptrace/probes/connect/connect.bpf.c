@@ -33,8 +33,10 @@ _Static_assert(sizeof(struct connect_event) == SIZE_CONNECT, "connect/records.py
 struct connect_address {
 	u16 family;
 	__be16 port;
-	u8 bytes[24];	/* IPv4: 4 of address; IPv6: 4 of flow label, 16 of address */
+	u8 bytes[20];	/* IPv4: 4 of address; IPv6: 4 of flow label, 16 of address */
 };
+
+#define CONNECT_IPV4_LENGTH 16	/* of an address of IPv4 */
 
 struct connect_attempt {
 	struct connect_event event;
@@ -146,17 +148,19 @@ static __always_inline void connect_fill_port(struct event *event, struct sock *
 	event->lport = bpf_ntohs(port);
 }
 
-/* The remote end as the caller of connect named it. */
+/* The remote end as the caller of connect named it; an address of another family names none. */
 static __always_inline void connect_fill_remote(struct event *event, struct connect_address *to)
 {
 	u32 *raddr = (u32 *)event->raddr;
 
+	if (to->family != AF_INET && to->family != AF_INET6)
+		return;
 	event->rport = bpf_ntohs(to->port);
 	if (to->family == AF_INET) {
 		event->family = 4;
 		__builtin_memcpy(raddr, to->bytes, 4);
 		raddr[1] = raddr[2] = raddr[3] = 0;
-	} else if (to->family == AF_INET6) {
+	} else {
 		event->family = 6;
 		__builtin_memcpy(raddr, to->bytes + 4, 16);
 		if (is_ipv4_mapped(event->raddr)) {

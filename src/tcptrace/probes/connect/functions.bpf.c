@@ -26,7 +26,7 @@ static __always_inline int connect_enter(struct sock *sk, void *to, u16 family)
 	if (own_family != family)
 		return 0;
 	connect_start_call(&call, sk);
-	bpf_probe_read_kernel(&call.to, family == AF_INET ? 16 : sizeof(call.to), to);
+	bpf_probe_read_kernel(&call.to, family == AF_INET ? CONNECT_IPV4_LENGTH : sizeof(call.to), to);
 	connect_calls.update(&tid, &call);
 	return 0;
 }

@@ -7,6 +7,17 @@
 /* include/uapi/linux/net.h */
 #define SS_UNCONNECTED 1
 
+#define CONNECT_CUT 0xffff	/* in place of a family that needs more bytes than there are */
+
+static __always_inline void connect_read_address(struct connect_address *to, void *from, s32 length)
+{
+	bool is_short = length < sizeof(*to);
+
+	bpf_probe_read_user(to, is_short ? CONNECT_IPV4_LENGTH : sizeof(*to), from);
+	if (to->family == AF_INET6 ? is_short : to->family && length < CONNECT_IPV4_LENGTH)
+		to->family = CONNECT_CUT;
+}
+
 /* connect(int fd, struct sockaddr *uaddr, int addrlen). A second call for a connection that is
  * being made, or is there, is no attempt. */
 int connect_enter_syscall(syscall_enter *ctx)
@@ -27,7 +38,7 @@ int connect_enter_syscall(syscall_enter *ctx)
 	if (state != SS_UNCONNECTED || !sk || !is_tcp(sk))
 		return 0;
 	connect_start_call(&call, sk);
-	bpf_probe_read_user(&call.to, length < sizeof(call.to) ? 16 : sizeof(call.to), to);
+	connect_read_address(&call.to, to, length);
 	if (call.to.family)
 		connect_calls.update(&tid, &call);
 	return 0;
