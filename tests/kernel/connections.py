@@ -591,6 +591,9 @@ class Older:
         self.orphan[0].close()
         until_closed(self.orphan[1])
         self.to_close, self.to_reset, self.to_leave = (pair(take_port()) for _ in range(3))
+        self.half_closed = pair(take_port())
+        self.half_closed[0].shutdown(socket.SHUT_WR)
+        until_closed(self.half_closed[1])
         self._leaver = Worker(lambda: {**self.begin(self.to_leave[0]), **task_fields()})
         self.to_leave[0].close()
 
@@ -617,6 +620,11 @@ class Older:
         reset(near)
         with pytest.raises(ConnectionResetError):
             far.recv(1)
+        far.close()
+        near, far = self.half_closed  # who sent the FIN is not known
+        unknown = {"netns": namespace_id("net"), **ends(near)}
+        events += [{**closed({}, "local"), **unknown}, closed(self.begin(far), "remote")]
+        near.close()
         far.close()
         far = self.orphan[1]
         events.append(closed(self.begin(far), "remote"))

@@ -6,11 +6,14 @@ import socket
 import time
 
 import pytest
+from tests.kernel.backends import not_offered
 from tests.kernel.connections import (
     CASES,
     UNIT,
     Run,
+    closed,
     collected,
+    ends,
     in_order,
     pair,
     seen,
@@ -18,13 +21,17 @@ from tests.kernel.connections import (
     until_closed,
 )
 from tests.kernel.harness import take_port
+from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
+    MPTCP,
     TCP_FASTOPEN_CONNECT,
     V4,
     fast_open_at_once,
     known,
     listen,
     namespace_id,
+    need_mptcp,
+    task_fields,
 )
 
 from tcptrace.probes.probe import Backend
@@ -68,6 +75,24 @@ def test_older_connections_are_shown_when_they_end(run: Run, backend: Backend) -
     assert in_order(expected) == in_order([timeless(event) for event in actual])
     assert [None] * len(actual) == [event.get("duration_ms") for event in actual]
     assert [] == run.tracer.where(lport=run.older.orphan_port, rport=run.older.orphan_peer)
+
+
+def test_older_mptcp_is_shown_when_it_ends(backend: Backend, netns: str) -> None:
+    """Its subflows belong to the kernel when they end, but a process has closed the whole."""
+    need_mptcp()
+    if backend == "ftrace":
+        not_offered("the state of a whole MPTCP connection with ftrace")
+    port = take_port()
+    near, far = pair(port, protocol=MPTCP)
+    begins = [{**task_fields(), **ends(sock)} for sock in (near, far)]
+    with Tracer("--json", "--backend", backend, "-N", netns, command="tracer") as tracer:
+        near.close()
+        until_closed(far)
+        far.close()
+        actual = seen(tracer, port, 2)
+        ended_well(tracer)
+    expected = [closed(begin, by) for begin, by in zip(begins, ("local", "remote"), strict=True)]
+    assert in_order(expected) == in_order([timeless(event) for event in actual])
 
 
 def test_times(run: Run) -> None:

@@ -103,6 +103,12 @@ def test_what_was_reset_before_it_was_accepted_ends_at_once() -> None:
     assert ["accept", "close"] == [event.type for event in told([accept])]
 
 
+def test_an_older_connection_that_was_half_closed_has_an_end() -> None:
+    """It is closed when no process has it any more, within the call that lets go of it."""
+    (end,) = told([move(State.FIN_WAIT2, State.CLOSE, socket=0, owned=1)])
+    assert ("local", None, True) == (end.ended_by, end.pid, end.older)
+
+
 def test_an_older_connection_has_its_closer() -> None:
     """What began before the trace gives an X without a duration."""
     (end,) = told([FINISHED, CLOSED])

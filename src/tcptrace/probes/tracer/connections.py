@@ -138,7 +138,7 @@ class Connections:
         before = sample.fields["from"]
         if before not in IS_ESTABLISHED or sk in self._followed:
             return
-        if sample.fields["socket"]:
+        if sample.fields["socket"] or sample.fields["owned"]:  # or it is let go of just now
             beginning = {**head(sample), **NOBODY}
             self._followed[sk] = _Connection(beginning, _Stage.OPEN, is_older=True)
 

@@ -288,17 +288,26 @@ static __always_inline bool tracer_is_established(int state)
 	       state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING;
 }
 
+/* Whether a process has sk open, or the current one is about to let go of it. */
+static __always_inline bool tracer_is_had(struct sock *sk)
+{
+	struct socket *socket = NULL;
+	int owned = 0;
+
+	read(socket, &sk->sk_socket);
+	read(owned, &sk->sk_lock.owned);
+	return socket || owned;
+}
+
 /* A connection that was open before the trace began is still unknown when it ends: follow it from
- * now on, if a process has it. */
-static __always_inline void tracer_follow_older(struct sock *sk, int from)
+ * now on, if a process has it. `whole` is the connection; of MPTCP `sk` is its first subflow. */
+static __always_inline void tracer_follow_older(struct sock *sk, struct sock *whole, int from)
 {
 	struct tracer_connection connection = { .stage = OPEN, .older = true };
-	struct socket *socket = NULL;
 
-	if (!tracer_is_established(from) || tracer_find(sk))
+	if (!sk || !tracer_is_established(from) || tracer_find(sk))
 		return;
-	read(socket, &sk->sk_socket);
-	if (!socket || !tracer_fill_ends(&connection.head, sk) ||
+	if (!tracer_is_had(whole) || !tracer_fill_ends(&connection.head, sk) ||
 	    !keep_ports(connection.head.lport, connection.head.rport))
 		return;
 	tracer_fill_owner_uid(&connection.head, sk);
@@ -474,8 +483,7 @@ static __always_inline void tracer_state(struct sock *sk, int from, int to)
 		return;
 	if (tracer_is_end(to)) {
 		tcp = tcp_of(sk);
-		if (sk == tcp)
-			tracer_follow_older(sk, from);
+		tracer_follow_older(tcp, sk, from);
 		found = tracer_find(tcp);
 		if (found) {
 			tracer_closing(found, sk, from, to);
