@@ -133,17 +133,17 @@ def attempt(comm: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def servers() -> Iterator[socket.socket]:
-    """Serve names and two of the servers; give that of payments, whose queue is full."""
+def servers() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Serve names; give the servers of catalog and of payments, whose queue is full."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver,
-        socket.create_server(SERVERS["catalog.example.org"]),
+        socket.create_server(SERVERS["catalog.example.org"]) as catalog,
         socket.create_server(SERVERS["payments.example.org"], backlog=0) as payments,
         socket.create_connection(SERVERS["payments.example.org"]),
     ):
         resolver.bind(("127.0.0.1", 53))
         threading.Thread(target=answer_dns, args=(resolver,), daemon=True).start()
-        yield payments
+        yield catalog, payments
 
 
 def make_traffic(payments: socket.socket) -> None:
@@ -198,7 +198,7 @@ def draw(output: bytes) -> str:
 def main() -> None:
     """Make the picture."""
     enter_network()
-    with servers() as payments:
+    with servers() as (_, payments):
         output = record(payments)
     sys.stderr.write(output.decode())
     PICTURE.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tools.make_screenshot import SERVERS, attempt, empty, enter_network, servers
+from tools.make_screenshot import SERVERS, attempt, enter_network, servers
 
 from tcptrace.kernel.sampler import Sampler
 from tcptrace.model.filters import Filters
@@ -27,7 +27,7 @@ from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.trace import Trace
-from tcptrace.sinks.color import PLAIN
+from tcptrace.sinks.color import SGR_256, Palette
 from tcptrace.sinks.screen.listening import Listening
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.sinks.screen.sink import ScreenSink
@@ -40,10 +40,11 @@ from tcptrace.top.probe import TOP
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 SIZE = (104, 18)
+COLORS = Palette(SGR_256)
 SHOWN = 9
 """Intervals until the picture is taken."""
 PAUSE_S = 0.04
-SLOW_S = 0.3
+SLOW_S = 0.8
 KEEP = "catalog.example.org"
 # Who connects where, and how often a second.
 CLIENTS = {
@@ -62,10 +63,16 @@ def make_traffic(comm: str, name: str, often: int) -> None:
         time.sleep(random.random() * 2 / often)  # noqa: S311 - it is for a picture
 
 
-def accept_slowly(payments: socket.socket) -> None:
-    """Empty the queue of a server now and then, for good."""
+def accept(server: socket.socket) -> None:
+    """Accept connections as they come, for good."""
     while True:
-        empty(payments)
+        server.accept()[0].close()
+
+
+def accept_slowly(server: socket.socket) -> None:
+    """Accept a connection now and then, for good."""
+    while True:
+        server.accept()[0].close()
         time.sleep(SLOW_S)
 
 
@@ -87,7 +94,7 @@ def traced(*companions: Probe) -> Iterator[Trace]:
     """Give what the namespace of this process does."""
     here = Path("/proc/self/ns/net").stat().st_ino
     filters = Filters({"netns": (here,)}, TOP.port_fields)
-    plan = Plan(TOP, filters, {"EXISTING": "1"}, companions=companions)
+    plan = Plan(TOP, filters, {"TRACER_EXISTING": "1"}, companions=companions)
     with closing(Attaching(plan)) as attaching:
         source = attaching.session(lambda: False)
     assert source  # noqa: S101 - nothing stops it
@@ -106,7 +113,7 @@ def make_pictures_of_traffic() -> None:
     """Make the picture of the screen, and that of what is behind a row."""
     by = keys.parse(",".join(keys.DEFAULT))
     picture = Picture(by, "tcptrace top")
-    sink = ScreenSink(picture, io.StringIO(), PLAIN, headless=True, size=SIZE)
+    sink = ScreenSink(picture, io.StringIO(), COLORS, headless=True, size=SIZE)
     both = ("in", "out")
     with traced(ANSWERS, FAILED) as trace:
         show(sink, frames(trace, by, both, 1.0, print, Sampler(), names=True, existing=True))
@@ -121,7 +128,7 @@ def make_pictures_of_traffic() -> None:
 def make_picture_of_listeners() -> None:
     """Make the picture of who listens."""
     title = "tcptrace top --listen"
-    sink = ScreenSink(Listening(title), io.StringIO(), PLAIN, headless=True, size=SIZE)
+    sink = ScreenSink(Listening(title), io.StringIO(), COLORS, headless=True, size=SIZE)
     with traced() as trace:
         show(sink, tables(trace, 1.0, Sampler()))
         (IMAGES / "top-listen.svg").write_text(drawn(sink, title), encoding="utf-8")
@@ -139,9 +146,10 @@ def drawn(sink: ScreenSink, title: str) -> str:
 def main() -> None:
     """Make the pictures."""
     enter_network()
-    with servers() as payments:
+    with servers() as (catalog, payments):
         for (comm, name), often in CLIENTS.items():
             threading.Thread(target=make_traffic, args=(comm, name, often), daemon=True).start()
+        threading.Thread(target=accept, args=(catalog,), daemon=True).start()
         threading.Thread(target=accept_slowly, args=(payments,), daemon=True).start()
         threading.Thread(target=keep_sending, daemon=True).start()
         make_pictures_of_traffic()

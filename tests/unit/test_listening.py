@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tcptrace.sinks.color import PLAIN
 from tcptrace.sinks.screen.listening import Listening
 from tcptrace.sinks.screen.text import text_of
 from tcptrace.top.listeners import Listener, Table
@@ -142,7 +143,7 @@ def on_screen(steps: Steps) -> None:
     """Run an application, with a table, through steps."""
 
     async def run() -> None:
-        app = TopApp(shown())
+        app = TopApp(shown(), PLAIN)
         async with app.run_test(size=(80, 24)) as pilot:
             app.draw()
             await pilot.pause()

@@ -347,12 +347,12 @@ def test_a_terminal_is_sent_no_control_characters() -> None:
 Steps = Callable[[Pilot[None], TopApp, World], Awaitable[None]]
 
 
-def on_screen(steps: Steps, size: tuple[int, int] = (80, 24)) -> TopApp:
+def on_screen(steps: Steps, size: tuple[int, int] = (80, 24), palette: Palette = PLAIN) -> TopApp:
     """Run an application, with a frame, through steps; return it."""
 
     async def run() -> TopApp:
         world = World()
-        app = TopApp(Picture(BY, "tcptrace top"))
+        app = TopApp(Picture(BY, "tcptrace top"), palette)
         async with app.run_test(size=size) as pilot:
             app.show(world.frame())
             await pilot.pause()

@@ -9,8 +9,10 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
+from tcptrace.sinks.color import Palette
 from tcptrace.sinks.screen.driver import ScreenDriver
 from tcptrace.sinks.screen.grid import Grid
+from tcptrace.sinks.screen.looks import styles
 from tcptrace.sinks.screen.views import BehindRow, Help
 from tcptrace.sinks.screen.widgets import Foot, Head, Table
 
@@ -26,6 +28,9 @@ class TopApp(App[None]):
     Screen { background: ansi_default; }
     #filter { height: 1; border: none; padding: 0; display: none; }
     #filter.typing { display: block; }
+    #filter > .input--cursor {
+        background: ansi_default; color: ansi_default; text-style: reverse;
+    }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,f10,ctrl+c,ctrl+q", "quit", priority=False),
@@ -54,10 +59,11 @@ class TopApp(App[None]):
         *(Binding(key, f"sort('{key}')") for key in "afocbBltwdPn"),
     ]
 
-    def __init__(self, picture: Grid[Any]) -> None:
-        """Show `picture`, and what is to come of it."""
+    def __init__(self, picture: Grid[Any], palette: Palette) -> None:
+        """Show `picture`, and what is to come of it, in the colours of `palette`."""
         super().__init__(driver_class=ScreenDriver, ansi_color=True)
         self.picture = picture
+        self._styles = styles(palette)
         self.is_awake = True
         """Whether something came that may take several turns of the event loop; for others to
         reset."""
@@ -69,10 +75,10 @@ class TopApp(App[None]):
 
     def compose(self) -> ComposeResult:
         """Make head, table and foot."""
-        yield Head(self.picture)
-        yield Table(self.picture)
+        yield Head(self.picture, self._styles)
+        yield Table(self.picture, self._styles)
         yield Input(id="filter", placeholder="filter", select_on_focus=False)
-        yield Foot(_PLAYING_HINT if self.picture.pace else _HINT)
+        yield Foot(_PLAYING_HINT if self.picture.pace else _HINT, self._styles)
 
     def on_mount(self) -> None:
         """Begin with the keys at the table."""
@@ -162,7 +168,7 @@ class TopApp(App[None]):
         if self.picture.selected is None:
             self.picture.move(0)
         if self.picture.selected is not None:
-            self.push_screen(BehindRow(self.picture, self.picture.selected))
+            self.push_screen(BehindRow(self.picture, self.picture.selected, self._styles))
 
     def action_beside(self, step: int) -> None:
         """Sort by the column beside the present one."""

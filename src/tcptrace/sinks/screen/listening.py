@@ -195,7 +195,7 @@ class Listening(Grid[int]):
         summary = "  ".join(self._summary(table))
         lines = [[Cell(fitted(summary, width), "heading")], graphs(self._total, width, GRAPHED)]
         state = "  ".join([*self._states(), *filter(None, [table.note])])
-        return [*lines, [Cell(fitted(state, width), "unusual")]] if state else lines
+        return [*lines, filled([Cell(state, "unusual")], width)] if state else lines
 
     def _summary(self, table: Table) -> Iterator[str]:
         """Yield what holds for all listeners."""

@@ -179,7 +179,7 @@ class Picture(Grid[Row]):
         summary = "  ".join(self._summary(frame))
         lines = [[Cell(fitted(summary, width), "heading")], graphs(self._total, width)]
         state = "  ".join(self._state(frame))
-        return [*lines, [Cell(fitted(state, width), "unusual")]] if state else lines
+        return [*lines, filled([Cell(state, "unusual")], width)] if state else lines
 
     def _summary(self, frame: Frame) -> Iterator[str]:
         """Yield what holds for all rows."""

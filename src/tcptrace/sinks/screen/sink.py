@@ -78,7 +78,7 @@ class ScreenSink:
         self._stream = stream
         self._palette = palette
         self._options = options
-        self._app = TopApp(picture)
+        self._app = TopApp(picture, palette)
         self._loop = _Loop()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False

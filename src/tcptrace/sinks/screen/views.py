@@ -13,7 +13,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
 from tcptrace.sinks.screen.grid import Grid
-from tcptrace.sinks.screen.looks import as_text
+from tcptrace.sinks.screen.looks import Styles, as_text
 
 KEYS = (
     ("↑ ↓ k j", "select a row"),
@@ -44,7 +44,7 @@ class Help(ModalScreen[None]):
 
     CSS = """
     Help { align: center middle; }
-    Help Static { width: auto; height: auto; border: solid; padding: 0 1; }
+    Help Static { width: auto; height: auto; border: solid ansi_default; padding: 0 1; }
     """
 
     def __init__(self, picture: Grid[Any]) -> None:
@@ -81,9 +81,10 @@ class BehindRow(Screen[None]):
         Binding("k", "scroll('up')"),
     ]
 
-    def __init__(self, picture: Grid[Any], row: Any) -> None:
+    def __init__(self, picture: Grid[Any], row: Any, styles: Styles) -> None:
         """Show what is behind `row`."""
         super().__init__()
+        self._styles = styles
         self._picture = picture
         self._row = row
         self._is_leaving = False
@@ -105,7 +106,7 @@ class BehindRow(Screen[None]):
     def draw(self) -> None:
         """Show it as it is now."""
         lines = self._picture.behind(self._row, max(self.size.width - 2, 1))
-        self.query_one("#behind", Static).update(as_text(lines))
+        self.query_one("#behind", Static).update(as_text(lines, self._styles))
 
     def action_back(self) -> None:
         """Go back to the table, once, however often it is asked for."""

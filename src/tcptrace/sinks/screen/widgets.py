@@ -13,7 +13,7 @@ from textual.widget import Widget
 
 from tcptrace.sinks.layout import Cell
 from tcptrace.sinks.screen.grid import Grid
-from tcptrace.sinks.screen.looks import PLAIN, STYLES
+from tcptrace.sinks.screen.looks import PLAIN, Styles
 from tcptrace.sinks.screen.text import Line, filled
 
 
@@ -22,9 +22,10 @@ class Lines(Widget):
 
     DEFAULT_CSS = "Lines { height: auto; }"
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, styles: Styles) -> None:
+        """Start empty; looks are painted in these styles."""
         super().__init__()
+        self._styles = styles
         self._lines: list[Line] = []
 
     def show(self, lines: list[Line]) -> None:
@@ -49,16 +50,16 @@ class Lines(Widget):
         if y >= len(self._lines):
             return Strip.blank(self.size.width)
         return Strip(
-            [Segment(cell.text, STYLES.get(cell.look or "", PLAIN)) for cell in self._lines[y]]
+            [Segment(cell.text, self._styles.get(cell.look, PLAIN)) for cell in self._lines[y]]
         )
 
 
 class Head(Lines):
     """What is above the table."""
 
-    def __init__(self, picture: Grid[Any]) -> None:
+    def __init__(self, picture: Grid[Any], styles: Styles) -> None:
         """Show `picture`."""
-        super().__init__()
+        super().__init__(styles)
         self.picture = picture
 
     def draw(self) -> None:
@@ -75,9 +76,9 @@ class Foot(Lines):
 
     DEFAULT_CSS = "Foot { height: 1; }"
 
-    def __init__(self, hint: str) -> None:
+    def __init__(self, hint: str, styles: Styles) -> None:
         """Show which keys there are, until something is said."""
-        super().__init__()
+        super().__init__(styles)
         self._line = [Cell(hint, "dim")]
 
     def say(self, text: str) -> None:
@@ -99,9 +100,9 @@ class Table(Lines):
     class Behind(Message):
         """Asks for what is behind the selected row."""
 
-    def __init__(self, picture: Grid[Any]) -> None:
+    def __init__(self, picture: Grid[Any], styles: Styles) -> None:
         """Show `picture`."""
-        super().__init__()
+        super().__init__(styles)
         self.picture = picture
 
     def draw(self) -> None:
