@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from tests.unit.test_top import HOST, OTHER, SECOND, accepted, closed, connected
 
 from tcptrace.commands import top
 from tcptrace.model.kept import Classes
+from tcptrace.model.limits import Limits
 from tcptrace.model.losses import NOTHING_LOST
 from tcptrace.model.meta import Meta
 from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.shell import screen
+from tcptrace.sinks.directory import DirectoryRecording
 from tcptrace.sinks.parquet import ParquetRecording
 from tcptrace.sinks.recording import JsonLinesRecording
 from tcptrace.sinks.screen.picture import Picture
@@ -329,6 +332,41 @@ def test_time_goes_on_over_a_reboot(tmp_path: Path) -> None:
     assert 600 == len(shown)
     assert [1, 1, 1] == [count for _, count, _ in shown if count]
     assert 6 == pytest.approx(clock.now - 100, abs=3 * POLL_S)
+
+
+def kept_in_directory(path: Path, runs: dict[str, list[Any]]) -> Path:
+    """Keep the events of some runs, each of another boot, as `tracer -w DIR/` does."""
+    for boot_id, rows in runs.items():
+        classes = TRACER.row_classes
+        sink = DirectoryRecording(str(path), "tracer", classes, Limits(), print)
+        sink.open(dataclasses.replace(META, boot_id=boot_id))
+        sink.write(rows)
+        sink.close(NOTHING_LOST)
+    return path
+
+
+def opens(path: Path) -> list[int]:
+    """Return how many connections were open at the ends of a recording's minutes."""
+    shown = of_command(path, "--interval", "60s", "--speed", "max")
+    return [row["open"] for row in shown if row["scope"] == "total"]
+
+
+def test_a_reboot_ends_what_was_open(tmp_path: Path) -> None:
+    """The ends of connections that the host's end has cut off are in no recording."""
+    before = [at(connected(lport=n), n) for n in range(3)]
+    after = [at(connected(lport=7), 130), at(failed(), 170)]
+    path = kept_in_directory(tmp_path / "r", {"first": before, "second": after})
+    assert [3, 3, 1] == opens(path)
+    path = kept_in_directory(tmp_path / "one", {"first": [*before, *after]})
+    assert [3, 3, 4] == opens(path)
+
+
+def test_a_recorder_s_list_says_what_is_open(tmp_path: Path) -> None:
+    """Where it was started anew, connections may have ended meanwhile."""
+    first = [at(opened(lport=1), 0), at(opened(lport=2), 0), at(connected(lport=3), 5)]
+    again = [at(opened(lport=2), 70), at(opened(lport=5), 70), at(connected(lport=4), 71)]
+    path = kept(tmp_path / "r.jsonl", [*first, *again, at(failed(), 130)])
+    assert [3, 3, 3] == opens(path)
 
 
 def test_bytes_of_before_are_not_counted(tmp_path: Path) -> None:

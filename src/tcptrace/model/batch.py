@@ -15,6 +15,8 @@ class Batch(NamedTuple):
     """CLOCK_MONOTONIC: of what happened before, nothing comes after this batch."""
     offset_ns: int = 0
     """What the wall clock was ahead of CLOCK_MONOTONIC."""
+    boot_id: str = ""
+    """Of a recording: which boot of its host the events are of, where that is known."""
 
     def wall_ns(self, ts_ns: int) -> int:
         """Return a time by CLOCK_MONOTONIC in nanoseconds since 1970."""

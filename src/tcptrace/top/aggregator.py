@@ -247,6 +247,13 @@ class Aggregator:
         counted = (0, 0, 0) if is_new else None
         self._connections[ends] = Connection(side.event, row, side.name, counted)
 
+    def forget(self, before_ns: int) -> None:
+        """Take those from the open connections that began before a time: their ends were missed."""
+        known = self._connections.items()
+        gone = [ends for ends, connection in known if connection.event.ts_ns < before_ns]
+        for ends in gone:
+            self._forget(self._connections.pop(ends).row)
+
     def _known(self, ends: Ends) -> Ends:
         """Return how a connection is known that may have begun without a word on its link."""
         return ends if not ends.link or ends in self._connections else ends._replace(link=0)

@@ -48,13 +48,27 @@ class _Round:
         self._interval_ns = interval_ns
         self._begin_ns = begin_ns
         self._due_ns = begin_ns + interval_ns
+        self._boot_id = ""
+        self._listed_ns: int | None = None
+        """When the connections that were open were last listed, as a trace does when it begins."""
 
     def take(self, batch: Batch, *, names: bool) -> Iterator[Interval]:
         """Take a batch; yield the intervals that have ended, each of the same length."""
         for event in batch.events:
             yield from self._ended(event.ts_ns - 1)
+            if self._is_of_new_run(event, batch.boot_id):
+                self.aggregator.forget(event.ts_ns)
             self.aggregator.take(event, _name_of(event) if names else None)
         yield from self._ended(batch.until_ns)
+
+    def _is_of_new_run(self, event: Any, boot_id: str) -> bool:
+        """Tell whether an event is the first of another boot, or of another trace's list."""
+        is_new = boot_id != self._boot_id
+        self._boot_id = boot_id
+        if event.type == "open" and event.ts_ns != self._listed_ns:
+            self._listed_ns = event.ts_ns
+            is_new = True
+        return is_new
 
     def _ended(self, until_ns: int) -> Iterator[Interval]:
         while self._due_ns <= until_ns:

@@ -117,6 +117,7 @@ class DirectoryRows(KeptSource):
         self._how = (classes, filters, tests, window)
         self._open_file = open_file
         self.others: list[Meta] = []
+        self._boot = ""
         self._files: list[tuple[int, str]] = []
         """When the first of a file's rows happened."""
         cut = sum(self._look_at(file) for file in found)
@@ -171,6 +172,10 @@ class DirectoryRows(KeptSource):
                 yield []
                 continue
             first = reading[0]
+            if first.boot_id != self._boot:
+                yield rows
+                rows = []
+                self._boot = first.boot_id
             rows.append(first.row)
             if first.step():
                 heapq.heapreplace(reading, first)
@@ -180,6 +185,10 @@ class DirectoryRows(KeptSource):
                 yield rows
                 rows = []
         yield rows
+
+    def _boot_id(self) -> str:
+        """Return which boot the last rows are of; a group has those of one."""
+        return self._boot
 
     def close(self) -> None:
         """Close nothing: files are open while they are read."""
@@ -193,12 +202,13 @@ def _is_new(meta: Meta, known: Sequence[Meta]) -> bool:
 class _Reading:
     """A file that is being read, at its next row."""
 
-    __slots__ = ("_number", "_rows", "_source", "row", "wall_ns")
+    __slots__ = ("_number", "_rows", "_source", "boot_id", "row", "wall_ns")
 
     def __init__(self, number: int, source: ParquetRows | None) -> None:
         self._number = number
         self._source = source
         self._rows = iter(_rows_of(source)) if source else iter(())
+        self.boot_id = source.meta.boot_id if source else ""
         self.row: Any = None
         self.wall_ns = 0
 

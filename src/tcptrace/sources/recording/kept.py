@@ -57,9 +57,13 @@ class KeptSource(abc.ABC):
             if rows:
                 until_ns = max(until_ns, *map(_TS_NS, rows))
                 offset_ns = rows[-1].wall_ns - rows[-1].ts_ns
-            yield Batch(iter(rows), until_ns, offset_ns)
+            yield Batch(iter(rows), until_ns, offset_ns, self._boot_id())
             if self._finished:
                 return
+
+    def _boot_id(self) -> str:
+        """Return which boot the last rows of `_groups` are of."""
+        return self.meta.boot_id
 
     def _in_time(self, rows: list[Any]) -> list[Any]:
         if self._duration_ns is None or not rows:

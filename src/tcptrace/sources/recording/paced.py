@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.losses import Losses
@@ -19,6 +19,14 @@ MOST_APART_NS = 60_000_000_000
 """More than clocks are set by in a run: the host was started anew."""
 MOST = 4096
 """Rows of a batch."""
+
+
+class _Boot(NamedTuple):
+    """Stands before the first row of another boot."""
+
+    ts_ns: int
+    """That row's."""
+    boot_id: str
 
 
 class Paced:
@@ -40,7 +48,9 @@ class Paced:
         self._sleep = sleep
         self._finished = False
         self._rows: deque[Any] = deque()
-        """Those whose time has not come."""
+        """Those whose time has not come, with a `_Boot` before those of another boot."""
+        self._read_boot = self._boot = ""
+        """Of the last rows that were read, and of those that were told."""
         self._kept: Iterator[Batch] = iter(())
         self._is_read = False
         self._last_ns = 0
@@ -64,6 +74,7 @@ class Paced:
         if self._source.rewind():
             self._kept, self._is_read = self._source.batches(), False
             self._rows.clear()
+            self._read_boot = self._boot = ""
             self._pace.begin_anew()
         else:  # from a pipe: there is no way back
             self._pace.move((self._pace.told_ns - self._pace.until_ns()) / 1e9)
@@ -72,8 +83,12 @@ class Paced:
         """Read some rows, or find that there are no more; tell whether either was so."""
         batch = next(self._kept, None)
         rows = [*batch.events] if batch else []
-        if rows:
-            self._rows.extend(self._in_one_time(rows))
+        if batch and rows:
+            rows = self._in_one_time(rows)
+            if batch.boot_id != self._read_boot:
+                self._read_boot = batch.boot_id
+                self._rows.append(_Boot(rows[0].ts_ns, batch.boot_id))
+            self._rows.extend(rows)
             self._last_ns = max(self._last_ns, *(row.ts_ns for row in rows))
             if self._pace.begin_ns is None:
                 self._pace.begin(rows[0].ts_ns)
@@ -100,13 +115,18 @@ class Paced:
         """Return the rows whose time has come."""
         due: list[Any] = []
         while self._rows and self._rows[0].ts_ns <= until_ns and len(due) < MOST:
-            due.append(self._rows.popleft())
+            if not isinstance(self._rows[0], _Boot):
+                due.append(self._rows.popleft())
+            elif due:
+                break
+            else:
+                self._boot = self._rows.popleft().boot_id
         if due and self._is_behind(until_ns):
             known_ns = due[-1].ts_ns
         else:
             known_ns = self._last_ns if until_ns == math.inf else int(until_ns)
         self._pace.told_ns = max(self._pace.told_ns, known_ns)
-        return Batch(iter(due), self._pace.told_ns, self._offset_ns)
+        return Batch(iter(due), self._pace.told_ns, self._offset_ns, self._boot)
 
     def finish(self) -> None:
         """Tell no more."""
