@@ -310,6 +310,9 @@ def test_behind_a_row() -> None:
     curl, nginx, psql = shown.rows
     assert "curl  example.org  443" == shown.title_of(curl)
     lines = [text_of(line) for line in shown.behind(curl, 120)]
+    assert "OPEN 1  LAT 2.00  P95 2.00  RTT 0.50  RETR 0" in lines
+    assert "since the start: CONNS 6  ACCS 0  FAILS 0  RX 250B  TX 202K" in lines
+    assert "…" not in "".join(text_of(line) for line in shown.behind(curl, 80))
     assert "  curl[181]  1" in lines
     assert f"  {HOST}:1000  {PEER}:443  curl[181]  0:00:02  0   200K  0.50  0" in lines
     assert "Open connections: 1" in lines

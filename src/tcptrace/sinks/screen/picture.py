@@ -36,12 +36,14 @@ from tcptrace.sinks.screen.text import (
 from tcptrace.top.aggregator import Row
 from tcptrace.top.frame import Frame
 from tcptrace.top.keys import BY_NAME, Dimension, cells
-from tcptrace.top.measures import BY_KEY, MEASURES, WHY, why
+from tcptrace.top.measures import BY_KEY, WHY, why
 from tcptrace.top.order import CalmOrder, Figure
 from tcptrace.top.traffic import Traffic, activity, search_text, sort_text, traffic_of
 
 _REMEMBERED = 200
 """Rows, from the first, whose graphs are remembered."""
+_NOT_GRAPHED = ("open", "lat", "p95", "rtt", "retr")
+_OF_RUN = ("conns", "accs", "fails", "rxall", "txall")
 
 
 class Picture(Grid[Row]):
@@ -266,13 +268,17 @@ class Picture(Grid[Row]):
         history = self._histories.get(row) or History()
         for figure in GRAPHS:
             yield filled(with_graph(figure, history, min(width, INTERVALS + 15)), width)
-        traffic = self._traffic(row)
-        texts = [
-            f"{measure.heading} {number(measure.value(traffic), measure.unit)}"
-            for measure in MEASURES
-        ]
-        for some in (texts[:10], texts[10:]):
-            yield [Cell(fitted("  ".join(some), width))]
+        yield filled([Cell(_figures_text(self._traffic(row), _NOT_GRAPHED))], width)
+        of_run = _figures_text(self._traffic(row), _OF_RUN)
+        yield filled([Cell("since the start: ", "dim"), Cell(of_run)], width)
+
+
+def _figures_text(traffic: Traffic, keys: Sequence[str]) -> str:
+    """Return some figures, each behind its heading."""
+    measures = [BY_KEY[key] for key in keys]
+    return "  ".join(
+        f"{measure.heading} {number(measure.value(traffic), measure.unit)}" for measure in measures
+    )
 
 
 def _of_graphs(row: Row, frame: Frame, dimensions: Sequence[Dimension]) -> dict[str, float]:
