@@ -60,6 +60,11 @@ class Terminal:
         """Send it a signal."""
         os.kill(self._pid, number)
 
+    def is_stopped(self) -> bool:
+        """Tell whether it is suspended."""
+        stat = Path(f"/proc/{self._pid}/stat").read_text(encoding="ascii", errors="replace")
+        return stat.rpartition(") ")[2].startswith("T")
+
     def has_ended(self) -> bool:
         """Tell whether it has ended, with status 0."""
         pid, status = os.waitpid(self._pid, os.WNOHANG)
@@ -113,6 +118,19 @@ def test_a_terminal_that_goes_on_has_the_newest_picture(terminal: Terminal) -> N
     terminal.signal(signal.SIGTERM)
     wait_for(lambda: terminal.has_shown("lost") or terminal.has_ended(), "the last picture")
     assert "\x1b[?1049l" in terminal.text
+
+
+def test_a_suspended_screen_comes_back_whole(terminal: Terminal) -> None:
+    """Ctrl-Z gives the terminal back; when it goes on, also what has not changed is drawn."""
+    terminal.press(" \x1a")  # it stands still, so that nothing has changed
+    wait_for(terminal.is_stopped, "the suspension")
+    terminal.has_shown("")
+    terminal.text = ""
+    terminal.signal(signal.SIGCONT)
+    for text in ("PAUSED", "PROGRAM", "qQuit"):
+        wait_for(lambda text=text: terminal.has_shown(text), text)  # type: ignore[misc]
+    terminal.press("q")
+    wait_for(terminal.has_ended, "the end")
 
 
 def test_a_recording_in_a_pipe_has_a_screen(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ class TopApp(App[None]):
     def on_mount(self) -> None:
         """Begin with the keys at the table."""
         self.begin_capture_print(self)
+        self.app_resume_signal.subscribe(self, self._draw_anew)
         self.table.focus()
         self.draw()
 
@@ -113,6 +114,10 @@ class TopApp(App[None]):
         self.table.draw()
         if isinstance(self.screen, BehindRow):
             self.screen.draw()
+
+    def _draw_anew(self, _app: App[Any]) -> None:
+        """Draw all of the screen, of which the terminal has nothing after a suspension."""
+        self.refresh(layout=True)
 
     def on_print(self, event: events.Print) -> None:
         """Show in the foot what tcptrace has to say, such as of losses."""
