@@ -99,7 +99,15 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         yield started
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_key_ends_it_though_the_terminal_stands_still(terminal: Terminal) -> None:
+    """Keys are read on."""
+    terminal.flow(termios.TCOOFF)
+    time.sleep(1)
+    terminal.press("q")
+    wait_for(terminal.has_ended, "the end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_though_the_terminal_stands_still(terminal: Terminal, number: int) -> None:
     """Nothing waits for the terminal to take what is written."""
     terminal.flow(termios.TCOOFF)
