@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.harness import Worker, eventually, take_port, take_ports
 from tests.kernel.tracers import BANNER, Tracer, run_in_fork
-from tests.kernel.traffic import V4, accept_once, listen
+from tests.kernel.traffic import V4, Actor, accept_once, listen
 
 from tcptrace.probes.probe import Backend
 
@@ -233,6 +234,19 @@ def test_a_mounted_program_has_its_whole_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.anywhere
+def test_a_service_that_is_gone_at_once(cgroup: Path, backend: Backend) -> None:
+    """The kernel tells of new cgroups: what is removed before its events are read is known."""
+    port, place = take_port(), cgroup / "blink.service"
+    with Tracer("--who", "--json", "--backend", backend, "-P", str(port)) as tracer:
+        os.kill(tracer.process.pid, signal.SIGSTOP)
+        place.mkdir()
+        Worker(Actor(port=port, cgroup=place).accept).run()
+        place.rmdir()
+        os.kill(tracer.process.pid, signal.SIGCONT)
+        (event,) = tracer.wait_for(1)
+    assert [f"/{cgroup.name}/{place.name}", place.name] == [event["cgroup"], event["unit"]]
+
+
 def test_nothing_is_read_that_was_not_asked_for() -> None:
     """Without --who, neither events nor the compiled C have anything of programs."""
     port = take_port()

@@ -10,6 +10,7 @@ from typing import Any
 from tcptrace.model.events import Decoder
 from tcptrace.model.objects import object_of
 from tcptrace.probes.accept.probe import ACCEPT, Accept
+from tcptrace.probes.places import PATH_BYTES, Made
 from tcptrace.sources.arrivals import Arrivals
 
 ABSENT = 0xFFFFFFFF
@@ -49,6 +50,15 @@ def accept_bytes(
     ends = (packed(laddr), packed(raddr), lport, rport, family, 0)
     head = struct.pack(HEAD, *ids, *ends, comm, who)
     return head + struct.pack("=IIiI2I", backlog, backlog_max, error, 0, 7, 8)
+
+
+def made(cgroup_id: int, path: str = "/x") -> Made:
+    """Return what the kernel tells of a new cgroup."""
+    decoder = Decoder((Made,))
+    head = accept_bytes(cgroup_id=cgroup_id, pid=0)[: decoder.layouts[0].size - PATH_BYTES]
+    event = decoder.decode(head + path.encode().ljust(PATH_BYTES, b"\0"))
+    assert isinstance(event, Made)
+    return event
 
 
 def accepted(data: bytes) -> Accept:

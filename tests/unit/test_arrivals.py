@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.unit.records import DECODER, accept_bytes
+from tests.unit.records import DECODER, accept_bytes, made
 
 from tcptrace.model.identity import UNKNOWN, Identity
 from tcptrace.sources import arrivals
@@ -51,3 +51,11 @@ def test_an_event_without_cgroup_asks_nobody(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(arrivals, "identity_of", lambda _: pytest.fail("asked"))
     (event,) = Arrivals().fill([DECODER.decode(accept_bytes(cgroup_id=0))], 0)
     assert (None, None) == (event.cgroup, event.container)
+
+
+def test_a_new_cgroup_is_known_by_what_the_kernel_told() -> None:
+    """Its path serves when it is gone; what told of it is no row."""
+    number, path = 1 << 62, "/system.slice/blink.service"
+    event = DECODER.decode(accept_bytes(cgroup_id=number))
+    assert [event] == [*Arrivals().fill([made(number, ""), made(number, path), event], 0)]
+    assert (path, "blink.service") == (event.cgroup, event.unit)

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.records import DECODER, accept_bytes
+from tests.unit.records import DECODER, accept_bytes, made
 
 from tcptrace.errors import RefusedError
 from tcptrace.kernel import cgroups
-from tcptrace.model.events import Decoder
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.identity import UNKNOWN, Identity
 from tcptrace.model.places import units_of
 from tcptrace.model.systems import Recorded
 from tcptrace.probes.accept.probe import ACCEPT, Accept
 from tcptrace.probes.connect.counts import Count, merged
-from tcptrace.probes.places import DROPPED, KEPT, PATH_BYTES, Made, _path
+from tcptrace.probes.places import DROPPED, KEPT, PATH_BYTES, _path
 from tcptrace.probes.tracer.records import (
     ASKED,
     BY_CLOSER,
@@ -224,15 +223,6 @@ def places(known: Known, **asked: str) -> Places:
 def accept(cgroup_id: int, ts_ns: int = 10, pid: int = 1) -> Any:
     """Return an event from a cgroup."""
     return DECODER.decode(accept_bytes(cgroup_id=cgroup_id, ts_ns=ts_ns, pid=pid))
-
-
-def made(cgroup_id: int, path: str = "/x") -> Made:
-    """Return what the kernel tells of a new cgroup."""
-    decoder = Decoder((Made,))
-    head = accept_bytes(cgroup_id=cgroup_id, pid=0)[: decoder.layouts[0].size - PATH_BYTES]
-    event = decoder.decode(head + path.encode().ljust(PATH_BYTES, b"\0"))
-    assert isinstance(event, Made)
-    return event
 
 
 def told(judge: Places) -> dict[int, int]:

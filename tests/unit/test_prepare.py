@@ -179,7 +179,8 @@ def test_a_command_that_is_followed_is_prepared(host: Host) -> None:
     """With and without --who, whose order decides what is compiled; as the run itself has it."""
     assert 0 == run("accept").exit_code
     companions = [tuple(probe.name for probe in plan.companions) for plan in host.plans]
-    assert {(), ("follow",), ("who",), ("who", "follow")} == {*companions}
+    who = ("who", "places")
+    assert {(), ("follow",), who, (*who, "follow")} == {*companions}
     run("connect --summary -- curl https://example.org/")
     expected = {"CONNECT_OUTCOME": "1"}, ["dns", "follow"]
     plan = host.plans[-1]
@@ -201,9 +202,9 @@ def test_running_processes_are_followed_by_the_same_programs() -> None:
 
 
 def test_columns_decide_what_is_prepared(host: Host) -> None:
-    """Those of programs are asked for in the kernel."""
+    """Those of programs are asked for in the kernel, and so are new cgroups then."""
     run("accept --columns +args")
-    assert ["who"] == [probe.name for probe in host.plans[0].companions]
+    assert ["who", "places"] == [probe.name for probe in host.plans[0].companions]
 
 
 def test_a_command_with_options_is_one_word(host: Host) -> None:

@@ -107,12 +107,17 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
         int(given["buffer_mb"]),
         given["headers"],
         cache="none" if given["no_cache"] else "keep",
-        companions=(
-            *(other for option in turned_on(options, given) for other in option.probes),
-            *([PLACES] if not BY_PLACE.isdisjoint(filters.values) else ()),
+        companions=_with_places(
+            [other for option in turned_on(options, given) for other in option.probes], filters
         ),
         not_in_ftrace=tuple(_not_in_ftrace(probe, filters.values, list(turned_on(options, given)))),
     )
+
+
+def _with_places(companions: Sequence[Probe], filters: Filters) -> tuple[Probe, ...]:
+    """Return companions with what tells of new cgroups, where it is asked who somebody is."""
+    is_asked = WHO in companions or not BY_PLACE.isdisjoint(filters.values)
+    return (*companions, PLACES) if is_asked and PLACES not in companions else (*companions,)
 
 
 def _not_in_ftrace(
@@ -161,7 +166,7 @@ def with_programs(plan: Plan, chosen: Iterable[Column]) -> Plan:
         return plan
     return dataclasses.replace(
         plan,
-        companions=(*plan.companions, WHO),
+        companions=_with_places((*plan.companions, WHO), plan.filters),
         not_in_ftrace=(*plan.not_in_ftrace, f"--columns {','.join(shown)}"),
     )
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from tcptrace.kernel import clock
 from tcptrace.model.events import Event
-from tcptrace.probes.identities import identity_of
+from tcptrace.probes.identities import IDENTITIES, identity_of
+from tcptrace.probes.places import Made
 from tcptrace.probes.programs import Programs, Who
 
 RENEWED_NS = 1_000_000_000
@@ -33,6 +34,10 @@ class Arrivals:
     def fill(self, events: Iterable[Event], offset_ns: int) -> Iterator[Event]:
         """Yield events with their time by the wall clock, and who it was."""
         for event in events:
+            if event.__class__ is Made:  # costs less than isinstance
+                if event.cgroup_id and event.path:
+                    IDENTITIES.learn(event.cgroup_id, event.path)
+                continue
             if event.who:
                 if isinstance(event, Who):
                     self._programs.learn(event)
