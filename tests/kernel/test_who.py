@@ -193,6 +193,30 @@ def is_listening(port: int) -> bool:
     return any(f":{port:04X} " in table.read_text() for table in tables if table.exists())
 
 
+CONNECTS = "import socket; socket.socket().connect_ex(('127.0.0.1', {}))"
+
+
+def test_a_title_has_no_empty_arguments_behind_it(backend: Backend) -> None:
+    """What setproctitle leaves of the arguments is zeros, and those were none."""
+
+    def entitled() -> None:
+        start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+        with Path("/proc/self/mem").open("r+b") as memory:
+            memory.seek(start)
+            memory.write(b"worker: busy".ljust(end - start, b"\0"))
+        attempt(port)
+
+    port = take_port()
+    options = ("--who", "--json", "--backend", backend, "-P", str(port))
+    with Tracer(*options, command="connect") as tracer:
+        worker = Worker(entitled)
+        worker.run()
+        with subprocess.Popen([sys.executable, "-Ic", CONNECTS.format(port), "", ""]) as other:
+            titled, given = (tracer.wait_for(pid=pid)[0] for pid in (worker.pid, other.pid))
+    assert ["worker: busy"] == titled["args"]
+    assert ["", ""] == given["args"][3:]
+
+
 @pytest.fixture
 def unlinked(tmp_path: Path) -> Iterator[tuple[int, Path, int]]:
     """Run a server whose program's file is gone; its process id, that path and its port."""

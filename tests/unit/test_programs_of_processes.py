@@ -13,6 +13,7 @@ from tcptrace.model.events import Decoder, Event
 from tcptrace.model.identity import NO_PROGRAM, Program
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.programs import (
+    ARGC_SHIFT,
     ARGS_CUT,
     EXE_DELETED,
     HAS_ARGS,
@@ -64,6 +65,23 @@ def test_a_record() -> None:
 def test_arguments(args: bytes, expected: tuple[str, ...]) -> None:
     """Each ends with a NUL, and may be empty; bytes that are not UTF-8 are escaped."""
     assert expected == program_of(record(args=args)).args
+
+
+@pytest.mark.parametrize(
+    ("given", "args", "expected"),
+    [
+        (2, b"title\0\0\0\0", ("title",)),
+        (2, b"a title\0\0", ("a title", "")),
+        (4, b"a\0\0\0\0", ("a", "", "", "")),
+        (0, b"a\0\0\0\0", ("a", "", "", "")),
+        (1, b"\0\0", ("",)),
+        (1, b"a\0b\0\0", ("a", "b")),
+    ],
+)
+def test_a_title(given: int, args: bytes, expected: tuple[str, ...]) -> None:
+    """The zeros behind a title are no arguments, where there are more than execve was given."""
+    flags = HAS_ARGS | given << ARGC_SHIFT
+    assert expected == program_of(record(flags=flags, args=args)).args
 
 
 def test_what_could_not_be_read_is_absent() -> None:

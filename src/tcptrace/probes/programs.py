@@ -10,6 +10,8 @@ from tcptrace.model.identity import NO_PROGRAM, Program
 from tcptrace.probes.probe import BPF_BACKENDS, C, Probe, Variant
 
 HAS_ARGS, ARGS_CUT, HAS_EXE, EXE_DELETED = 1, 2, 4, 8
+ARGC_SHIFT = 16
+"""From this bit of the flags on: how many arguments execve was given; 0 where it is not known."""
 MOST_KNOWN = 32_768
 DELETED = " (deleted)"
 """As in /proc/PID/exe."""
@@ -37,11 +39,18 @@ def _text(raw: bytes) -> str:
 
 
 def _args(who: Who) -> tuple[str, ...] | None:
-    """Return the arguments: strings that each end with a NUL, but for one that is cut."""
+    """Return the arguments: strings that each end with a NUL, but for one that is cut.
+
+    Where there are more than execve was given, the process has put a title in their place, with
+    NULs behind it.
+    """
     if not who.flags & HAS_ARGS:
         return None
-    raw = who.args_space[: who.args_length]
-    return tuple(map(_text, raw.removesuffix(b"\0").split(b"\0")))
+    given = who.flags >> ARGC_SHIFT
+    raw = who.args_space[: who.args_length].removesuffix(b"\0")
+    if 0 < given <= raw.count(b"\0"):
+        raw = raw.rstrip(b"\0")
+    return tuple(map(_text, raw.split(b"\0")))
 
 
 def _exe(who: Who) -> str | None:

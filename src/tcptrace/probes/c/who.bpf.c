@@ -21,7 +21,9 @@ enum who_flag {
 	WHO_ARGS_CUT = 2,
 	WHO_HAS_EXE = 4,
 	WHO_EXE_DELETED = 8,
+	/* From bit 16 on, how many arguments execve was given; 0 where that is not known. */
 };
+#define WHO_ARGC_SHIFT 16
 
 /* class Who in probes/programs.py is the other half. Both spaces are larger than what is used, so
  * that the verifier need not know how the parts add up. */
@@ -95,6 +97,17 @@ static __always_inline void who_put_args(struct who_event *event, struct mm_stru
 		event->flags |= WHO_ARGS_CUT;
 	else
 		event->args_length += size;
+}
+
+/* The kernel puts their number where the stack begins (create_elf_tables in fs/binfmt_elf.c). */
+static __always_inline void who_put_argc(struct who_event *event, struct mm_struct *mm)
+{
+	unsigned long stack = 0;
+	u32 argc = 0;
+
+	read(stack, &mm->start_stack);
+	if (!bpf_probe_read_user(&argc, sizeof(argc), (void *)stack) && argc <= WHO_ARGS)
+		event->flags |= argc << WHO_ARGC_SHIFT;
 }
 
 /* One step towards the root: a name, or from a mount's root to where it is mounted. False at the
@@ -182,6 +195,7 @@ static __always_inline u64 who_is(struct event *head)
 	read(mm, &task->mm);
 	if (mm) {
 		who_put_args(event, mm);
+		who_put_argc(event, mm);
 		who_put_exe(event, mm);
 		who_sent.update(&digest, &sent);
 	}
