@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.backends import need_backend, not_offered
 from tests.kernel.test_faults import MOST_PARANOID, reachable_tree
-from tests.kernel.tracers import Tracer
+from tests.kernel.tracers import TCPTRACE, Tracer, run_tcptrace
 from tests.kernel.traffic import accept_once
 
 from tcptrace.kernel.tracefs import USUAL_PLACES
@@ -53,3 +53,13 @@ def test_two_capabilities_are_enough_for(
     assert "has CAP_BPF" in ended.stderr
     lists = "--existing" in options or command == "top"
     assert lists == ("only sockets of this network namespace are listed" in ended.stderr)
+
+
+@pytest.mark.anywhere
+def test_a_command_gets_none_of_them(as_another: Sequence[str]) -> None:
+    """They are for tracing, not for what is traced."""
+    prefix = (*as_another, "env", "-u", "CACHE_DIRECTORY", "HOME=/nonexistent")
+    shown = ("grep", "-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status")
+    ended = run_tcptrace("connect", "--", *shown, program=(*prefix, *TCPTRACE))
+    assert 0 == ended.status, ended.stderr
+    assert {"0" * 16} == set(ended.stdout.split()[1::2])

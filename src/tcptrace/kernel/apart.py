@@ -133,6 +133,12 @@ def become(who: Person, rights: Iterable[int] = ()) -> str:
     return refused
 
 
+def pass_on_no_rights() -> None:
+    """Let a program that this process starts have no capability for having been started by it."""
+    held = permitted_capabilities()
+    capset(held, held)  # it passes on none, nor does what is ambient outlive that
+
+
 def _empty_the_bounding_set() -> None:
     """Let no program that this process might start get capabilities by its file."""
     for number in range(_MOST_CAPABILITIES):

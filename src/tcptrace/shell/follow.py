@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tcptrace.errors import TcptraceError
+from tcptrace.kernel import apart
 from tcptrace.kernel.lookups import is_running
 from tcptrace.probes.follow import FOLLOWED
 from tcptrace.shell.say import tell
@@ -244,6 +245,7 @@ def _become(command: Sequence[str], user: pwd.struct_passwd | None, waiting: int
             os.initgroups(user.pw_name, user.pw_gid)
             os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        apart.pass_on_no_rights()  # those of a unit, say, are for tracing
         os.execvpe(command[0], [*command], environment_of(user, os.environ))  # noqa: S606 - no shell
     except FileNotFoundError as error:
         status = NOT_FOUND
