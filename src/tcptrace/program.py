@@ -108,10 +108,17 @@ def _of_system(error: OSError) -> TcptraceError:
 
 def _unexpected(error: Exception) -> TcptraceError:
     """Return what to tell of a fault of tcptrace's own, or of a plugin's."""
-    import traceback  # noqa: PLC0415 - slow to import, and seldom needed
-
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
     return TcptraceError(
         f"this should not have happened: {what}.\nRun again with -v, and please report its words",
-        details="".join(traceback.format_exception(error)),
+        details=_words(error),
     )
+
+
+def _words(error: Exception) -> str:
+    """Return where an error comes from; nothing where a process without rights cannot tell."""
+    try:
+        import traceback  # noqa: PLC0415 - slow to import, and seldom needed
+    except ImportError:
+        return ""
+    return "".join(traceback.format_exception(error))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tcptrace import program
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import apart, landlock, privileges, tracefs
 from tcptrace.kernel.apart import ROOT, Person
@@ -93,3 +95,10 @@ def test_what_holds_nothing_back_is_told(
     monkeypatch.setattr(parting, "say", said.append)
     parting.Parting(source, who, None, str(tmp_path), verbose=True).settle()
     assert told == len(said)
+
+
+def test_a_fault_is_told_where_its_words_are_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without -v, what would tell them was not imported while it could be."""
+    monkeypatch.setitem(sys.modules, "traceback", None)
+    told = program._unexpected(ValueError("too large"))
+    assert ("ValueError: too large" in str(told), "") == (True, told.details)
