@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tcptrace.kernel import seccomp
+from tcptrace.kernel import seccomp, sockets
 from tcptrace.kernel.seccomp import ARCHITECTURES, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, Rule
+from tcptrace.kernel.syscalls import CLONE_NEWNET
 
 EXEC = {"x86_64": 59, "aarch64": 221}
 OPENAT = {"x86_64": 257, "aarch64": 56}
@@ -26,6 +27,7 @@ SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 F_SETFL, F_SETOWN, F_SETSIG, F_SETOWN_EX = 4, 8, 10, 15
 ARGUMENTS = (0, 1, 3, 7, 1 << 31, (1 << 32) - 1, (1 << 64) - 1)
 PERMITTED, REFUSED = 0, errno.EPERM
+CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 TIOCSTI, TIOCGWINSZ = 0x5412, 0x5413
 
 
@@ -121,6 +123,14 @@ def test_who_makes_files_makes_no_programs_of_root_s(
     """One that stays root by its id, to write in root's directory, gives that id to nobody."""
     code = seccomp.assemble([*seccomp.base(), *seccomp.files()], machine)
     assert expected == result(code, machine, OPENAT[machine], 0, 0, flags, mode)
+
+
+def test_who_lists_sockets_enters_no_namespace_but_of_networks(machine: str) -> None:
+    """It has the capability for each kind, and for much else."""
+    code = seccomp.assemble([*seccomp.base(), *sockets.calls()], machine)
+    number = seccomp.numbers(machine)["setns"]
+    kinds = (CLONE_NEWNET, 0, CLONE_NEWUSER, CLONE_NEWNS)
+    assert [PERMITTED, *[REFUSED] * 3] == [result(code, machine, number, 3, kind) for kind in kinds]
 
 
 def test_another_architecture_is_refused(machine: str) -> None:

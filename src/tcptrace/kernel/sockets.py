@@ -23,6 +23,7 @@ from tcptrace.kernel.privileges import (
     CAP_SYS_PTRACE,
     permitted_capabilities,
 )
+from tcptrace.kernel.syscalls import CLONE_NEWNET
 
 PROC = Path("/proc")
 
@@ -34,7 +35,7 @@ RIGHTS = frozenset((CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN))
 def calls() -> Iterator[seccomp.Rule]:
     """Yield the system calls that this takes."""
     yield from seccomp.reads_only()
-    yield seccomp.Rule("setns")
+    yield seccomp.Rule("setns", 1, (CLONE_NEWNET,))
     yield seccomp.Rule("socket", 0, (AF_NETLINK,))
     yield seccomp.Rule("ioctl", 1, (NS_GET_NSTYPE,))
 
