@@ -206,12 +206,23 @@ def confine(who: Person, processes: Collection[int] = (), writes: Collection[str
     """
     own = {os.getpid(), *child.alive(), *processes}
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    code = [place for place in sys.path if place.startswith("/")]
-    landlock.restrict([*code, *(f"/proc/{pid}" for pid in own)], writes)
+    landlock.restrict([*_code(), *(f"/proc/{pid}" for pid in own)], writes)
     refused = become(who)
     rules = [*seccomp.base(), *seccomp.signals(own)]
     rules += seccomp.files() if writes else seccomp.reads_only()
     return Confined(landlock.version(), seccomp.install(rules), refused)
+
+
+def _code() -> set[str]:
+    """Return the directories that modules came from.
+
+    Not Python's path: the working directory can be on it, and that be the root of all.
+    """
+    modules = [module for name, module in sys.modules.items() if "." not in name]
+    packages = [place for module in modules for place in getattr(module, "__path__", ())]
+    files = [str(getattr(module, "__file__", "")) for module in modules]
+    alone = [file for file in files if not file.endswith("/__init__.py")]
+    return {os.path.dirname(at) for at in (*packages, *alone) if at.startswith("/")}  # noqa: PTH120
 
 
 def confine_helper(
