@@ -209,6 +209,19 @@ def test_who_traces_is_the_user_behind_sudo(tmp_path: Path) -> None:
     assert json.loads(path.read_text().splitlines()[-1])["type"] == "end"
 
 
+def test_descriptors_that_it_was_started_with_are_closed(tmp_path: Path) -> None:
+    """But for those that it is to write to, by their names."""
+    given = ("sh", "-c", f'exec 8>{tmp_path}/rows 9</etc/shadow; exec "$@"', "sh")
+    with Tracer("--to", "/dev/fd/8", prefix=given) as tracer:
+        wait_apart(tracer)
+        accept_once()
+        opened = {str(path.readlink()) for path in Path(f"/proc/{tracer.pid}/fd").iterdir()}
+        assert "/etc/shadow" not in opened
+        ended = tracer.stop()
+    assert (0, []) == (ended.status, ended.complaints)
+    assert (tmp_path / "rows").read_text().count("\n") > 1
+
+
 @pytest.mark.parametrize("name", ["root", "0", "1 or so", "4294967295", "99999999999999999999"])
 def test_a_strange_user_behind_sudo_is_nobody(name: str) -> None:
     """What SUDO_UID says is used where it is the number of a user, and not root's."""

@@ -93,7 +93,7 @@ def test_what_holds_nothing_back_is_told(
     monkeypatch.setattr(apart, "set_person", lambda _: None)
     monkeypatch.setattr(landlock, "version", lambda: version)
     monkeypatch.setattr(parting, "say", said.append)
-    parting.Parting(source, who, None, str(tmp_path), verbose=True).settle()
+    parting.Parting(source, who, None, str(tmp_path), (), verbose=True).settle()
     assert told == len(said)
 
 

@@ -260,6 +260,19 @@ def confine_helper(
     seccomp.install([*seccomp.base(), *calls])
 
 
+def given() -> set[int]:
+    """Return the descriptors that this process was started with, beside the standard streams.
+
+    Those are inheritable, which what Python opens is not: it is to be asked before others open any.
+    """
+    found = set()
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - of names alone
+        with contextlib.suppress(OSError):  # that of the list itself
+            if os.get_inheritable(int(name)):
+                found.add(int(name))
+    return found - {0, 1, 2}
+
+
 def close_others(kept: Collection[int]) -> None:
     """Close all descriptors but some."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - of names alone

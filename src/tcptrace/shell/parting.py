@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -26,6 +27,7 @@ class Parting:
         who: Person,
         command: Child | None,
         place: str | None,
+        given: Collection[int],
         *,
         verbose: bool,
     ) -> None:
@@ -36,11 +38,13 @@ class Parting:
             who: whom this process becomes.
             command: what is followed.
             place: where the run is kept; where it is a directory, files are made there.
+            given: the descriptors that this process was started with, which are closed.
             verbose: whether to tell who one is.
 
         """
         self._command = command
         self._place = place
+        self._given = given
         self._writes: Collection[str] = ()
         self._source = source
         self._who = who
@@ -96,6 +100,9 @@ class Parting:
         lookups.ask(keeper)
         command = self._command
         processes = [command.pid] if command else []
+        for descriptor in self._given:
+            with contextlib.suppress(OSError):  # somebody has closed it
+                os.close(descriptor)
         confined = apart.confine(self._who, processes, self._writes)
         if self._verbose:
             say(description(self._who, confined))

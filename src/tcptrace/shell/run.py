@@ -59,6 +59,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
 
     """
     started = time.monotonic()
+    given = apart.given()
     following = output.following
     user = user_of(following.user, os.environ) if following.command else None
     who = None if output.keeps_privileges else apart.person_for(os.environ)
@@ -84,7 +85,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         tree = Tree(source)
         child = Child(following.command, user) if following.command else None
         place = kept.place if kept else None
-        parting = Parting(source, who, child, place, verbose=output.verbose) if who else None
+        parting = Parting(source, who, child, place, given, verbose=output.verbose) if who else None
         if following:
             stop = FollowingStop(lambda: _is_over(following, tree, child))
             stop.take_signals()
