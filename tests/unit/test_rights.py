@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tcptrace import program
 from tcptrace.errors import TcptraceError
-from tcptrace.kernel import apart, landlock, privileges, tracefs
+from tcptrace.kernel import apart, landlock, lookups, privileges, tracefs
 from tcptrace.kernel.apart import ROOT, Person
 from tcptrace.kernel.privileges import (
     CAP_BPF,
@@ -102,3 +103,22 @@ def test_a_fault_is_told_where_its_words_are_out_of_reach(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "traceback", None)
     told = program._unexpected(ValueError("too large"))
     assert ("ValueError: too large" in str(told), "") == (True, told.details)
+
+
+def test_what_is_large_is_imported_behind_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper, which is a fork, stays small; files can still be read then."""
+    done: list[str] = []
+    keeper: Any = SimpleNamespace(problem="")
+
+    def keep(_self: parting.Parting) -> Any:
+        done.append("keeper")
+        return keeper
+
+    monkeypatch.setattr(parting.Parting, "_keeper", keep)
+    monkeypatch.setattr(lookups, "ask", lambda _: None)
+    monkeypatch.setattr(apart, "confine", lambda *_: done.append("confined"))
+    source: Any = SimpleNamespace(part=lambda _: None)
+    own = parting.Parting(source, ROOT, None, None, (), verbose=False)
+    own.settle([lambda: done.append("prepared")])
+    assert [] == list(own.then(iter(())))
+    assert ["keeper", "prepared", "confined"] == done

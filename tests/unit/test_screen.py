@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -542,6 +544,22 @@ def test_the_last_picture_stays() -> None:
     ]
     assert "\x1b[1;31m" in shown_by_sink(Palette(SGR_8))[0]
     assert ("", False) == shown_by_sink(PLAIN, frames=0)
+
+
+def test_textual_is_imported_when_the_screen_begins() -> None:
+    """What is forked before does not have it."""
+    script = """
+import io, sys
+from tcptrace.sinks.color import PLAIN
+from tcptrace.sinks.screen.listening import Listening
+from tcptrace.sinks.screen.sink import ScreenSink
+sink = ScreenSink(Listening("top"), io.StringIO(), PLAIN)
+sink.open(None)
+assert "textual" not in sys.modules and "rich" not in sys.modules
+sink.prepare()
+assert "textual" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_screen_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

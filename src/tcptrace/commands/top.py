@@ -22,11 +22,9 @@ from tcptrace.shell.command import COMMAND, command
 from tcptrace.shell.options import OUTPUT, RECORDING, TRACING, option
 from tcptrace.shell.plan import Shown
 from tcptrace.shell.say import say
-from tcptrace.shell.screen import check_screen, is_screen, make_screen
+from tcptrace.shell.screen import is_screen, make_screen
 from tcptrace.shell.times import parse_time
 from tcptrace.shell.trace import Trace
-from tcptrace.sinks.color import Palette
-from tcptrace.sinks.sink import Sink
 from tcptrace.top import keys, listeners, tables
 from tcptrace.top.feed import frames
 from tcptrace.top.keys import DIMENSIONS, Dimension
@@ -47,8 +45,6 @@ REFUSED = {
 """Options that are for events."""
 USUAL_ROWS = 20
 """Of a table, where it is text."""
-SAMPLER = "tcptrace.sampler"
-"""Where click's context holds what lists sockets, if that is there before it is wanted."""
 PACE = "tcptrace.pace"
 """Where click's context holds how fast a recording is played."""
 SORTS = (*(measure.key for measure in MEASURES), *(dimension.name for dimension in DIMENSIONS))
@@ -107,14 +103,6 @@ def _pace(given: dict[str, Any]) -> Pace | None:
     return Pace(given["speed"] or usual, lasts=is_screen(given))
 
 
-def _screen(given: dict[str, Any], pace: Pace | None, palette: Palette) -> Sink:
-    """Return the screen; what lists sockets comes before what the screen imports, to be small."""
-    check_screen()
-    if pace is None:
-        click.get_current_context().meta[SAMPLER] = Sampler()
-    return make_screen(given, pace, palette)
-
-
 def _refuse_following(given: dict[str, Any], command: Sequence[str]) -> None:
     """Raise UsageError where those who are followed are to have connections of before."""
     if given["read"] is not None:
@@ -132,7 +120,7 @@ def _show(given: dict[str, Any]) -> Shown:
     _refuse_following(given, click.get_current_context().meta.get(COMMAND, ()))
     pace = None if given["listen"] else _pace(given)
     click.get_current_context().meta[PACE] = pace
-    screen = partial(_screen, given, pace) if is_screen(given) else None
+    screen = partial(make_screen, given, pace) if is_screen(given) else None
     if given["listen"]:
         more = [TIME, TIME_S, *listeners.MORE_COLUMNS]
         return Shown(Table(listeners.COLUMNS, more, of="listener"), screen)
@@ -277,7 +265,7 @@ def top(
     if not on_screen and not json and form in {None, "text"}:
         rows = rows or USUAL_ROWS
     if listen:
-        shown: Any = islice(listeners.tables(trace, interval, _sampler()), most)
+        shown: Any = islice(listeners.tables(trace, interval, Sampler()), most)
         return tables.anew(shown) if on_screen else tables.of_listeners(shown, rows)
     directions = [way for way, other in (("in", outward), ("out", inward)) if not other]
     pace: Pace | None = click.get_current_context().meta[PACE]
@@ -285,7 +273,7 @@ def top(
         shown = played(trace, by, directions, interval, pace, names=names)
     else:
         shown = frames(
-            trace, by, directions, interval, say, _sampler(), names=names, existing=existing
+            trace, by, directions, interval, say, Sampler(), names=names, existing=existing
         )
     shown = islice(shown, most)
     if on_screen:
@@ -293,9 +281,3 @@ def top(
     if pace:
         say(f"in a recording: {lacks(trace.meta)}")
     return tables.of_traffic(shown, by, sort, rows, only_failed=failed)
-
-
-def _sampler() -> Sampler:
-    """Return what lists sockets."""
-    sampler: Sampler | None = click.get_current_context().meta.pop(SAMPLER, None)
-    return sampler or Sampler()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tcptrace.errors import TcptraceError
 from tcptrace.kernel import apart, clock, landlock, lookups, privileges
@@ -49,9 +49,14 @@ class Parting:
         self._source = source
         self._who = who
         self._verbose = verbose
+        self._prepare: Sequence[Callable[[], None]] = ()
 
-    def settle(self) -> None:
-        """See who is to trace, now that all output is open. Raises TcptraceError."""
+    def settle(self, prepare: Sequence[Callable[[], None]] = ()) -> None:
+        """See who is to trace, now that all output is open. Raises TcptraceError.
+
+        `prepare` is called while there are rights, but behind the keeper, which so stays small.
+        """
+        self._prepare = prepare
         if not self._place or not os.path.isdir(self._place):  # noqa: PTH112 - it is text
             return
         who = apart.person_of(self._place, self._who)
@@ -98,6 +103,8 @@ class Parting:
         keeper = self._keeper()
         self._source.part(keeper)
         lookups.ask(keeper)
+        for prepare in self._prepare:
+            prepare()
         command = self._command
         processes = [command.pid] if command else []
         for descriptor in self._given:

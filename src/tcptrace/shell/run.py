@@ -188,7 +188,7 @@ def _pass_on(
     for sink in sinks:
         sink.open(source.meta)
     if parting:
-        parting.settle()
+        parting.settle([sink.prepare for sink in sinks if hasattr(sink, "prepare")])
     then = parting.then if parting else iter
     pump = Pump(source, sinks, stop, say, count=output.count, before_output=lambda: end_line(stop))
     _pump(pump, lambda batches: function(Trace(then(batches), filters, source, rest)), output)

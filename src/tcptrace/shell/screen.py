@@ -43,19 +43,18 @@ def _has_terminal() -> bool:
     return True
 
 
-def check_screen() -> None:
-    """Raise RefusedError where there is no textual."""
+def make_screen(given: Mapping[str, Any], pace: Pace | None, palette: Palette) -> Sink:
+    """Return the screen, which has its keys from the terminal.
+
+    Raises RefusedError where there is no textual.
+    """
     if find_spec("textual") is None:
         raise RefusedError(NO_SCREEN)
-
-
-def make_screen(given: Mapping[str, Any], pace: Pace | None, palette: Palette) -> Sink:
-    """Return the screen, which has its keys from the terminal."""
     if not sys.stdin.isatty():  # a recording comes from there, which has its own descriptor now
         os.dup2(os.open(TERMINAL, os.O_RDWR | os.O_CLOEXEC), 0)
     from tcptrace.sinks.screen.listening import Listening  # noqa: PLC0415 - for a screen alone
     from tcptrace.sinks.screen.picture import Picture  # noqa: PLC0415 - the same
-    from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - textual is slow
+    from tcptrace.sinks.screen.sink import ScreenSink  # noqa: PLC0415 - the same
 
     if given["listen"]:
         listening = Listening("tcptrace top --listen", most_rows=given["rows"])

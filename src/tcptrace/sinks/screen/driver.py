@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 from textual.drivers.linux_driver import LinuxDriver
 
 from tcptrace.sinks.output import Output
+from tcptrace.sinks.screen.text import PATIENCE_S
 
 if TYPE_CHECKING:
     from textual.app import App
-
-PATIENCE_S = 0.5
-"""So long a terminal that stands still is waited for at the end."""
 
 
 class ScreenDriver(LinuxDriver):

@@ -9,20 +9,18 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from contextvars import Context
-from typing import Any, TextIO
-
-import textual.layouts
-import textual.renderables
-from rich.cells import cell_len
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tcptrace.errors import TcptraceError
 from tcptrace.model.events import NewTable
 from tcptrace.sinks.color import Palette
 from tcptrace.sinks.layout import terminal_size
 from tcptrace.sinks.output import Output
-from tcptrace.sinks.screen.app import TopApp
-from tcptrace.sinks.screen.driver import PATIENCE_S
 from tcptrace.sinks.screen.grid import Grid
+from tcptrace.sinks.screen.text import PATIENCE_S
+
+if TYPE_CHECKING:
+    from tcptrace.sinks.screen.app import TopApp
 
 STEP_S = 0.005
 """How long the screen may work each time that it is its turn, while there is something to do."""
@@ -34,6 +32,10 @@ ASLEEP = 10
 
 def _import_ahead() -> None:
     """Import what textual does when it shows something; without rights, it may be out of reach."""
+    import textual.layouts  # noqa: PLC0415 - it is large, see `ScreenSink.prepare`
+    import textual.renderables  # noqa: PLC0415 - the same
+    from rich.cells import cell_len  # noqa: PLC0415 - the same
+
     for package in (textual.layouts, textual.renderables):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
@@ -78,7 +80,8 @@ class ScreenSink:
         self._stream = stream
         self._palette = palette
         self._options = options
-        self._app = TopApp(picture, palette)
+        self._app: TopApp
+        self._is_prepared = False
         self._loop = _Loop()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
@@ -87,11 +90,21 @@ class ScreenSink:
         self._turns = AWAKE
 
     def open(self, _meta: Any) -> None:
-        """Import; the screen itself begins with the first rows, when children have been forked."""
+        """Wait: the screen begins with the first rows, when children have been forked."""
+
+    def prepare(self) -> None:
+        """Import textual and make the application, once; see `Sink`."""
+        if self._is_prepared:
+            return
+        from tcptrace.sinks.screen.app import TopApp  # noqa: PLC0415 - it is large
+
         _import_ahead()
+        self._app = TopApp(self._picture, self._palette)
+        self._is_prepared = True
 
     def write(self, rows: Sequence[Any]) -> None:
         """Show the frames among `rows`."""
+        self.prepare()
         if self._task is None:
             self._task = self._loop.create_task(self._app.run_async(**self._options))
         for frame in rows:
@@ -138,7 +151,7 @@ class ScreenSink:
 
     def is_closed(self) -> bool:
         """Tell whether the user has ended it, or the terminal has gone."""
-        return self._is_over or self._app.is_gone()
+        return self._is_over or (self._is_prepared and self._app.is_gone())
 
     def close(self, _losses: Any) -> None:
         """Give the terminal back, and leave the last picture there."""

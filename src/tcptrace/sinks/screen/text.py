@@ -13,6 +13,8 @@ Unit = Literal["count", "rate", "bytes", "ms"]
 
 WIDTH = 5
 """Of a number, at the most."""
+PATIENCE_S = 0.5
+"""So long a terminal that stands still is waited for at the end."""
 ELLIPSIS = "…"
 NOTHING = "-"
 _BARS = "▁▂▃▄▅▆▇█"
