@@ -323,6 +323,23 @@ def test_what_is_forbidden_cannot_be_done(plugin: dict[str, str], tmp_path: Path
     assert not Path(plugin["TRIED"]).exists()
 
 
+@pytest.mark.skipif(not landlock.version(), reason="not offered: the kernel has no Landlock")
+def test_who_makes_files_for_root_reaches_no_others(plugin: dict[str, str], tmp_path: Path) -> None:
+    """It is root by its id, makes files in the directory that it was given, and nothing else."""
+    pytest.importorskip("pyarrow")
+    place = tmp_path / "kept"
+    place.mkdir()
+    (place / "link").symlink_to(plugin["TRIED"])
+    through = {**plugin, "TRIED": str(place / "link")}
+    for env in (plugin, through):
+        told = attempts(env, "-w", f"{place}/", "--print")
+        assert told.pop("kept")
+        refused = {errno.EPERM, errno.EACCES}
+        assert not [name for name, number in told.items() if number not in refused], told
+    assert not Path(plugin["TRIED"]).exists()
+    assert [0, 0] == [path.stat().st_uid for path in place.rglob("*.parquet")]
+
+
 def test_a_plugin_can_keep_the_rights(plugin: dict[str, str]) -> None:
     """With --keep-privileges, all is as root has it."""
     told = attempts(plugin, "--keep-privileges")
