@@ -360,6 +360,14 @@ def test_a_user_s_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert identified(path.replace("1000", "1001"), tmp_path).container_name is None
 
 
+@pytest.mark.parametrize(("length", "is_name"), [(255, True), (256, False)])
+def test_a_long_name_is_none(tmp_path: Path, *, length: int, is_name: bool) -> None:
+    """Thousands are remembered, and each is shown: no stranger makes one longer than others are."""
+    path = f"/machine.slice/libpod-{ID}.scope/container"
+    write(tmp_path, {f"{STORAGE}/containers.json": [storage_entry(ID, "n" * length)]})
+    assert is_name == (identified(path, tmp_path).container_name is not None)
+
+
 def test_a_user_s_files_take_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many and large they are, and whatever lies beside them, little of them is read."""
     user = pwd.struct_passwd(("me", "x", 1000, 1000, "", "/home/me", "/bin/sh"))

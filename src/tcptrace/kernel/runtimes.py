@@ -32,6 +32,7 @@ MOST_BYTES_OF_USERS = 1 << 20
 """Of a user's files. A container takes some 1,500; to read all takes 0.3 s and 35 MB at most."""
 MOST_ENTRIES = 1000
 """So much of a directory is looked at; one that runtimes make has a dozen."""
+MOST_NAME = 255
 DOCKER_ROOTS = ("var/lib/docker", "var/snap/docker/common/var-lib-docker")
 DOCKER_SETTINGS = "etc/docker/daemon.json"
 STORAGES = ("var/lib/containers/storage", "run/containers/storage")
@@ -105,8 +106,13 @@ def names_of(place: Place, where: Places) -> Names:
     files = _Files(where)
     for runtimes, find in _WAYS:
         if place.runtime in runtimes and (found := find(files, place.container)):
-            return found
+            return _short(found)
     return Names(place.runtime)
+
+
+def _short(found: Names) -> Names:
+    """Return names without those that are longer than a runtime's can be: thousands are kept."""
+    return Names(*(name if name and len(name) <= MOST_NAME else None for name in found))
 
 
 class _Files:
