@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tcptrace.kernel import seccomp, sockets
+from tcptrace.kernel import keeper, seccomp, sockets
 from tcptrace.kernel.seccomp import ARCHITECTURES, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, Rule
 from tcptrace.kernel.syscalls import CLONE_NEWNET
 
@@ -131,6 +131,21 @@ def test_who_lists_sockets_enters_no_namespace_but_of_networks(machine: str) -> 
     number = seccomp.numbers(machine)["setns"]
     kinds = (CLONE_NEWNET, 0, CLONE_NEWUSER, CLONE_NEWNS)
     assert [PERMITTED, *[REFUSED] * 3] == [result(code, machine, number, 3, kind) for kind in kinds]
+
+
+def test_the_keeper_asks_and_writes_nothing(machine: str) -> None:
+    """Where it holds nothing of tracefs."""
+    code = seccomp.assemble([*seccomp.base(), *keeper.Holdings().calls()], machine)
+    numbers = seccomp.numbers(machine)
+    handle, open_ = numbers["open_by_handle_at"], numbers["openat"]
+    assert [PERMITTED, REFUSED] == [
+        result(code, machine, handle, 3, 0, flags) for flags in (os.O_DIRECTORY, os.O_RDWR)
+    ]
+    assert REFUSED == result(code, machine, open_, 0, 0, os.O_WRONLY)
+    asked = [result(code, machine, numbers["bpf"], command) for command in range(40)]
+    assert [1, 2, 4, 15] == [number for number, refused in enumerate(asked) if not refused]
+    families = [result(code, machine, numbers["socket"], family) for family in range(50)]
+    assert [1] == [number for number, refused in enumerate(families) if not refused]
 
 
 def test_another_architecture_is_refused(machine: str) -> None:

@@ -83,7 +83,7 @@ class Holdings(NamedTuple):
 
     def calls(self) -> Iterator[seccomp.Rule]:
         """Yield the system calls that this takes."""
-        yield seccomp.Rule("open_by_handle_at")
+        yield seccomp.Rule("open_by_handle_at", 2, without=seccomp.WRITES)
         reading = (bpf.MAP_LOOKUP_ELEM, bpf.MAP_GET_NEXT_KEY, bpf.OBJ_GET_INFO_BY_FD)
         yield seccomp.Rule("bpf", 0, (*reading, bpf.MAP_UPDATE_ELEM))
         # What names users may ask a daemon of this host for them.
