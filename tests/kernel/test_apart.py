@@ -245,9 +245,10 @@ def test_threads_of_a_recording_have_no_rights_either(tmp_path: Path) -> None:
 
 def keep_in(place: Path, env: dict[str, str], uid: int) -> set[int]:
     """Keep an accept in a directory while tracing as `uid`; return who owns what is there."""
-    with Tracer("-w", f"{place}/", env=env) as tracer:
+    with Tracer("-w", f"{place}/", env=env, prefix=("setpriv", "--groups", "4,6")) as tracer:
         wait_apart(tracer)
         found = status(tracer.pid)
+        assert [] == found["Groups"]
         assert [[str(uid)] * 4, ["0" * 16], ["0" * 16]] == [
             found[name] for name in ("Uid", "CapPrm", "CapEff")
         ]

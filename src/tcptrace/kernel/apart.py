@@ -149,8 +149,11 @@ def _empty_the_bounding_set() -> None:
 
 
 def _change_ids(who: Person) -> None:
-    """Change all ids; the kernel lets those for files follow. Raises OSError."""
-    if {who.uid} != {*os.getresuid()}:
+    """Change all ids; the kernel lets those for files follow. Raises OSError.
+
+    A root that stays so has no other group either: its own may be those of disks.
+    """
+    if {who.uid} != {*os.getresuid()} or who.uid == 0:
         os.setgroups([])
         os.setresgid(who.gid, who.gid, who.gid)
         os.setresuid(who.uid, who.uid, who.uid)
