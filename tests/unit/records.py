@@ -71,7 +71,7 @@ def accepted(data: bytes) -> Accept:
 def json_line(row: Any, backend: str) -> str:
     """Return a row's line of JSON."""
     record: Any = type(row)
-    return object_of(record)(row, json.dumps(backend))
+    return object_of(record, backend)(row, 0)
 
 
 def to_json(row: Any, backend: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import NewTable, Row
+from tcptrace.model.lines import Lines
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
 from tcptrace.shell import pump as pumps
@@ -173,6 +174,15 @@ def test_a_burst_does_not_wait_in_memory(stop: Stop) -> None:
     source, sink = Numbers(range(2 * MOST_ROWS + 1)), Kept()
     Pump(source, [sink], stop, print).run(asking(stop, 2 * MOST_ROWS))
     assert [MOST_ROWS, MOST_ROWS, 1] == [len(write) for write in sink.writes]
+
+
+def test_lines_are_rows_each(stop: Stop) -> None:
+    """They count, and do not wait in memory, as rows that come one by one."""
+    sink = Kept()
+    some = Lines(["x\n"] * (MOST_ROWS // 2))
+    pump = Pump(Numbers(), [sink], stop, print)
+    pump.run(lambda _: iter([some, some, some]))
+    assert ([[some, some], [some]], 3 * len(some.texts)) == (sink.writes, pump.shown)
 
 
 def test_every_sink_gets_all_rows(stop: Stop) -> None:

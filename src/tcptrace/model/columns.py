@@ -51,6 +51,12 @@ class Column:
     """What a cell says, for ``--columns help`` and the documentation."""
     is_spare: bool = False
     """Whether a narrow terminal leaves it out: others tell the same, or what is wanted more."""
+    asks: tuple[str, ...] | None = None
+    """The fields of a row that `value`, a function, asks for; None if that is not known."""
+
+    def reads(self) -> tuple[str, ...] | None:
+        """Return the fields of a row that its values depend on; None if they are not known."""
+        return (self.value.name,) if isinstance(self.value, Field) else self.asks
 
     def roomy(self, needed: int) -> int:
         """Return a width for cells of `needed` that will do for most that follow."""
@@ -68,17 +74,26 @@ class Field:
         return getattr(row, self.name)
 
 
+def expressions(columns: Sequence[Column]) -> list[str]:
+    """Return what gives the values of columns: expressions over `row` and `first_ns`.
+
+    They use `functions`.
+    """
+    return [
+        f"row.{value.name}" if isinstance(value, Field) else f"value_{at}(row, first_ns)"
+        for at, value in enumerate(column.value for column in columns)
+    ]
+
+
+def functions(columns: Sequence[Column]) -> dict[str, Value]:
+    """Return the functions that `expressions` call, by name."""
+    return {f"value_{at}": column.value for at, column in enumerate(columns)}
+
+
 def values_of(columns: Sequence[Column]) -> Callable[[Any, int], tuple[object, ...]]:
     """Return what gives the values of all columns, of a row and `first_ns`."""
-    values = [column.value for column in columns]
-    parts = [
-        f"row.{value.name}" if isinstance(value, Field) else f"value_{at}(row, first_ns)"
-        for at, value in enumerate(values)
-    ]
     made: Callable[[Any, int], tuple[object, ...]] = function(
-        "row, first_ns",
-        [f"return ({', '.join(parts)},)"],
-        {f"value_{at}": value for at, value in enumerate(values)},
+        "row, first_ns", [f"return ({', '.join(expressions(columns))},)"], functions(columns)
     )
     return made
 
@@ -121,7 +136,7 @@ def milliseconds(
         ms = getattr(event, name)
         return "slow" if ms is not None and ms >= slow_ms else None
 
-    return Column(key, heading, width, value, concern=concern, meaning=meaning)
+    return Column(key, heading, width, value, concern=concern, meaning=meaning, asks=(name,))
 
 
 @lru_cache(maxsize=4)
@@ -185,9 +200,18 @@ def repeated(event: Any) -> Mark | None:
 
 ADDRESS = (len("255.255.255.255"), len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))
 
-TIME = Column("time", "TIME", 8, _time, "dim", after="", meaning="wall clock, local time")
+TIME = Column(
+    "time", "TIME", 8, _time, "dim", after="", meaning="wall clock, local time", asks=("wall_ns",)
+)
 TIME_S = Column(
-    "time_s", "TIME(s)", 8, _seconds, "dim", after="", meaning="seconds since the first row"
+    "time_s",
+    "TIME(s)",
+    8,
+    _seconds,
+    "dim",
+    after="",
+    meaning="seconds since the first row",
+    asks=("ts_ns",),
 )
 UID = field("uid", "UID", 5, after="", meaning="real user id, in the initial user namespace")
 PID = field("pid", "PID", 7, meaning="process (thread group), in the initial PID namespace")
@@ -229,7 +253,13 @@ CNAME = field(
     meaning="the container's name, as its runtime has it",
 )
 POD = Column(
-    "pod", "POD", 32, _pod, sizes=(32, 64), meaning="the pod's namespace and name, of Kubernetes"
+    "pod",
+    "POD",
+    32,
+    _pod,
+    sizes=(32, 64),
+    asks=("pod", "pod_namespace"),
+    meaning="the pod's namespace and name, of Kubernetes",
 )
 CONTAINER = Column(
     "container",
@@ -237,6 +267,7 @@ CONTAINER = Column(
     CONTAINER_DIGITS,
     _container,
     "dim",
+    asks=("container",),
     meaning="first 12 digits of the container's id, as the cgroup's path has it",
 )
 ERR = field(
@@ -249,7 +280,12 @@ PCOMM = field(
 )
 EXE = field("exe", "EXE", 24, sizes=(24, 48), meaning="path of the process's program")
 ARGS = Column(
-    "args", "ARGS", 32, _args, meaning="the program's arguments, as a shell would take them"
+    "args",
+    "ARGS",
+    32,
+    _args,
+    asks=("args", "args_cut"),
+    meaning="the program's arguments, as a shell would take them",
 )
 
 OF_TASK = (TIME, TIME_S, PID, TID, UID, COMM)

@@ -17,11 +17,11 @@ import re
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from operator import attrgetter
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Annotated, Any, ClassVar, Protocol, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, get_args, get_type_hints
 
 from tcptrace.errors import TcptraceError
 from tcptrace.model.generate import function
@@ -71,23 +71,25 @@ def _unless_all_ones(value: int) -> int | None:
     return None if value == 0xFFFFFFFF else value
 
 
-U16 = Annotated[int, "H"]
+FRESH = "fresh"
+"""Says of a field that it has another value in nearly each record, as a time or a port has."""
+U16 = Annotated[int, "H", FRESH]
 U32 = Annotated[int, "I"]
-U64 = Annotated[int, "Q"]
+U64 = Annotated[int, "Q", FRESH]
 S32 = Annotated[int, "i"]
 OptionalU32 = Annotated["int | None", "I", _unless_all_ones]
 """Absent when all bits are set."""
 Inode = Annotated["int | None", "I", _unless_zero]
 """A namespace's inode number; absent when 0."""
-Sequence32 = Annotated["int | None", "I", _unless_zero]
+Sequence32 = Annotated["int | None", "I", FRESH, _unless_zero]
 """A TCP sequence number; absent when 0, which is one of four billion."""
 CgroupId = Annotated["int | None", "Q", _unless_zero]
 """A cgroup v2 id, which is its directory's inode number; absent when 0."""
-Milliseconds = Annotated["float | None", "Q", _milliseconds]
+Milliseconds = Annotated["float | None", "Q", FRESH, _milliseconds]
 """Nanoseconds in the record; absent when 0."""
 Tail = Annotated[bytes, ""]
 """All that the kernel sent behind the struct, of any length; the last of the binary fields."""
-Address = Annotated[str, "16s"]
+Address = Annotated[str, "16s", FRESH]
 """Network order; IPv4 takes the first four bytes."""
 BehindKind = Annotated[int, "4xI"]
 """A number behind the record's kind, which `Decoder` reads."""
@@ -117,6 +119,9 @@ class Row:
     type: ClassVar[str] = "row"
     nullable: ClassVar[frozenset[str]] = frozenset()
     """JSON keys that are null, not absent, when there is no value."""
+    derives_steadily: ClassVar[bool] = False
+    """Whether `__post_init__`, where there is one, looks at no field that is `FRESH`: only then
+    can lines be made straight of a record's bytes."""
 
     wall_ns: int = 0
     """When it happened by the wall clock, in nanoseconds since 1970; set when it comes in."""
@@ -232,8 +237,18 @@ _LEADING_KEYS = (
 )
 
 
-def _binary_fields(record: type[Event]) -> list[tuple[str, str, Callable[[Any], Any] | None]]:
-    """Return name, `struct` format and converter of each binary field, in the struct's order."""
+class BinaryField(NamedTuple):
+    """A field of the C struct."""
+
+    name: str
+    form: str
+    """Of `struct`; bytes that are no field's stand in front."""
+    convert: Callable[[Any], Any] | None
+    is_fresh: bool
+
+
+def _binary_fields(record: type[Event]) -> list[BinaryField]:
+    """Return the binary fields in the struct's order."""
     hints = get_type_hints(record, include_extras=True)
     fields = []
     for field in dataclasses.fields(record):
@@ -245,7 +260,9 @@ def _binary_fields(record: type[Event]) -> list[tuple[str, str, Callable[[Any], 
             metadata = next(
                 arg.__metadata__ for arg in get_args(hint) if hasattr(arg, "__metadata__")
             )
-        fields.append((field.name, metadata[0], metadata[1] if len(metadata) > 1 else None))
+        form, *rest = metadata
+        convert = next(filter(callable, rest), None)
+        fields.append(BinaryField(field.name, form, convert, FRESH in rest))
     return fields
 
 
@@ -268,45 +285,59 @@ class Layout:
     def __init__(self, record: type[Event]) -> None:
         """Work out the layout of `record` from its annotations."""
         fields = _binary_fields(record)
-        self.has_tail = fields[-1][1] == ""
+        self.has_tail = fields[-1].form == ""
         if self.has_tail:
             fields.pop()
+        self.fields = tuple(fields)
         self.record = record
-        self.struct = struct.Struct("@" + "".join(form for _, form, _ in fields) + "0Q")
+        self.struct = struct.Struct("@" + "".join(field.form for field in fields) + "0Q")
         self.size = self.struct.size
-        self.decode = self._decoder(fields)
+        self.decode = self._decoder()
 
     def fits(self, data: bytes) -> bool:
         """Tell whether `data` is as long as this record is."""
         return len(data) == self.size or (self.has_tail and len(data) > self.size)
 
-    def _decoder(self, fields: Sequence[tuple[str, str, Callable[[Any], Any] | None]]) -> Any:
+    def _decoder(self) -> Any:
         """Return the function that decodes, whose variables are the fields, with `v_` in front."""
-        values = [f"v_{name}" for name, _, _ in fields]
-        body = [f"{', '.join(values)}, = unpack_from(data)"]
-        names: dict[str, Any] = {
-            "unpack_from": self.struct.unpack_from,
-            "address_text": address_text,
-            "nowhere": _NOWHERE,
-            "record": self.record,
-        }
-        for name, _, convert in fields:
-            if convert:
-                names[f"convert_{name}"] = convert
-                form = _AT_ONCE.get(convert, f"convert_{name}({{0}})")
-                body.append(f"v_{name} = {form.format(f'v_{name}')}")
-        body += ["if not v_pid:", f" {' = '.join(f'v_{name}' for name in _OF_TASK)} = None"]
-        for end in "lr":
-            body += [
-                f"if v_{end}port or v_{end}addr != nowhere:",
-                f" v_{end}addr = address_text(v_{end}addr, v_family)",
-                "else:",
-                f" v_{end}addr = v_{end}port = None",
-            ]
-        body.append("v_lport = v_lport or None")  # before a connect has found one
+        values = [f"v_{field.name}" for field in self.fields]
+        body, names = conversions(self.fields)
+        task = f" {' = '.join(f'v_{name}' for name in _OF_TASK)} = None"
         tail = [f"data[{self.size}:]"] if self.has_tail else []
-        body.append(f"return record({', '.join([*values, *tail])})")
-        return function("data", body, names)
+        return function(
+            "data",
+            [
+                f"{', '.join(values)}, = unpack_from(data)",
+                *body,
+                "if not v_pid:",
+                task,
+                f"return record({', '.join([*values, *tail])})",
+            ],
+            {**names, "unpack_from": self.struct.unpack_from, "record": self.record},
+        )
+
+
+def conversions(fields: Iterable[BinaryField]) -> tuple[list[str], dict[str, Any]]:
+    """Return lines that make values of what stands in the bytes, and the names that they use.
+
+    Their variables are the fields, with `v_` in front; both ends are among them.
+    """
+    body = []
+    names: dict[str, Any] = {"address_text": address_text, "nowhere": _NOWHERE}
+    for name, _, convert, _ in fields:
+        if convert:
+            names[f"convert_{name}"] = convert
+            form = _AT_ONCE.get(convert, f"convert_{name}({{0}})")
+            body.append(f"v_{name} = {form.format(f'v_{name}')}")
+    for end in "lr":
+        body += [
+            f"if v_{end}port or v_{end}addr != nowhere:",
+            f" v_{end}addr = address_text(v_{end}addr, v_family)",
+            "else:",
+            f" v_{end}addr = v_{end}port = None",
+        ]
+    body.append("v_lport = v_lport or None")  # before a connect has found one
+    return body, names
 
 
 class Decoder:
@@ -315,9 +346,10 @@ class Decoder:
     def __init__(self, records: Sequence[type[Event]]) -> None:
         """Prepare to decode `records`."""
         self.layouts = [Layout(record) for record in records]
-        self._of_kind = {
+        self.by_kind = {
             kind.to_bytes(4, sys.byteorder): layout for kind, layout in enumerate(self.layouts, 1)
         }
+        """The layouts by what stands in the records."""
 
     def defines(self) -> dict[str, str]:
         """Return the kinds and sizes that the C source stores and asserts."""
@@ -335,7 +367,7 @@ class Decoder:
             TcptraceError: no record has this kind and size; the buffer cannot be trusted.
 
         """
-        layout = self._of_kind.get(data[KIND])
+        layout = self.by_kind.get(data[KIND])
         if layout and layout.fits(data):
             return layout.decode(data)
         kind = int.from_bytes(data[KIND], sys.byteorder)

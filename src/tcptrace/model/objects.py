@@ -7,15 +7,15 @@ of it for what is known beforehand: names, their order, and that most values are
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii
 from math import isfinite
 from typing import Any
 
 from tcptrace.model.events import InCgroup, json_keys, rfc3339_second
-from tcptrace.model.generate import function
 from tcptrace.model.identity import Identity, Program
+from tcptrace.model.lines import Form, Line, Part, line_of
 
 _other = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _string = lru_cache(maxsize=4096)(encode_basestring_ascii)
@@ -49,20 +49,24 @@ def _is_in(part: type[Identity | Program], record: type[Any]) -> bool:
     )
 
 
-def _member(key: str, *, is_nullable: bool) -> str:
-    """Return the expression of a member, with a comma in front; what is absent has no text."""
+def _member(key: str, *, is_nullable: bool) -> Part:
+    """Return a member, with a comma in front; what is absent has no text."""
     absent = f',"{key}":null' if is_nullable else ""
-    return (
+    return Part(
         f"({absent!r} if (v := row.{key}) is None else "
-        f"""f',"{key}":{{v}}' if v.__class__ is int else """
-        f"""',"{key}":' + (string(v) if v.__class__ is str else encode(v)))"""
+        f"""f',"{key}":{{v}}' if v.__class__ is int or v.__class__ is float and isfinite(v) else """
+        f"""',"{key}":' + (string(v) if v.__class__ is str else encode(v)))""",
+        fields=(key,),
+        before_number=f',"{key}":',
     )
 
 
-def _members(record: Any) -> Iterator[str]:
-    """Yield the expressions of a record's members, in JSON's order."""
+def _members(record: Any) -> Iterator[Part]:
+    """Yield a record's members, in JSON's order."""
     whole = {field: part._fields for field, part in PARTS.items() if _is_in(part, record)}
-    at_once = {keys[0]: f"known(row.{field})" for field, keys in whole.items()}
+    at_once = {
+        keys[0]: Part(f"known(row.{field})", fields=(field,)) for field, keys in whole.items()
+    }
     others = {key for keys in whole.values() for key in keys[1:]}
     for key in json_keys(record):
         if key in at_once:
@@ -71,25 +75,36 @@ def _members(record: Any) -> Iterator[str]:
             yield _member(key, is_nullable=key in record.nullable)
 
 
+_TIME = Part(
+    "f'{rfc3339_second(row.wall_ns // 1000000000)}.{row.wall_ns % 1000000000:09d}Z'",
+    fields=("wall_ns",),
+)
+_NAMES = {
+    "encode": encode,
+    "isfinite": isfinite,
+    "known": _known,
+    "rfc3339_second": rfc3339_second,
+    "string": _string,
+}
+
+
 @cache
-def object_of(record: Any) -> Callable[[Any, str], str]:
-    """Return what makes a line of a row of this class and of its backend's name in JSON."""
-    members = [_member("ts_ns", is_nullable=True), *_members(record)]
-    texts = "".join(f"{{m{at}}}" for at in range(len(members)))
-    made: Callable[[Any, str], str] = function(
-        "row, backend",
+def form_of(record: Any, backend: str) -> Form:
+    """Return what lines of JSON consist of, for rows of this class that came by a backend."""
+    return Form(
         (
-            "second, ns = divmod(row.wall_ns, 1_000_000_000)",
-            "time = rfc3339_second(second)",
-            *(f"m{at} = {member}" for at, member in enumerate(members)),
-            """return (f'{{"type":{encode(row.type)},"time":"{time}.{ns:09d}Z"'""",
-            f""" f'{texts},"backend":{{backend}}}}}}\\n')""",
+            f'{{"type":{encode(record.type)},"time":"',
+            _TIME,
+            '"',
+            _member("ts_ns", is_nullable=True),
+            *_members(record),
+            f',"backend":{encode(backend)}}}\n',
         ),
-        {
-            "encode": encode,
-            "known": _known,
-            "rfc3339_second": rfc3339_second,
-            "string": _string,
-        },
+        _NAMES,
     )
-    return made
+
+
+@cache
+def object_of(record: Any, backend: str) -> Line:
+    """Return what makes a line of JSON of a row of this class."""
+    return line_of(form_of(record, backend))

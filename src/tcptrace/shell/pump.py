@@ -9,6 +9,7 @@ from typing import Any
 
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import NewTable, weight
+from tcptrace.model.lines import Lines
 from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.shell.stop import Stop, Why
 from tcptrace.sinks.sink import Sink
@@ -64,6 +65,8 @@ class Pump:
         self._count = count
         self._before_output = before_output
         self._rows: list[Any] = []
+        self._waiting = 0
+        """How many rows there are, those that are `Lines` among them."""
         self._unwritten = 0
         self._has_given_up = False
         self._reported = NOTHING_LOST
@@ -107,6 +110,7 @@ class Pump:
 
     def _take(self, row: Any) -> None:
         self._rows.append(row)
+        self._waiting += len(row.texts) if row.__class__ is Lines else 1
         if row.__class__ is NewTable:
             self.shown = 0  # a table holds all that the one before it did
         else:
@@ -114,7 +118,7 @@ class Pump:
             self._passed += 1
             if self._passed == self._count:
                 self._stop.ask(Why.COUNT)
-        if len(self._rows) >= MOST_ROWS:
+        if self._waiting >= MOST_ROWS:
             self._write()
 
     def _batches(self) -> Iterator[Batch]:
@@ -138,7 +142,7 @@ class Pump:
 
     def _write(self) -> None:
         self._before_output()
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._waiting = self._rows, [], 0
         if self.error and not self._sinks:
             self._lose(sum(map(weight, rows)))
         self._each(lambda sink: sink.write(rows))

@@ -7,14 +7,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from tcptrace.errors import LossError, TcptraceError
 from tcptrace.kernel import apart
+from tcptrace.model.batch import Batch
 from tcptrace.model.events import NewTable, time_text
 from tcptrace.model.filters import Filters
 from tcptrace.model.losses import NOTHING_LOST, Losses
@@ -31,6 +33,7 @@ from tcptrace.shell.trace import Trace
 from tcptrace.sinks.color import palette
 from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
+from tcptrace.sinks.stream import StreamSink
 from tcptrace.sources.attach import Attaching
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
@@ -100,9 +103,16 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         if output.duration_s is not None:
             stop.after(output.duration_s)
         all_sinks = [*sinks, *gate]
-        rest = _rest_of(source, output)
         losses = _pass_on(
-            source, plan.filters, function, all_sinks, stop, output, rest=rest, parting=parting
+            source,
+            plan.filters,
+            function,
+            all_sinks,
+            stop,
+            output,
+            rest=_rest_of(source, output),
+            shorten=_shortcut(source, plan, all_sinks, output),
+            parting=parting,
         )
         if child:
             source.let_go()
@@ -116,6 +126,17 @@ def _rest_of(source: LiveSource, output: Output) -> Callable[[], None]:
     """Return what lets a source rest, unless the run ends by the clock or with a process."""
     is_timed = output.duration_s is not None or output.following
     return (lambda: None) if is_timed else source.rest_long
+
+
+def _shortcut(
+    source: LiveSource, plan: Plan, sinks: Sequence[Sink], output: Output
+) -> Callable[[], None]:
+    """Return what lets a source write lines itself, unless somebody looks at each row."""
+    is_counted = output.count is not None
+    are_rows = set(plan.records) <= set(plan.probe.row_classes)
+    if is_counted or not are_rows or len(sinks) > 1 or not isinstance(sinks[0], StreamSink):
+        return lambda: None
+    return partial(source.write_for, sinks[0])
 
 
 def replay(
@@ -179,19 +200,29 @@ def _pass_on(
     output: Output,
     *,
     rest: Callable[[], None] = lambda: None,
+    shorten: Callable[[], None] = lambda: None,
     parting: Parting | None = None,
 ) -> Losses:
     """Pass on what comes until it is time to stop; return what may be missing.
 
-    `rest` is called where batches may come seldom while nothing happens; `parting` gives up rights.
+    `rest` is called where batches may come seldom while nothing happens, `shorten` where rows are
+    the events as they are; `parting` gives up rights.
     """
     for sink in sinks:
         sink.open(source.meta)
     if parting:
         parting.settle([sink.prepare for sink in sinks if hasattr(sink, "prepare")])
     then = parting.then if parting else iter
+
+    def rows_of(batches: Iterator[Batch]) -> Iterable[Any]:
+        trace = Trace(then(batches), filters, source, rest)
+        rows = function(trace)
+        if trace.are_its_events(rows):
+            shorten()
+        return rows
+
     pump = Pump(source, sinks, stop, say, count=output.count, before_output=lambda: end_line(stop))
-    _pump(pump, lambda batches: function(Trace(then(batches), filters, source, rest)), output)
+    _pump(pump, rows_of, output)
     if pump.error:
         raise pump.error
     return pump.losses()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,20 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.filters import Filters
 from tcptrace.model.meta import Meta
 from tcptrace.sources.source import Source
+
+
+class _Events:
+    """The events of batches as they are."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches = batches
+        self._events = chain.from_iterable(batch.events for batch in batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._events
+
+    def __next__(self) -> Any:
+        return next(self._events)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +50,11 @@ class Trace:
     def events(self) -> Iterator[Any]:
         """The events of all batches, oldest first."""
         self._rest()
-        return chain.from_iterable(batch.events for batch in self.batches)
+        return _Events(self.batches)
+
+    def are_its_events(self, rows: Iterable[Any]) -> bool:
+        """Tell whether rows are `events` themselves, which nobody has looked at."""
+        return isinstance(rows, _Events) and rows.batches is self.batches
 
     @property
     def lost(self) -> int:

@@ -8,7 +8,8 @@ from typing import Any, TextIO
 
 from tcptrace.model.columns import Column, values_of
 from tcptrace.model.events import NewTable, weight
-from tcptrace.model.objects import encode, object_of
+from tcptrace.model.lines import Form, Lines
+from tcptrace.model.objects import form_of, object_of
 from tcptrace.model.text import printable
 from tcptrace.sinks.stream import Piece, StreamSink
 
@@ -19,11 +20,16 @@ FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide for
 class JsonSink(StreamSink):
     """One JSON object a line; control characters are escaped as JSON does."""
 
+    def form(self, record: Any, /) -> Form:
+        """Return what lines of a class of rows consist of."""
+        return form_of(record, self._meta.backend)
+
     def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
-        backend = encode(self._meta.backend)
         for row in rows:
-            if not isinstance(row, NewTable):  # an object names its values
-                yield object_of(row.__class__)(row, backend), weight(row)
+            if row.__class__ is Lines:
+                yield from row.pieces()
+            elif row.__class__ is not NewTable:  # an object names its values
+                yield object_of(row.__class__, self._meta.backend)(row, 0), weight(row)
 
 
 class CsvSink(StreamSink):

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
+from tcptrace.model.lines import Form
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
 from tcptrace.sinks.output import Output
@@ -35,11 +36,19 @@ class StreamSink(abc.ABC):
     def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         """Yield the texts of rows, with the ends of their lines."""
 
+    def form(self, _record: Any, /) -> Form | None:
+        """Return what lines of a class of rows consist of, if it can take `Lines`."""
+        return None
+
+    def first_ns(self, ts_ns: int) -> int:
+        """Return when the first row of all happened: this one, if none was there before."""
+        if self._first is None:
+            self._first = ts_ns
+        return int(self._first or 0)
+
     def _first_ns(self, row: Any) -> int:
         """Return when the first row that was ever asked about happened."""
-        if self._first is None:
-            self._first = row.ts_ns
-        return int(self._first or 0)
+        return self.first_ns(row.ts_ns)
 
     def note(self, losses: Losses) -> None:
         """Keep what may be missing so far; people are told of it apart."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from tcptrace.model.columns import Column, values_of
+from tcptrace.model.columns import Column, Field, expressions, functions
 from tcptrace.model.events import NewTable, weight
+from tcptrace.model.lines import Form, Lines, Part, line_of
 from tcptrace.model.text import printable
 from tcptrace.sinks.color import HEADING, Palette
 from tcptrace.sinks.layout import Cell, Screen, padded, terminal_size
@@ -36,6 +37,20 @@ def cells(row: Any, first_ns: int, columns: Sequence[Column]) -> list[Cell]:
     ]
 
 
+def _form_of(columns: Sequence[Column], widths: Sequence[int]) -> Form:
+    """Return what lines with these columns consist of."""
+    parts: list[str | Part] = []
+    for expression, column, width in zip(expressions(columns), columns, widths, strict=True):
+        text = (
+            f"{NOTHING!r} if (v := {expression}) is None else "
+            "v if v.__class__ is int else printable(v if v.__class__ is str else str(v))"
+        )
+        number = "" if isinstance(column.value, Field) else None
+        parts += [Part(text, f"!s:<{width}" if width else "", column.reads(), number), " "]
+    parts[-1] = "\n"
+    return Form(parts, {**functions(columns), "printable": printable})
+
+
 class PlainSink(StreamSink):
     """Columns of at least their declared width; nothing is cut."""
 
@@ -43,21 +58,26 @@ class PlainSink(StreamSink):
         """Write to `stream`."""
         super().__init__(stream)
         self._columns = columns
-        self._values = values_of(columns)
         self._palette = palette
         self._widths = [column.width for column in columns[:-1]] + [0]
-        self._form = " ".join(f"%-{width}s" if width else "%s" for width in self._widths) + "\n"
+        self._form = _form_of(columns, self._widths)
+        self._line = line_of(self._form)
+
+    def form(self, _record: Any, /) -> Form | None:
+        """Return what lines consist of, unless they have colours."""
+        return None if self._palette.has_color else self._form
 
     def _pieces(self, rows: Sequence[Any]) -> Iterator[Piece]:
         for row in rows:
-            if isinstance(row, NewTable):
+            if row.__class__ is Lines:
+                yield from row.pieces()
+            elif isinstance(row, NewTable):
                 yield self._painted([Cell(column.heading, HEADING) for column in self._columns]), 0
             elif self._palette.has_color:
                 painted = self._painted(cells(row, self._first_ns(row), self._columns))
                 yield painted, weight(row)
             else:
-                values = self._values(row, self._first_ns(row))
-                yield self._form % tuple(texts(values)), weight(row)
+                yield self._line(row, self._first_ns(row)), weight(row)
 
     def _painted(self, row: Sequence[Cell]) -> str:
         pairs = zip(row, self._widths, strict=True)

@@ -15,6 +15,7 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
+from tcptrace.model.straight import Writer
 from tcptrace.probes.places import VERDICTS
 from tcptrace.sources.arrivals import Arrivals
 from tcptrace.sources.places import Places
@@ -82,15 +83,19 @@ class LiveSource(abc.ABC):
             before_ns = clock.now_ns()
             if not last:
                 self._sleep()
-            events, until_ns = self._read(before_ns, last=last)
-            if self._places:
-                kept, until_ns = self._places.sift(events, until_ns, is_last=last)
-                events = iter(kept)
-                self.put(VERDICTS, self._places.verdicts())
-            offset_ns = self._arrivals.offset_ns()
-            yield Batch(self._arrivals.fill(events, offset_ns), until_ns, offset_ns)
+            yield self._batch(before_ns, last=last)
             if last and not self._has_more():
                 return
+
+    def _batch(self, before_ns: int, *, last: bool) -> Batch:
+        """Return what has come; see `_read`."""
+        events, until_ns = self._read(before_ns, last=last)
+        if self._places:
+            kept, until_ns = self._places.sift(events, until_ns, is_last=last)
+            events = iter(kept)
+            self.put(VERDICTS, self._places.verdicts())
+        offset_ns = self._arrivals.offset_ns()
+        return Batch(self._arrivals.fill(events, offset_ns), until_ns, offset_ns)
 
     def _sleep(self) -> None:
         """Sleep until the next look, or until what `wake_at` was told of, for once."""
@@ -104,6 +109,12 @@ class LiveSource(abc.ABC):
     def rest_long(self) -> None:
         """Let batches come seldom while nothing happens, where something can wake it."""
         self.may_rest = True
+
+    def write_for(self, writer: Writer) -> None:  # noqa: B027 - events will do
+        """Yield `Lines` as `writer` wants them in place of events, if the source can.
+
+        To be called where each event is a row that nobody looks at.
+        """
 
     def finish(self) -> None:
         """Let the next batch be the last."""

@@ -155,6 +155,7 @@ ACCEPT = Probe(
             7,
             _backlog,
             concern=_crowded,
+            asks=("backlog", "backlog_max"),
             meaning="the listener's accept queue: length after this connection was taken / limit",
         ),
         ERR,

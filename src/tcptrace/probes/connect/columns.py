@@ -71,6 +71,7 @@ RESULT = Column(
     11,
     _result,
     concern=_not_established,
+    asks=("outcome", "error"),
     meaning="how it ended: established, refused, timeout, unreachable, aborted or an error",
 )
 LATENCY = milliseconds(
@@ -87,5 +88,6 @@ QUERY = Column(
     24,
     _query,
     sizes=(24, 48),
+    asks=("raddr", "query", "query_age_ms"),
     meaning="name that the address was asked for by",
 )

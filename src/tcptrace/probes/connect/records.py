@@ -25,6 +25,7 @@ class Connect(Event):
 
     type = "connect"
     nullable = frozenset({"error"})
+    derives_steadily = True
 
     latency_ms: Milliseconds
     """From the SYN to the end, where the attempt was followed."""

@@ -97,7 +97,9 @@ def _of(types: Collection[str], column: Column) -> Column:
     def concern(event: Any) -> Mark | None:
         return column.concern(event) if event.type in types else None
 
-    return dataclasses.replace(column, value=value, concern=concern)
+    reads = column.reads()
+    asks = reads if reads is None else (*reads, "type")
+    return dataclasses.replace(column, value=value, concern=concern, asks=asks)
 
 
 def _of_close(column: Column) -> Column:
@@ -111,6 +113,7 @@ VERBOSE = (
         7,
         _kind,
         concern=_broken,
+        asks=("type", "outcome"),
         meaning="connect, accept, close, open at the start, or a failed attempt",
     ),
     dataclasses.replace(
@@ -237,6 +240,7 @@ TRACER = Probe(
             2,
             _letter,
             concern=_broken,
+            asks=("type", "outcome"),
             meaning="C connect, A accept, X close, O open at the start, F failed attempt",
         ),
         *(PID, COMM, IP, SADDR),

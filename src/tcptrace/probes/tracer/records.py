@@ -51,6 +51,7 @@ class Closed(OnLink, Event):
     """A connection that has ended; `struct tracer_close` in tracer.bpf.c."""
 
     type = "close"
+    derives_steadily = True
 
     duration_ms: Milliseconds
     """Since ESTABLISHED; absent where that was before the trace."""

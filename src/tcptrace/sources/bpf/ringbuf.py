@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
-import struct
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
@@ -30,8 +29,6 @@ HEADER = 8
 MOST_COUNTED = 500_000
 """So many records are counted in a quarter of a second."""
 PAGE = mmap.PAGESIZE
-
-_U32 = struct.Struct("=I")
 
 
 class RingBuffer(Protocol):
@@ -73,29 +70,32 @@ class MappedRingBuffer:
         # first: the kernel, which looks at any time, would take the buffer for full.
         self._consumed = memoryview(self._consumer).cast("Q")
         self._produced = memoryview(self._producer).cast("Q")
+        self._words = memoryview(self._producer).cast("I")
 
     def close(self) -> None:
         """Unmap it."""
         self._consumed.release()
         self._produced.release()
+        self._words.release()
         self._consumer.close()
         self._producer.close()
 
     def read(self) -> Iterator[bytes]:
         """Yield the records that are there now, oldest first, freeing each once it was taken."""
-        position = self._consumed[0]
-        end = self._produced[0]
+        consumed, lengths, memory, mask = self._consumed, self._words, self._producer, self._mask
+        position, end = consumed[0], self._produced[0]
         while position < end:
-            start = PAGE + (position & self._mask)
-            length = _U32.unpack_from(self._producer, start)[0]
+            start = PAGE + (position & mask)
+            length = lengths[start >> 2]
             if length & BUSY:
                 return
             size = length & LENGTH
-            data = self._producer[start + HEADER : start + HEADER + size]
+            start += HEADER
+            data = memory[start : start + size]
             if len(data) < size:  # the rest is at the beginning
-                data += self._producer[PAGE : PAGE + size - len(data)]
+                data += memory[PAGE : PAGE + size - len(data)]
             position += (HEADER + size + 7) & ~7
-            self._consumed[0] = position
+            consumed[0] = position
             if not length & DISCARDED:
                 yield data
 
@@ -110,7 +110,7 @@ class MappedRingBuffer:
         end = self._produced[0]
         count = 0
         while position < end and count < MOST_COUNTED:
-            length = _U32.unpack_from(self._producer, PAGE + (position & self._mask))[0]
+            length = self._words[(PAGE + (position & self._mask)) >> 2]
             position += (HEADER + (length & LENGTH) + 7) & ~7
             count += 1
         return count * (end - start) // (position - start) if count else 0

@@ -12,8 +12,11 @@ from typing import NoReturn
 
 from tcptrace.kernel import bpf
 from tcptrace.kernel.keeper import Holdings, Keeper
+from tcptrace.model.batch import Batch
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.losses import Losses
+from tcptrace.model.straight import LineMaker, Writer, line_maker
+from tcptrace.probes.identities import IDENTITIES
 from tcptrace.sources.bpf.loader import Answer
 from tcptrace.sources.bpf.rest import Rest
 from tcptrace.sources.bpf.ringbuf import open_ring_buffer
@@ -90,6 +93,7 @@ class BpfSession(LiveSource):
         self._decoder = Decoder(plan.records)
         self._ring = open_ring_buffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
         self._counters = mmap.mmap(answer.maps["counters"], mmap.PAGESIZE)
+        self._lines: LineMaker | None = None
         self._rest = Rest(answer.maps["events"], self._counters)
         self._skipped_before = self._skipped()
         self._lost_skips = 0
@@ -165,6 +169,22 @@ class BpfSession(LiveSource):
             return
         for key, value in entries:
             self._keeper.put(name, key, value)
+
+    def write_for(self, writer: Writer) -> None:
+        """Yield `Lines` in place of events, where a record's bytes tell all of its line."""
+        if not self._places:
+            self._lines = line_maker(self._decoder, writer, self._complete)
+
+    def _complete(self, data: bytes) -> tuple[Event, bool]:
+        """Return a record as it comes in, and whether all is known that will ever be."""
+        (event,) = self._arrivals.fill([self._decoder.decode(data)], 0)
+        return event, not IDENTITIES.expects_name(event.cgroup_id or 0)
+
+    def _batch(self, before_ns: int, *, last: bool) -> Batch:
+        if self._lines is None:
+            return super()._batch(before_ns, last=last)
+        offset_ns = self._arrivals.offset_ns()
+        return Batch(self._lines.lines(self._ring.read(), offset_ns), before_ns, offset_ns)
 
     def _read(self, before_ns: int, *, last: bool) -> tuple[Iterator[Event], int]:
         return map(self._decoder.decode, self._ring.read()), before_ns
