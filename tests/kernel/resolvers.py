@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from dnslib import EDNS0, RR, DNSRecord
 from tests.kernel.harness import eventually, limit
-from tests.kernel.traffic import ip
+from tests.kernel.traffic import MPTCP, fast_open_at_once, ip
 
 from tcptrace.kernel.syscalls import CLONE_NEWNS, MS_PRIVATE, MS_REC, libc, mount, unshare
 
@@ -379,6 +379,31 @@ def ask_tcp_in_pieces(name: str) -> None:
         rest = client.recv(20)
         while len(rest) < size:
             rest += client.recv(size - len(rest))
+
+
+def _read_answer(client: socket.socket) -> None:
+    (size,) = struct.unpack("!H", client.recv(2, socket.MSG_WAITALL))
+    assert size == len(client.recv(size, socket.MSG_WAITALL))
+
+
+def ask_tcp_fast_open(name: str) -> None:
+    """Ask over TCP; the length is sent with the SYN, the question behind it."""
+    data = question(name)
+    with fast_open_at_once(), socket.socket() as client:
+        client.settimeout(limit(5))
+        client.sendto(struct.pack("!H", len(data)), socket.MSG_FASTOPEN, (V4, PORT))
+        client.sendall(data)
+        _read_answer(client)
+
+
+def ask_mptcp(name: str) -> None:
+    """Ask over MPTCP."""
+    data = question(name)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP) as client:
+        client.settimeout(limit(5))
+        client.connect((V4, PORT))
+        client.sendall(struct.pack("!H", len(data)) + data)
+        _read_answer(client)
 
 
 def ask_edns(name: str) -> None:

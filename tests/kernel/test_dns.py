@@ -17,7 +17,7 @@ from tests.kernel.backends import need, not_offered
 from tests.kernel.harness import Event, Worker, limit, take_port
 from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
 from tests.kernel.tracers import Tracer, run_in_fork, stop_without_loss
-from tests.kernel.traffic import namespace_id, task_fields
+from tests.kernel.traffic import namespace_id, need_mptcp, task_fields
 
 from tcptrace.kernel.hooks import Hook, obstacle
 from tcptrace.probes.dns.probe import DNS
@@ -346,6 +346,22 @@ def test_exchange_is_shown_once_and_whole(exchanges: Tracer, client: str) -> Non
         assert 0 < event["latency_ms"] < limit(5000)
     first = next(event for event in events if event["qtype"] == "A")
     assert ("NOERROR", [WEB]) == (first["rcode"], first["answers"])
+
+
+@pytest.mark.parametrize("client", ["tcp_fast_open", "mptcp"])
+def test_other_streams_than_plain_tcp_are_read(
+    exchanges: Tracer, backend: Backend, client: str
+) -> None:
+    """A question that is sent with the SYN, or over MPTCP, has its answer."""
+    if client == "mptcp":
+        need_mptcp()
+        if backend != "tracepoint":
+            not_offered("DNS over MPTCP with the kernel's functions")
+    name = f"{client.replace('_', '-')}.web.test"
+    Worker(lambda: getattr(resolvers, f"ask_{client}")(name)).run()
+    (event,) = ours(exchanges, name)
+    assert ("tcp", [WEB]) == (event["protocol"], event["answers"])
+    assert event["latency_ms"] > 0
 
 
 def test_failures_are_shown(backend: Backend) -> None:

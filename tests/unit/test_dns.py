@@ -106,6 +106,14 @@ def test_answer_to_something_else_is_no_answer(differs: str) -> None:
     assert ["timeout"] == [row.rcode for row in exchanges.timed_out(SECOND)]
 
 
+def test_name_is_shown_as_it_was_asked_for() -> None:
+    """A server may answer with other case."""
+    question, answer = DNSRecord.question("wWw.TeSt"), DNSRecord.question("www.test").reply()
+    answer.header.id = question.header.id
+    (row,) = rows(Transactions(SECOND), record(question.pack(), flags=SENT), record(answer.pack()))
+    assert ("wWw.TeSt", 0.0) == (row.query, row.latency_ms)
+
+
 def test_several_servers_are_several_questions() -> None:
     """Whoever asks several servers from one socket gets a row for each of them."""
     question, answer = pair("a.test")

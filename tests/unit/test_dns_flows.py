@@ -51,6 +51,23 @@ def test_both_ways_of_a_stream_are_apart() -> None:
     assert ["a.test", "b.test"] == names(flows, message(STREAM, flags=TCP))
 
 
+def test_stream_that_begins_before_it_has_a_port_goes_on() -> None:
+    """A length that is sent with the SYN (MSG_FASTOPEN) belongs to the message behind it."""
+    flows = Flows()
+    begin = message(STREAM[:2], flags=TCP | SENT, lport=None)
+    rest = message(STREAM[2:], flags=TCP | SENT, lport=40_000)
+    assert ["a.test", "b.test"] == names(flows, begin, rest)
+
+
+@pytest.mark.parametrize(("flags", "missed"), [(0, [1]), (SENT, [])])
+def test_datagram_without_a_captured_header_is_counted(flags: int, missed: list[int]) -> None:
+    """Of what lies in many small buffers too little is there to say that it cannot be read."""
+    sockets: list[int] = []
+    flows = Flows(sockets.append)
+    assert [] == names(flows, message(FIRST[:4], length=len(FIRST), flags=flags))
+    assert (1, missed) == (flows.given_up, sockets)
+
+
 def test_stream_goes_on_behind_what_was_not_captured() -> None:
     """A message whose end was not captured is partial, and the next one is read."""
     flows = Flows()

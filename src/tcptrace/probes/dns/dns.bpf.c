@@ -137,7 +137,7 @@ static __always_inline bool dns_is_tcp(struct sock *sk)
 	u16 protocol = 0;
 
 	read(protocol, &sk->sk_protocol);
-	return protocol == IPPROTO_TCP;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
 }
 
 /* Make an address the event's remote end. */
@@ -411,6 +411,8 @@ static __always_inline bool dns_keep_flow(struct dns_scratch *scratch, u64 size)
 	struct dns_socket *socket = dns_sockets.lookup(&key);
 	struct dns_socket unknown = { .lport = scratch->event.head.lport };
 
+	if (socket && !socket->lport)	/* its first piece has bound it (MSG_FASTOPEN) */
+		socket->lport = unknown.lport;
 	if (!socket || socket->lport != unknown.lport) {
 		dns_sockets.update(&key, &unknown);
 		socket = dns_sockets.lookup(&key);

@@ -72,12 +72,27 @@ class Flows:
         data, length = message.payload, message.length
         if message.flags & TCP:
             stream = _Stream(message.socket, message.lport, message.flags & SENT)
+            self._bind(stream)
             yield from self._from_stream(stream, data, length, message.ts_ns)
+        elif len(data) < min(length, HEADER_SIZE):
+            self._miss_datagram(message)
         else:
             packet = read_packet(data, length)
             if packet.is_malformed and message.flags & CUT:
                 packet = read_packet(data, LONGEST)
             yield packet
+
+    def _miss_datagram(self, message: Message) -> None:
+        """Count a datagram of which too little was captured, such as one in many small buffers."""
+        self.given_up += 1
+        if not message.flags & SENT:
+            self._on_missed(message.socket)
+
+    def _bind(self, stream: _Stream) -> None:
+        """Go on with a stream whose first piece, sent with the SYN, was before it had a port."""
+        rest = self._rests.pop(stream._replace(lport=None), None)
+        if rest:
+            self._rests[stream] = rest
 
     def _from_stream(self, key: _Stream, data: bytes, length: int, ts_ns: int) -> Iterator[Packet]:
         window = ts_ns // self.WINDOW_NS

@@ -21,7 +21,7 @@ static __always_inline struct sock *dns_sock(s32 fd)
 	if (!sk || !dns_may_ask(sk) || is_raw(sk))
 		return NULL;
 	read(protocol, &sk->sk_protocol);
-	return protocol == IPPROTO_UDP || protocol == IPPROTO_TCP ? sk : NULL;
+	return protocol == IPPROTO_UDP || dns_is_tcp(sk) ? sk : NULL;
 }
 
 /* A message of `length` bytes in one buffer of `size`. */

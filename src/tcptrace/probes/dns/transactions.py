@@ -383,7 +383,8 @@ def _by_questions(alike: list[_Asked], packet: Packet) -> Iterator[_Found]:
             own = tuple(record for record in own if record.answers(question))
         keys = ((_key(question), packet.opcode), (None, packet.opcode))
         found = next((waiting.pop(key) for key in keys if key in waiting), None)
-        yield _Found(found, question, own)
+        # As it was asked: a server may answer in other case.
+        yield _Found(found, (found and found.question) or question, own)
 
 
 def _key(question: Question | None) -> object:
