@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import socket
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -324,6 +328,37 @@ def test_who_holds_a_socket() -> None:
     known = sockets.process(os.getpid())
     assert known
     assert Path("/proc/self/comm").read_bytes() == known.comm + b"\n"
+    assert Path("/proc/self/ns/mnt").stat().st_ino == known.mntns
+
+
+WITHOUT_FIRST_THREAD = """
+import ctypes, os, socket, sys, threading
+
+def hold():
+    with socket.socket() as held:
+        print(os.fstat(held.fileno()).st_ino, flush=True)
+        sys.stdin.read()
+    os._exit(0)
+
+threading.Thread(target=hold).start()
+ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)
+"""
+SYS_EXIT = {"x86_64": 60, "aarch64": 93}
+
+
+def test_a_process_whose_first_thread_has_ended_is_known() -> None:
+    """Its other threads tell what it holds, and where it is."""
+    command = [sys.executable, "-c", WITHOUT_FIRST_THREAD, str(SYS_EXIT[platform.machine()])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        inode = int(process.stdout.readline())
+        stat = Path(f"/proc/{process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        assert {inode: [process.pid]} == sockets.holders({inode})
+        known = sockets.process(process.pid)
+        process.communicate(timeout=20)
+    assert known
     assert Path("/proc/self/ns/mnt").stat().st_ino == known.mntns
 
 
