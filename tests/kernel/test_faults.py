@@ -107,6 +107,9 @@ MALFORMED = [
     ("--duration soon", "soon"),
     ("--count-events 0", "0"),
     ("--buffer-mb 3", "3"),
+    ("--to=", "file"),
+    ("--write=", "file"),
+    ("--read=", "file"),
     ("--nonsense", "nonsense"),
     ("extra", "extra"),
 ]

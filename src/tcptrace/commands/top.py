@@ -19,7 +19,7 @@ from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.tracer.probe import TRACER, is_failure
 from tcptrace.shell.command import COMMAND, command
-from tcptrace.shell.options import OUTPUT, RECORDING, TRACING, option
+from tcptrace.shell.options import OUTPUT, RECORDING, TRACING, file_name, option
 from tcptrace.shell.plan import Shown
 from tcptrace.shell.say import say
 from tcptrace.shell.screen import is_screen, make_screen
@@ -186,6 +186,7 @@ def _is_new(row: Any) -> bool:
     "-r",
     "--read",
     section=RECORDING,
+    callback=file_name,
     metavar="FILE",
     is_eager=True,  # filters are then about what it has
     help="Play what `tcptrace tracer -w` has kept in FILE or DIR/ (- is standard input).",

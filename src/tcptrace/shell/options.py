@@ -196,6 +196,13 @@ def _who_option() -> TraceOption:
     )
 
 
+def file_name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Take a file's name. Raises BadParameter where it is empty, as a shell variable can be."""
+    if value == "":
+        raise click.BadParameter("a file's name is not empty", param=parameter)
+    return value
+
+
 def shared_options(probe: Probe) -> list[click.Parameter]:
     """Return the filters that `probe` can honour, and the output and tracing options."""
     flag: dict[str, Any] = {"is_flag": True}
@@ -233,6 +240,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["--to"],
             **out,
+            callback=file_name,
             metavar="FILE",
             help="Write rows to a file; - is standard output, also with a command.",
         ),
@@ -254,6 +262,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["-w", "--write"],
             **kept,
+            callback=file_name,
             metavar="FILE",
             help="Keep events in FILE (.jsonl or .parquet; - is standard output), or in many files "
             "of a directory, DIR/ or s3://BUCKET/PREFIX/; print none.",
@@ -277,6 +286,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
         TraceOption(
             ["-r", "--read"],
             **kept,
+            callback=file_name,
             metavar="FILE",
             is_eager=True,  # filters are then about what it has
             help="Show what FILE or DIR/ has kept (- is standard input); needs no rights.",
