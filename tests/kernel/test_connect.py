@@ -65,7 +65,9 @@ UNREACHABLE, PROHIBITED = "10.8.0.1", "10.7.0.1"
 UNREACHABLE6 = "fd00:8::1"
 MAPPED = "::ffff:"
 # include/uapi/linux/bpf.h
-PROG_ATTACH, PROG_DETACH, CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 8, 9, 18, 10
+PROG_ATTACH, PROG_DETACH = 8, 9
+CGROUP_SKB, CGROUP_SOCK_ADDR = 8, 18
+CGROUP_INET_EGRESS, CGROUP_INET4_CONNECT = 1, 10
 MOST_WAITING = 4096  # ATTEMPTS in connect.bpf.c
 MOST_COUNTS = 65536  # the size of the map `counts` in connect.bpf.c
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -315,12 +317,14 @@ CASES: dict[str, Callable[[int], Event]] = {
 
 
 @contextlib.contextmanager
-def denying(cgroup: Path) -> Iterator[None]:
-    """Deny all IPv4 connects in a cgroup: the attached program returns 0."""
+def denying(
+    cgroup: Path, kind: int = CGROUP_SOCK_ADDR, hook: int = CGROUP_INET4_CONNECT
+) -> Iterator[None]:
+    """Deny all IPv4 connects in a cgroup, or what else: the attached program returns 0."""
     with unlimited_memory():
-        program = bpf.load_empty(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT)
+        program = bpf.load_empty(kind, hook)
     directory = os.open(cgroup, os.O_RDONLY)
-    attributes = pack_attributes("IIII", directory, program, CGROUP_INET4_CONNECT, 0)
+    attributes = pack_attributes("IIII", directory, program, hook, 0)
     syscalls.bpf(PROG_ATTACH, attributes)
     try:
         yield

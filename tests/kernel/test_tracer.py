@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from tests.kernel.backends import not_offered
@@ -16,11 +17,13 @@ from tests.kernel.connections import (
     ends,
     in_order,
     pair,
+    receive,
     seen,
     timeless,
     until_closed,
 )
-from tests.kernel.harness import take_port
+from tests.kernel.harness import Worker, take_port
+from tests.kernel.test_connect import CGROUP_INET_EGRESS, CGROUP_SKB, denying
 from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import (
     MPTCP,
@@ -93,6 +96,30 @@ def test_older_mptcp_is_shown_when_it_ends(backend: Backend, netns: str) -> None
         ended_well(tracer)
     expected = [closed(begin, by) for begin, by in zip(begins, ("local", "remote"), strict=True)]
     assert in_order(expected) == in_order([timeless(event) for event in actual])
+
+
+def test_payload_that_this_host_refuses_to_send_counts_once(
+    run: Run, backend: Backend, cgroup: Path
+) -> None:
+    """What a firewall or a full queue drops here is sent as new; TX has it once."""
+    if backend == "ftrace":
+        not_offered("what was sent in spite of refusals with ftrace")
+    port = take_port()
+
+    def work() -> None:
+        (cgroup / "cgroup.procs").write_text("0")
+        near, far = pair(port)
+        with denying(cgroup, CGROUP_SKB, CGROUP_INET_EGRESS):
+            near.sendall(UNIT)
+        receive(far, len(UNIT))
+        near.close()
+        until_closed(far)
+        far.close()
+
+    Worker(work).run()
+    closes = [event for event in seen(run.tracer, port, 4) if event["type"] == "close"]
+    size = len(UNIT)
+    assert {(size, 0), (0, size)} == {(end["tx_bytes"], end["rx_bytes"]) for end in closes}
 
 
 def test_times(run: Run) -> None:

@@ -58,6 +58,7 @@ struct tracer_connection {
 	bool keep_closer;	/* the closer has */
 	bool closed;	/* the closer is known */
 	bool older;
+	bool connected;	/* by this end */
 	bool followed;	/* it is one of `connections` */
 	u64 accepts, ends;	/* changed atomically; see after_accept */
 	u64 opened_in;	/* the owner's cgroup */
@@ -162,7 +163,7 @@ static __always_inline bool tracer_is_kept(struct tracer_connection *connection)
 /* CLOSE -> SYN_SENT. The local port may not be known yet. */
 static __always_inline void tracer_connecting(struct sock *sk)
 {
-	struct tracer_connection connection = { .stage = CONNECTING };
+	struct tracer_connection connection = { .stage = CONNECTING, .connected = true };
 	struct event *head = &connection.head;
 	bool is_kept;
 
@@ -350,16 +351,45 @@ static __always_inline u32 tracer_who_ended(struct sock *sk, int from, int error
 	return from == TCP_CLOSE_WAIT || from == TCP_LAST_ACK ? TRACER_REMOTE : TRACER_LOCAL;
 }
 
-/* Payload: bytes_sent has what was sent again, bytes_received has one for the FIN (tcp_fin). */
-static __always_inline void tracer_fill_counters(struct tracer_close *event, struct sock *sk)
+/* Whether our FIN has been sent: it was queued in these states, as the last of all. */
+static __always_inline bool tracer_has_sent_fin(struct tcp_sock *tcp, int from)
+{
+	u32 next = 0, last = 0;
+
+	read(next, &tcp->snd_nxt);
+	read(last, &tcp->write_seq);
+	return next == last && (from == TCP_FIN_WAIT1 || from == TCP_FIN_WAIT2 ||
+				from == TCP_CLOSING || from == TCP_LAST_ACK);
+}
+
+/* Payload that was sent, each byte once. bytes_sent also has what was sent again, less
+ * bytes_retrans, and what never left since a queue or a filter of this host has refused it, which
+ * the kernel then sends as new. bytes_acked has one for the SYN where this end has connected, which
+ * is not known of what is older than the trace, and one for the FIN. */
+static __always_inline u64 tracer_sent(struct tcp_sock *tcp, bool has_connected, int from)
+{
+	u64 sent = 0, again = 0, acked = 0;
+	u32 next = 0, first = 0;
+
+	read(sent, &tcp->bytes_sent);
+	read(again, &tcp->bytes_retrans);
+	read(acked, &tcp->bytes_acked);
+	read(next, &tcp->snd_nxt);
+	read(first, &tcp->snd_una);
+	sent -= again;
+	acked += (u32)(next - first);
+	acked -= has_connected + tracer_has_sent_fin(tcp, from);
+	return acked < sent ? acked : sent;
+}
+
+/* bytes_received has one for the FIN (tcp_fin). */
+static __always_inline void tracer_fill_counters(struct tracer_close *event, struct sock *sk,
+						 bool has_connected, int from)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	unsigned long flags = 0;
-	u64 again = 0;
 
-	read(event->tx_bytes, &tcp->bytes_sent);
-	read(again, &tcp->bytes_retrans);
-	event->tx_bytes -= again;
+	event->tx_bytes = tracer_sent(tcp, has_connected, from);
 	read(event->rx_bytes, &tcp->bytes_received);
 	read(flags, &sk->__sk_common.skc_flags);
 	if (event->rx_bytes && flags & 1 << SOCK_DONE)
@@ -388,6 +418,7 @@ static __always_inline void tracer_closed(struct sock *sk, struct tracer_connect
 		.opened_in = connection->opened_in,
 	};
 	bool keep = tracer_is_kept(connection), open = connection->stage == OPEN;
+	bool has_connected = connection->connected;
 	int error = 0;
 
 	event.head.kind = KIND_CLOSED;
@@ -413,7 +444,7 @@ static __always_inline void tracer_closed(struct sock *sk, struct tracer_connect
 	read(error, &sk->sk_err);
 	event.error = -error;
 	event.ended_by = tracer_who_ended(sk, from, error);
-	tracer_fill_counters(&event, sk);
+	tracer_fill_counters(&event, sk, has_connected, from);
 	emit(&event, sizeof(event));
 }
 
