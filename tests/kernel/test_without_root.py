@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.kernel.backends import need_backend, not_offered
+from tests.kernel.harness import eventually
 from tests.kernel.test_faults import MOST_PARANOID, reachable_tree
 from tests.kernel.tracers import TCPTRACE, Tracer, run_tcptrace
 from tests.kernel.traffic import accept_once
@@ -63,3 +66,15 @@ def test_a_command_gets_none_of_them(as_another: Sequence[str]) -> None:
     ended = run_tcptrace("connect", "--", *shown, program=(*prefix, *TCPTRACE))
     assert 0 == ended.status, ended.stderr
     assert {"0" * 16} == set(ended.stdout.split()[1::2])
+
+
+@pytest.mark.anywhere
+def test_who_uploads_has_none_of_them(as_another: Sequence[str], tmp_path: Path) -> None:
+    """They are not for who speaks with the network."""
+    carrier = (sys.executable, "-I", "-m", "tcptrace.sinks.carrier", str(tmp_path), "s3://none")
+    with subprocess.Popen([*as_another, *carrier], stdin=subprocess.PIPE) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        none = "CapPrm:\t" + "0" * 16
+        eventually(lambda: none in status.read_text(), "it has no capability")
+        assert process.stdin
+        process.stdin.close()

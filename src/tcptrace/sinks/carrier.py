@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 
+from tcptrace.kernel import apart
 from tcptrace.kernel.syscalls import die_with_parent
 
 MOST_S = 600.0
@@ -39,7 +40,10 @@ def carry(spool: str, url: str) -> str:
 def main() -> None:
     """Work until there is nobody to ask for it."""
     spool, url = sys.argv[1:]
-    die_with_parent(os.getppid())
+    parent = os.getppid()
+    if os.geteuid() != 0:
+        apart.become(apart.person_for({}))  # what a unit has is for tracing, not for the network
+    die_with_parent(parent)
     for _ in sys.stdin:
         sys.stdout.write(f"{carry(spool, url)}\n")
         sys.stdout.flush()
