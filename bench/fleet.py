@@ -249,11 +249,12 @@ def _size(path: Path) -> int:
 
 
 class Watch:
-    """What a session's processes take, looked at from outside: an engine may have others."""
+    """What a process and those that it has started take: an engine may be one of them."""
 
-    def __init__(self, session: int, place: Path) -> None:
-        """Watch a session's processes, and what stands on disk beside recordings."""
-        self._session, self._place = session, place
+    def __init__(self, pid: int, place: Path) -> None:
+        """Watch a process, and what stands on disk beside recordings."""
+        self._place = place
+        self._ours = {pid}
         self._cpu_s: dict[int, float] = {}
         self._peak_mb: dict[int, int] = {}
         self._disk = 0
@@ -267,15 +268,16 @@ class Watch:
     def _look(self) -> None:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):  # it has ended
-                self._take(int(stat.parent.name), stat.read_text().rpartition(")")[2].split())
+                self._take(int(stat.parent.name), stat.read_bytes().rpartition(b")")[2].split())
         self._disk = max(self._disk, sum(map(_size, self._place.glob("tcptrace-map-*/**/*"))))
 
-    def _take(self, pid: int, fields: list[str]) -> None:
-        if int(fields[3]) != self._session:
+    def _take(self, pid: int, fields: list[bytes]) -> None:
+        if pid not in self._ours and int(fields[1]) not in self._ours:
             return
+        self._ours.add(pid)
         self._cpu_s[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        status = Path(f"/proc/{pid}/status").read_text()
-        peak = status.partition("VmHWM:")[2].split()
+        status = Path(f"/proc/{pid}/status").read_bytes()
+        peak = status.partition(b"VmHWM:")[2].split()
         self._peak_mb[pid] = int(peak[0]) >> 10 if peak else 0
 
     def taken(self) -> dict[str, Any]:
@@ -290,9 +292,7 @@ class Watch:
 def watched(place: Path, *more: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of `join`, in processes of its own, with what was taken so far."""
     command = [sys.executable, __file__, "--place", str(place), "--join", *more]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watch = Watch(process.pid, place)
         Thread(target=watch.go_on, args=(process,)).start()
         for line in process.stdout or ():
