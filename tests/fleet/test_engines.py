@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.unit.fleet import Fleet, Host
+from tests.unit.fleet import NETNS, SECOND, START_NS, Fleet, Host, write
 
 from tcptrace.map.duck import DuckDb
 from tcptrace.map.edges import Edge, Map
 from tcptrace.map.engine import Engine
 from tcptrace.map.find import around, find
-from tcptrace.map.inputs import Wanted
+from tcptrace.map.inputs import LABELS, Wanted
 from tcptrace.map.join import make_map
 from tcptrace.map.spark import Spark
 from tcptrace.model.filters import Filters
@@ -23,21 +23,13 @@ MEMORY = 2_000_000_000
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What happens between twelve hosts: some with numbers, some translated, some not recorded."""
+    """What happens between twelve hosts: some with numbers, some translated, some not recorded.
+
+    Two hosts have one name, two have recorded as it was before, one is there twice as single files.
+    """
     fleet = Fleet(tmp_path_factory.mktemp("recordings") / "fleet")
     chance = random.Random(17)  # noqa: S311 - for data, not for secrets
-    hosts = [
-        Host(
-            f"ho%st {at}" if at == 3 else f"host-{at}",
-            f"10.0.0.{at}",
-            ahead_s=3.0 * (at == 5),
-            unit=f"unit-{at % 3}.service",
-            pod=f"pod-{at}" if at % 2 else None,
-            pod_namespace="shop" if at % 4 else None,
-            pid=at,
-        )
-        for at in range(12)
-    ]
+    hosts = [_host(at) for at in range(12)]
     for number in range(600):
         client, server = chance.sample(hosts, 2)
         port = 8000 + number % 3
@@ -55,17 +47,43 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
             is_translated = roll < 0.5
             seen = ((*inside, *peer), (*peer, *outside)) if is_translated else ()
             fleet.connect(client, server, port, at_s=at_s, seen=seen, numbers=number % 5 > 0)
-    root = fleet.keep(*hosts)
+    root = fleet.keep(*hosts[:8])
+    fleet.keep(*hosts[8:10], numbers=False)
+    write(root / "namesake.parquet", hosts[11], at_s=30)
+    write(root / "single.parquet", hosts[10], at_s=0)
+    hosts[10].rows = [row for row in hosts[10].rows if "iss" in row]
+    write(root / "copy.parquet", hosts[10], at_s=60)
     (root / "date=2026-11-30" / "host=ho%st 3").rename(
         root / "date=2026-11-30" / "host=ho%25st%203"
     )
     return root
 
 
+def _host(at: int) -> Host:
+    """Return a host; the last two have one name."""
+    name = "ho%st 3" if at == 3 else f"host-{min(at, 10)}"
+    return Host(
+        name,
+        f"10.0.0.{at}",
+        ahead_s=3.0 * (at == 5),
+        boot_id=f"{at:08}-boot",
+        netns=NETNS + at % 2,
+        unit=f"unit-{at % 3}.service",
+        container="0123456789abcdef" * 4 if at % 3 else None,
+        container_name="box" if at % 3 == 1 else None,
+        pod=f"pod-{at}" if at % 2 else None,
+        pod_namespace="shop" if at % 4 else None,
+        pid=at,
+        uid=at % 2 * 33,
+    )
+
+
 def made(engine: Engine, recordings: Path, place: Path, wanted: Wanted) -> Map:
     """Return the map that an engine makes."""
     try:
-        return make_map(engine, find([recordings], place, around(None, None)).tables, wanted)
+        found = find([recordings], place, around(wanted.since_ns, wanted.until_ns))
+        assert {"host-10"} == found.namesakes
+        return make_map(engine, found.tables, wanted._replace(namesakes=found.namesakes))
     finally:
         engine.close()
 
@@ -76,11 +94,27 @@ def rough(edge: Edge) -> tuple[object, ...]:
     return tuple(f"{value:.3g}" if isinstance(value, float) else value for value in values)
 
 
-@pytest.mark.parametrize("by", ["program", "pod"])
-def test_both_engines_make_the_same_map(recordings: Path, tmp_path: Path, by: str) -> None:
+FILTERS = {
+    "comm": (b"curl", b"it's"),
+    "port": Ranges((), ((8001, 8001),)),
+    "uid": Ranges(((33, 33),), ()),
+}
+MIDDLE_NS = START_NS + 30 * SECOND
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        *map(Wanted, LABELS),
+        Wanted(filters=Filters(FILTERS)),
+        Wanted("pod", Filters({"unit": ("unit-1*",)})),
+        Wanted("unit", since_ns=MIDDLE_NS),
+        Wanted("host", Filters({"netns": (NETNS,)}), START_NS + SECOND, MIDDLE_NS),
+    ],
+    ids=lambda wanted: f"{wanted.by} {[*wanted.filters.values]} {wanted.since_ns}",
+)
+def test_both_engines_make_the_same_map(recordings: Path, tmp_path: Path, wanted: Wanted) -> None:
     """Each edge, each clock, each count."""
-    filters = Filters({"comm": (b"curl", b"it's"), "port": Ranges((), ((8001, 8001),))})
-    wanted = Wanted(by, filters if by == "program" else Filters())
     ours = made(DuckDb(MEMORY), recordings, tmp_path, wanted)
     theirs = made(Spark("local[2]", MEMORY), recordings, tmp_path, wanted)
     assert ours.edges

@@ -410,6 +410,16 @@ def test_what_cannot_be_read_is_left_out_and_said(fleet: Fleet, web: Host, db: H
         run(place)
 
 
+def test_what_is_given_twice_counts_once(fleet: Fleet, web: Host, db: Host) -> None:
+    """A path below another one, and a copy of a file, where sequence numbers tell."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web, db)
+    (path,) = place.rglob("host=web/*.parquet")
+    path.with_name("tracer-copy.parquet").write_bytes(path.read_bytes())
+    (edge,) = edges(place, path, path.parent, place)
+    assert (1, 100) == (edge["attempts"], edge["tx_bytes"])
+
+
 def test_what_was_lost_is_said(fleet: Fleet, web: Host, db: Host) -> None:
     """Ends can be missing then."""
     fleet.connect(web, db, 80)

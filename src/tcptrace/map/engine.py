@@ -28,7 +28,7 @@ class Engine(Protocol):
     """The column `time` of recordings as nanoseconds since 1970."""
 
     def scan(self, table: Files, view: str) -> Collection[str]:
-        """Make a view of files; return the names of its columns."""
+        """Make a view of files, with their names; return the names of its columns."""
 
     def text(self, value: str) -> str:
         """Return a text as it stands in a query."""

@@ -96,18 +96,26 @@ class _Finder:
         self._by_host: dict[str, list[str]] = {}
         self._kept: list[_Kept] = []
         self._left_out: list[Path] = []
+        self._taken: set[Path] = set()
 
     def add(self, path: Path) -> None:
         """Take a path. Raises TcptraceError."""
         if path.is_dir():
             self._add_directory(path)
-        else:
+        elif self._is_new(path):
             self._add_file(path)
+
+    def _is_new(self, path: Path) -> bool:
+        """Tell whether a file was not taken before, by whatever path."""
+        real = path.resolve()
+        is_new = real not in self._taken
+        self._taken.add(real)
+        return is_new
 
     def _add_directory(self, root: Path) -> None:
         """Take what can be read below a directory: engines read what has its host in its path."""
         named = []
-        for path in in_directory(root, self._window):
+        for path in filter(self._is_new, in_directory(root, self._window)):
             host = host_in(path.relative_to(root))
             try:
                 if host is None or path.suffix == ".jsonl":

@@ -17,13 +17,14 @@ LATER_NS = 86_400 * SECOND_NS
 """So long after it an end is looked for, which tells the bytes."""
 TYPES: Mapping[str, str] = {
     **dict.fromkeys(("type", "host", "boot_id", "comm", "laddr", "raddr"), "STRING"),
+    "filename": "STRING",
     **dict.fromkeys(Identity._fields, "STRING"),
     **dict.fromkeys(("outcome", "error", "query"), "STRING"),
     **dict.fromkeys(("lport", "rport", "iss", "irs", "netns", "pid", "uid"), "BIGINT"),
     **dict.fromkeys(("ts_ns", "tx_bytes", "rx_bytes", "family"), "BIGINT"),
     "latency_ms": "DOUBLE",
 }
-"""Columns of recordings that are read; older ones lack some."""
+"""Columns that are read, of recordings and of the engine; older recordings lack some."""
 LABELS: Mapping[str, str] = {
     "program": "comm",
     "unit": "unit",
@@ -128,7 +129,7 @@ SELECT
     {engine.hashed(*netns)} AS netns_key,
     {engine.hashed(*numbers)} AS numbers,
     {engine.hashed(*netns, *ends)} AS socket,
-    {engine.hashed(*netns, *ends, "iss", "irs", "type", "ts_ns")} AS id,
+    {engine.hashed(*netns, *ends, "iss", "irs", "type", "ts_ns", "filename")} AS id,
     {_LOOPBACK} AS is_loopback,
     COALESCE({keeps}, FALSE) AS is_wanted,
     {_all_of(_times(since_ns, until_ns))} AS is_in_time

@@ -6,7 +6,7 @@
 --   host, netns_key      where the row is from; the key names a network namespace of the whole fleet
 --   type                 connect, accept or close
 --   ts                   nanoseconds since 1970 by the clock of that host
---   id, socket, numbers  hashes: of the row; of host and ends; of host and sequence numbers, if known
+--   id, socket, numbers  hashes: of the row in its file; of host and ends; of host and sequence numbers
 --   label                what the map shows of the process, by --by
 --   laddr lport raddr rport, iss irs    the ends, and the initial sequence numbers of both
 --   outcome              of a connect: established, or why it failed

@@ -61,7 +61,7 @@ class Spark:
         reader = self._session.read.option("mergeSchema", "true")
         if table.host is None and table.root:
             reader = reader.option("basePath", table.root)
-        frame = reader.parquet(*table.paths)
+        frame = reader.parquet(*table.paths).selectExpr("*", "_metadata.file_path AS filename")
         frame.createOrReplaceTempView(f"{view}_read")
         host = "" if table.host is None else f", {self.text(table.host)} AS host"
         self.run(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{host} FROM {view}_read")  # noqa: S608 - quoted
