@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from tests.fleet.browser import Browser
 from tests.kernel.harness import eventually
-from tests.unit.fleet import Fleet, Host
+from tests.unit.fleet import SECOND, Fleet, Host
 
 from tcptrace.cli import cli
+from tcptrace.map.edges import PROCESS, Edge, Map, Node
+from tcptrace.map.page import page as page_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -133,3 +136,43 @@ def test_failures_and_hosts_can_be_picked(browser: Browser, page: Path) -> None:
     assert ["10.0.0.9", "nginx@web"] == boxes(browser)
     browser.value("document.getElementById('merge').click()")
     assert ["10.0.0.9", "nginx"] == boxes(browser)
+
+
+def many(count: int) -> Map:
+    """Return a map of a large fleet: each host asks a hundred others; one edge has a failure."""
+    known: dict[str, Any] = {
+        "name": "service.example",
+        "refused": 0,
+        "timed_out": 0,
+        "unreachable": 0,
+    }
+    known |= {"aborted": 0, "tx_bytes": 1000, "rx_bytes": 10, "first_ns": 1, "last_ns": SECOND}
+    known |= {"latency_p50_ms": 0.5, "latency_p95_ms": 1.5}
+    edges = [
+        Edge(
+            client=Node(PROCESS, f"app-{number % 7}", f"host-{number // 100:05}"),
+            server=Node(PROCESS, f"server-{number % 100}", f"host-{number * 7 % 1000:05}"),
+            port=8000 + number % 100,
+            attempts=count - number,
+            failed_otherwise=int(number == 77_777),
+            **known,
+        )
+        for number in range(count)
+    ]
+    return Map(edges, [], {})
+
+
+def test_a_large_fleet_is_searched_as_well(browser: Browser, tmp_path: Path) -> None:
+    """Of a hundred thousand edges the busiest are drawn, and any is found."""
+    path = tmp_path / "map.html"
+    path.write_text(page_of(many(100_000), "program"), encoding="utf-8")
+    assert path.stat().st_size < 30_000_000
+    browser.open(path)
+    shown = "document.getElementById('shown').textContent"
+    browser.value("document.getElementById('merge').click()")
+    assert browser.value(shown).startswith("400 of 100000 edges")
+    browser.value("document.getElementById('search').focus()")
+    browser.type("host-00777 server-77@host-00439:8077")
+    assert browser.value(shown).startswith("1 of 100000 edges, 2 ends")
+    assert 1 == browser.value("document.querySelectorAll('#picture path.bad').length")
+    assert not browser.complaints()

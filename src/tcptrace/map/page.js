@@ -9,8 +9,7 @@
   const search = document.getElementById("search");
   const merge = document.getElementById("merge");
   const failed = document.getElementById("failed");
-  const COUNTS = ["attempts", "failed", "refused", "timed_out", "unreachable", "aborted",
-    "failed_otherwise", "tx_bytes", "rx_bytes"];
+  const COUNTS = ["attempts", "failed", "tx_bytes", "rx_bytes"];
   const COLUMNS = [
     ["From", (e) => e.client.label], ["To", (e) => target(e)], ["Name", (e) => e.name ?? ""],
     ["Attempts", (e) => e.attempts, "number"], ["Failed", (e) => e.failed || "", "number bad"],
@@ -18,6 +17,7 @@
     ["Median ms", (e) => ms(e.latency_p50_ms), "number"], ["p95 ms", (e) => ms(e.latency_p95_ms), "number"],
     ["Last", (e) => e.last.slice(0, 19).replace("T", " ")],
   ];
+  const graphs = new Map(); // by whether hosts are taken together: searching makes none
   let chosen = null, view = { x: 0, y: 0, scale: 1 }, content = null;
 
   const ms = (value) => (value === undefined ? "" : value.toFixed(2));
@@ -36,8 +36,13 @@
     return `${isAddress ? `[${text}]` : text}:${edge.port ?? "?"}`;
   }
 
-  // Nodes and edges as the boxes ask for them: of each host, or of all hosts together.
+  // Edges as the boxes ask for them: of each host, or of all hosts together.
   function graph() {
+    if (!graphs.has(merge.checked)) graphs.set(merge.checked, joined());
+    return graphs.get(merge.checked);
+  }
+
+  function joined() {
     const nodes = new Map(), edges = new Map();
     const nodeOf = (number) => {
       const node = data.nodes[number];

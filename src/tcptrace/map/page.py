@@ -18,6 +18,11 @@ from tcptrace.map.edges import Map, Node, edge_to_json
 
 ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """What could end a script element, or a line of it."""
+ASKED = (
+    *("port", "name", "attempts", "failed", "tx_bytes", "rx_bytes"),
+    *("latency_p50_ms", "latency_p95_ms", "last"),
+)
+"""What the picture tells of an edge beside its ends."""
 
 
 def _file(name: str) -> str:
@@ -36,7 +41,9 @@ def _data(made: Map, by: str) -> dict[str, Any]:
     edges = []
     for edge in made.edges:
         ends = [nodes.setdefault(node, len(nodes)) for node in (edge.client, edge.server)]
-        edges.append({**edge_to_json(edge), "from": ends[0], "to": ends[1]})
+        known = edge_to_json(edge)
+        told = {key: known[key] for key in ASKED if key in known}
+        edges.append({**told, "from": ends[0], "to": ends[1]})
     return {
         "by": by,
         "nodes": [{"kind": node.kind, "name": node.name, "host": node.host} for node in nodes],
