@@ -21,9 +21,11 @@ from tests.unit.test_schema import VALIDATOR
 
 from tcptrace.cli import cli
 from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.map.find import find
 from tcptrace.model.events import time_text
 from tcptrace.model.kept import CUT_KEY, END_KEY
 from tcptrace.model.losses import Losses
+from tcptrace.model.window import ALWAYS
 
 HOSTILE = "\x1b[3m\"'</b>\u202e\\"
 
@@ -408,6 +410,18 @@ def test_what_cannot_be_read_is_left_out_and_said(fleet: Fleet, web: Host, db: H
         path.unlink()
     with pytest.raises(TcptraceError, match="was not ended by its writer"):
         run(place)
+
+
+def test_files_of_the_same_columns_are_one_table(fleet: Fleet, web: Host, db: Host) -> None:
+    """However many there are, an engine need not hold them open to know what they have."""
+    other = Host("other", "10.0.0.3")
+    for host in (web, db, other):
+        fleet.connect(host, None, 80, address="198.51.100.1")
+    fleet.keep(web, db)
+    place = fleet.keep(other, numbers=False)
+    tables = find([place, next(place.rglob("*.parquet"))], place, ALWAYS).tables
+    assert [2, 1] == [len(table.paths) for table in tables]
+    assert 3 == len(edges(place))
 
 
 def test_what_is_given_twice_counts_once(fleet: Fleet, web: Host, db: Host) -> None:

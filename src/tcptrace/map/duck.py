@@ -39,7 +39,7 @@ class DuckDb:
         """Make a view of files; return the names of its columns."""
         paths = ", ".join(map(self.text, table.paths))
         hive = "true, hive_types = {'host': VARCHAR}" if table.root else "false"
-        options = f"union_by_name = true, filename = true, hive_partitioning = {hive}"
+        options = f"filename = true, hive_partitioning = {hive}"
         host = "" if table.host is None else f", {self.text(table.host)} AS host"
         self.run(
             f"CREATE TEMP VIEW {view} AS SELECT *{host} FROM read_parquet([{paths}], {options})"  # noqa: S608 - quoted

@@ -11,7 +11,10 @@ END = re.compile(r";\n")
 
 
 class Files(NamedTuple):
-    """Parquet files that are read as one table."""
+    """Parquet files that are read as one table: they have the same columns.
+
+    To find out what columns files have in common, an engine would hold all of them open.
+    """
 
     paths: Sequence[str]
     host: str | None = None

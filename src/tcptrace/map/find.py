@@ -92,8 +92,8 @@ class _Finder:
 
     def __init__(self, place: Path, window: Window) -> None:
         self._place, self._window = place, window
-        self._tables: list[Files] = []
-        self._by_host: dict[str, list[str]] = {}
+        self._tables: dict[tuple[str, str | None, str], list[str]] = {}
+        """Files by the directory or the host that they are of, and by their columns."""
         self._kept: list[_Kept] = []
         self._left_out: list[Path] = []
         self._taken: set[Path] = set()
@@ -114,35 +114,36 @@ class _Finder:
 
     def _add_directory(self, root: Path) -> None:
         """Take what can be read below a directory: engines read what has its host in its path."""
-        named = []
         for path in filter(self._is_new, in_directory(root, self._window)):
             host = host_in(path.relative_to(root))
             try:
                 if host is None or path.suffix == ".jsonl":
                     self._add_file(path)
                 else:
-                    self._kept.append(_look(path)._replace(host=host))
-                    named.append(str(path))
+                    kept, columns = _look(path)
+                    self._take(kept._replace(host=host), path, (str(root), None, columns))
             except TcptraceError:
                 self._left_out.append(path)
-        if named:
-            self._tables.append(Files(named, root=str(root)))
+
+    def _take(self, kept: _Kept, path: Path, key: tuple[str, str | None, str]) -> None:
+        self._kept.append(kept)
+        self._tables.setdefault(key, []).append(str(path))
 
     def _add_file(self, path: Path) -> None:
         """Take a file whose host is in it. Raises TcptraceError."""
         if path.suffix == ".jsonl":
             made = self._place / f"{len(self._kept)}.parquet"
-            kept, path = _converted(path, made), made
+            kept = _converted(path, made)
+            self._take(kept, made, ("", kept.host, _look(made)[1]))
         else:
-            kept = _look(path)
-        self._kept.append(kept)
-        self._by_host.setdefault(kept.host, []).append(str(path))
+            kept, columns = _look(path)
+            self._take(kept, path, ("", kept.host, columns))
 
     def found(self) -> Found:
         """Return all that was taken. Raises TcptraceError where nothing can be read."""
-        tables = [*self._tables, *(Files(paths, host) for host, paths in self._by_host.items())]
-        if self._left_out and not tables:
+        if self._left_out and not self._tables:
             _look(self._left_out[0])
+        tables = [Files(paths, host, root) for (root, host, _), paths in self._tables.items()]
         namesakes = frozenset(_namesakes(self._kept))
         return Found(tables, namesakes, [*self._notes(namesakes)])
 
@@ -183,10 +184,11 @@ def _namesakes(kept: Iterable[_Kept]) -> Iterator[str]:
             yield host
 
 
-def _look(path: Path) -> _Kept:
-    """Return what a Parquet recording says of itself. Raises TcptraceError."""
+def _look(path: Path) -> tuple[_Kept, str]:
+    """Return what a Parquet recording says of itself, and its columns. Raises TcptraceError."""
     try:
-        known = pq.read_metadata(path).metadata or {}
+        read = pq.read_metadata(path)
+        known = read.metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
         raise TcptraceError(unreadable(path, error)) from None
     if META_KEY not in known:
@@ -198,7 +200,8 @@ def _look(path: Path) -> _Kept:
         losses = losses_from(json.loads(known.get(END_KEY, "{}")))
     except ValueError as error:
         raise TcptraceError(f"{path} cannot be read: {error}") from None
-    return _kept(meta, losses, UNKNOWN)._replace(is_cut=CUT_KEY in known)
+    kept = _kept(meta, losses, UNKNOWN)._replace(is_cut=CUT_KEY in known)
+    return kept, str(read.schema).partition("\n")[2]  # behind where it is in memory
 
 
 def _kept(meta: Meta, losses: Losses, name: str) -> _Kept:

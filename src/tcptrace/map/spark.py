@@ -58,7 +58,7 @@ class Spark:
 
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files; return the names of its columns."""
-        reader = self._session.read.option("mergeSchema", "true")
+        reader = self._session.read
         if table.host is None and table.root:
             reader = reader.option("basePath", table.root)
         frame = reader.parquet(*table.paths).selectExpr("*", "_metadata.file_path AS filename")
