@@ -111,6 +111,11 @@ class Storm:
         )
 
     @property
+    def pid(self) -> int:
+        """The process that makes them."""
+        return self._process.pid
+
+    @property
     def namespace(self) -> str:
         """The path of the network namespace where it makes them."""
         return f"/proc/{self._process.pid}/ns/net"
