@@ -22,7 +22,8 @@ from tcptrace.kernel.shortage import check_shortage
 from tcptrace.kernel.syscalls import c_pointer, perf_event_open
 
 PMU = Path("/sys/bus/event_source/devices")
-PERF_TYPE_TRACEPOINT = 2
+PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT = 1, 2
+PERF_COUNT_SW_DUMMY = 9
 PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 
 How = Literal["fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "raw_tracepoint"]
@@ -121,6 +122,10 @@ def _try(hook: Hook) -> None:
             opened.append(bpf.raw_tracepoint_open(opened[0], hook.target))
         elif hook.how == "tracepoint":
             tracefs.tracepoint_id(hook.target)
+            # One that counts nothing: the kernel waits long before it lets a tracepoint go.
+            opened.append(
+                perf_event_open(_perf_attributes(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY))
+            )
         else:
             if not (PMU / "kprobe").is_dir():
                 raise OSError(errno.EOPNOTSUPP, "the kernel has no kprobes")
