@@ -117,6 +117,7 @@ def test_a_command_that_cannot_be_run(tmp_path: Path) -> None:
     assert (127, True) == (ended.status, "cannot run" in ended.stderr)
     (tmp_path / "text").write_text("no program")
     assert 126 == run_tcptrace("connect", "--", str(tmp_path / "text")).status
+    assert 127 == run_tcptrace("connect", "--", "").status
 
 
 @pytest.mark.anywhere

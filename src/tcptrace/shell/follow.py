@@ -246,6 +246,8 @@ def _become(command: Sequence[str], user: pwd.struct_passwd | None, waiting: int
             os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
         apart.pass_on_no_rights()  # those of a unit, say, are for tracing
+        if not command[0]:
+            os.stat(command[0])  # noqa: PTH116 - is not found; Python refuses it in its own words
         os.execvpe(command[0], [*command], environment_of(user, os.environ))  # noqa: S606 - no shell
     except FileNotFoundError as error:
         status = NOT_FOUND
