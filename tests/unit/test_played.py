@@ -250,6 +250,21 @@ def test_the_end_of_a_recording_stays(path: Path) -> None:
     source.close()
 
 
+def test_a_screen_has_what_is_left_at_the_end(path: Path) -> None:
+    """The last interval is shorter, and shown once, also where it is the only one."""
+    clock = Clock()
+    pace = Pace(10, lasts=True, now=clock)
+    shown = frames(path, pace, clock, 2.5)
+    ends = [next(shown)[0].interval.end_ns / SECOND - 1 for _ in range(2)]
+    assert [2.5, 4.0] == ends
+    pace.move(-3.5)
+    again = next(shown)[0].interval
+    assert 2.5 == again.end_ns / SECOND - 1
+    shown = frames(path, Pace(1000, lasts=True, now=clock), clock, 60)
+    total = next(shown)[0].interval.total
+    assert (3, 1) == (total.run.attempts, total.run.accepts)
+
+
 def of_command(path: Path, *arguments: str) -> list[dict[str, Any]]:
     """Return the rows that the command prints of a recording, as fast as it can."""
     command = ["-r", str(path), "--json", *arguments]

@@ -77,8 +77,9 @@ class _Round:
             yield self.aggregator.end(self._begin_ns)
 
     def rest(self, until_ns: int) -> Iterator[Interval]:
-        """Yield the last interval, which is shorter, if there is one."""
+        """Yield the last interval, which is shorter, if there is one, once."""
         if until_ns > self._begin_ns:
+            self._begin_ns = until_ns
             yield self.aggregator.end(until_ns)
 
 
@@ -122,6 +123,9 @@ def played(
             current, rounds = _Round(aggregator, pace.begin_ns, interval_ns), pace.rounds
         for interval in current.take(batch, names=names):
             if not pace.is_long_past(interval.end_ns, KEPT_FOR_GRAPHS * interval_ns):
+                yield _frame(interval, batch, current.aggregator, note)
+        if pace.has_ended():  # a screen goes on to show it
+            for interval in current.rest(batch.until_ns):
                 yield _frame(interval, batch, current.aggregator, note)
     if current and batch:
         for interval in current.rest(batch.until_ns):
