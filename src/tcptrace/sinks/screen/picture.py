@@ -91,6 +91,8 @@ class Picture(Grid[Row]):
         self._only_failed = only_failed
         self._began_ns: int | None = None
         self._frame: Frame | None = None
+        self._open = 0
+        """Connections, when the frame was taken."""
         self._traffics: dict[Row, Traffic] = {}
         """Of the frame that is shown, as far as they were needed."""
         self._orders: dict[str, CalmOrder[Row]] = {}
@@ -107,6 +109,7 @@ class Picture(Grid[Row]):
             self._go_back(frame)
         if not self.is_paused:
             self._frame = frame
+            self._open = frame.interval.total.open
             self._traffics.clear()
             self.arrange()
         self._total.put(_of_graphs(frame.interval.total, frame, self._dimensions))
@@ -189,7 +192,7 @@ class Picture(Grid[Row]):
         yield self._title
         yield clock_time(frame.wall_ns)
         yield f"up {duration((interval.end_ns - (self._began_ns or 0)) / 1e9)}"
-        yield f"{interval.total.open} open"
+        yield f"{self._open} open"
         yield f"{len(interval.rows)} rows"
         if interval.fallen_out:
             yield f"{interval.fallen_out} fell out"
