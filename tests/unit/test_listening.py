@@ -128,11 +128,12 @@ def test_a_paused_picture_stands_still() -> None:
     assert 4 == len(picture.rows)
 
 
-def test_a_listener_that_has_gone_has_nothing_behind_it() -> None:
-    """Its row may still be looked at."""
+def test_a_listener_that_has_gone_says_so() -> None:
+    """It may still be looked at."""
     picture = shown()
     picture.update(Table(SECOND, 2 * SECOND, 0, [], ""))
-    assert ("it listens no more", []) == (picture.title_of(80), picture.behind(80, 80))
+    (line,) = picture.behind(80, 80)
+    assert picture.title_of(80) == text_of(line) == "it listens no more"
     assert [] == picture.rows
 
 

@@ -548,6 +548,23 @@ def test_the_last_picture_stays() -> None:
     assert ("", False) == shown_by_sink(PLAIN, frames=0)
 
 
+def test_it_is_there_before_the_first_interval_is_over() -> None:
+    """Keys do something, also where an interval is long; nothing is left if there was none."""
+    stream = io.StringIO()
+    sink = ScreenSink(Picture(BY, "top"), stream, PLAIN, headless=True, size=(80, 24))
+    sink.open(None)
+    sink.flush()
+    assert sink._task is None  # there may be forks to come
+    sink.prepare()
+    while not (sink._app.is_running and "waiting for the first" in seen(sink._app)):
+        sink.flush()
+    sink._app.call_later(sink._app.exit)
+    while not sink.is_closed():
+        sink.flush()
+    sink.close(None)
+    assert "" == stream.getvalue()
+
+
 def test_textual_is_imported_when_the_screen_begins() -> None:
     """What is forked before does not have it."""
     script = """

@@ -210,8 +210,11 @@ def _pass_on(
     """
     for sink in sinks:
         sink.open(source.meta)
+    prepare = [sink.prepare for sink in sinks if hasattr(sink, "prepare")]
     if parting:
-        parting.settle([sink.prepare for sink in sinks if hasattr(sink, "prepare")])
+        parting.settle(prepare)
+    for each in () if parting else prepare:
+        each()
     then = parting.then if parting else iter
 
     def rows_of(batches: Iterator[Batch]) -> Iterable[Any]:

@@ -13,7 +13,8 @@ class Sink(Protocol):
     """Takes rows; it alone knows where they go.
 
     One that goes on where rows cannot be written counts their events in `unwritten`. One that has
-    much to import does it in `prepare`, or with its first rows: what was forked before is small.
+    much to import does it in `prepare`, which comes before the first rows: what was forked before
+    is small.
     """
 
     def open(self, meta: Meta) -> None:

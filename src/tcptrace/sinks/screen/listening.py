@@ -33,6 +33,9 @@ GRAPHED = (
 )
 
 
+GONE = "it listens no more"
+
+
 class _Text(NamedTuple):
     """A column of texts."""
 
@@ -209,13 +212,13 @@ class Listening(Grid[int]):
     def title_of(self, row: int) -> str:
         """Return what a listener is called."""
         listener = self._listeners.get(row)
-        return "  ".join(_texts(listener)) if listener else "it listens no more"
+        return "  ".join(_texts(listener)) if listener else GONE
 
     def behind(self, row: int, width: int) -> list[Line]:
         """Return graphs of a listener, and all that is known of it."""
         listener, history = self._listeners.get(row), self._histories.get(row)
         if listener is None or history is None:
-            return []
+            return [filled([Cell(GONE)], width)]
         lines = [
             filled(with_graph(figure, history, min(width, INTERVALS + 15)), width)
             for figure in GRAPHED

@@ -85,15 +85,17 @@ class ScreenSink:
         self._loop = _Loop()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
+        self._has_frame = False
+        """Whether there is a picture to leave behind."""
         self._is_behind = False
         """Whether the terminal has not taken the last picture, and a newer one waits."""
         self._turns = AWAKE
 
     def open(self, _meta: Any) -> None:
-        """Wait: the screen begins with the first rows, when children have been forked."""
+        """Wait: the screen begins when children have been forked, see `prepare`."""
 
     def prepare(self) -> None:
-        """Import textual and make the application, once; see `Sink`."""
+        """Import textual and make the application, once; the next `flush` begins it."""
         if self._is_prepared:
             return
         from tcptrace.sinks.screen.app import TopApp  # noqa: PLC0415 - it is large
@@ -105,13 +107,17 @@ class ScreenSink:
     def write(self, rows: Sequence[Any]) -> None:
         """Show the frames among `rows`."""
         self.prepare()
-        if self._task is None:
-            self._task = self._loop.create_task(self._app.run_async(**self._options))
+        self._begin()
         for frame in rows:
             if not isinstance(frame, NewTable):
                 self._picture.update(frame)
-        self._is_behind = True
+        self._has_frame = self._is_behind = True
         self._draw()
+
+    def _begin(self) -> None:
+        """Begin the screen, which has keys before the first interval is over."""
+        if self._task is None:
+            self._task = self._loop.create_task(self._app.run_async(**self._options))
 
     def _draw(self) -> None:
         """Have the picture drawn, unless the terminal has not even taken the last."""
@@ -125,6 +131,8 @@ class ScreenSink:
 
     def flush(self, _seconds: float = 0) -> bool:
         """Let the screen work: keys, and what is to be drawn."""
+        if self._is_prepared:
+            self._begin()
         if self._task and not self._is_over:
             self._turn()
             if self._is_behind:
@@ -171,6 +179,8 @@ class ScreenSink:
         self._is_over = True
         if self._app.return_code:
             raise TcptraceError("the screen has failed, as told above; please report it.\nTry -b")
+        if not self._has_frame:
+            return
         size = terminal_size(self._stream)
         head = self._picture.head(size.width)
         room = max(size.height - len(head) - 2, 2)
