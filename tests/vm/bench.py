@@ -1,4 +1,4 @@
-"""Runs bench/ on another kernel, beside other tracers: `python tests/vm/bench.py 6.1`.
+"""Runs bench/ on another kernel, beside other tracers: `python tests/vm/bench.py 6.1 [SCRIPT ...]`.
 
 The machine has this host's user space: Debian 12's bpfcc-tools, libbpf-tools and bpftrace, where
 ./setup.sh test has installed them. Without the processor's help everything is slow alike: ratios
@@ -27,16 +27,17 @@ COST = (
 )
 # The screen, beside bcc's tcptop; a machine without the processor's help makes few connections.
 TOP = ("top.py", "--rates", "0,100", "--sockets", "0", "--only", "^top$|tcptop")
+SCRIPTS = {words[0].removesuffix(".py"): words for words in (START, COST, TOP)}
 
 
-def main(series: str) -> int:
-    """Boot a kernel, and measure there."""
+def main(series: str, *names: str) -> int:
+    """Boot a kernel, and run scripts there: those of these names, or all."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # has depmod
     compile_sources()
     kernel = kernels.fetch(series)
     scripts = " && ".join(
         " ".join([sys.executable, f"bench/{words[0]}", *(f"'{word}'" for word in words[1:])])
-        for words in (START, COST, TOP)
+        for words in (SCRIPTS[name] for name in names or SCRIPTS)
     )
     say(f"== bench on Linux {kernel.release}")
     with tempfile.TemporaryDirectory(prefix="tcptrace-vm-") as name:
