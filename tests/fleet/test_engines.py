@@ -27,7 +27,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Two hosts have one name, two have recorded as it was before, one is there twice as single files.
     """
-    fleet = Fleet(tmp_path_factory.mktemp("recordings") / "fleet")
+    fleet = Fleet(tmp_path_factory.mktemp("recordings") / "f*{le}et? [1] it's")
     chance = random.Random(17)  # noqa: S311 - for data, not for secrets
     hosts = [_host(at) for at in range(12)]
     for number in range(600):

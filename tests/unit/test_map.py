@@ -424,6 +424,16 @@ def test_files_of_the_same_columns_are_one_table(fleet: Fleet, web: Host, db: Ho
     assert 3 == len(edges(place))
 
 
+def test_a_path_is_no_pattern(tmp_path: Path, web: Host) -> None:
+    """What would match another directory's name is a name."""
+    for name, address in (("fl*t", "198.51.100.1"), ("flat", "198.51.100.2")):
+        fleet = Fleet(tmp_path / name)
+        fleet.connect(web, None, 80, address=address)
+        fleet.keep(web)
+        web.rows.clear()
+    assert {"curl@web > 198.51.100.1:80": 1} == arrows(tmp_path / "fl*t")
+
+
 def test_what_is_given_twice_counts_once(fleet: Fleet, web: Host, db: Host) -> None:
     """A path below another one, and a copy of a file, where sequence numbers tell."""
     fleet.connect(web, db, 80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +13,9 @@ import duckdb
 
 from tcptrace.errors import TcptraceError
 from tcptrace.map.engine import Files
+
+GLOB = re.compile(r"[*?\[]")
+"""What would stand for several files in a path."""
 
 
 class DuckDb:
@@ -37,7 +41,7 @@ class DuckDb:
 
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files; return the names of its columns."""
-        paths = ", ".join(map(self.text, table.paths))
+        paths = ", ".join(self.text(GLOB.sub(r"[\g<0>]", path)) for path in table.paths)
         hive = "true, hive_types = {'host': VARCHAR}" if table.root else "false"
         options = f"filename = true, hive_partitioning = {hive}"
         host = "" if table.host is None else f", {self.text(table.host)} AS host"

@@ -16,6 +16,8 @@ from pyspark.sql import SparkSession
 from tcptrace.errors import TcptraceError
 from tcptrace.map.engine import Files
 
+GLOB = re.compile(r"[][{}*?\\]")
+"""What would stand for several files in a path."""
 TABLE = re.compile(r"\bCREATE TABLE (\w+) AS\b")
 SETTINGS = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",  # the times of recordings
@@ -61,7 +63,8 @@ class Spark:
         reader = self._session.read
         if table.host is None and table.root:
             reader = reader.option("basePath", table.root)
-        frame = reader.parquet(*table.paths).selectExpr("*", "_metadata.file_path AS filename")
+        paths = (GLOB.sub(r"\\\g<0>", path) for path in table.paths)
+        frame = reader.parquet(*paths).selectExpr("*", "_metadata.file_path AS filename")
         frame.createOrReplaceTempView(f"{view}_read")
         host = "" if table.host is None else f", {self.text(table.host)} AS host"
         self.run(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{host} FROM {view}_read")  # noqa: S608 - quoted
