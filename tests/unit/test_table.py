@@ -92,6 +92,21 @@ def test_a_narrow_terminal_folds(
         assert terminal.getvalue().count(part) == 2
 
 
+def test_an_encoding_without_lines_has_plain_tables() -> None:
+    """Where LANG is of ISO 8859-1, no line is drawn of what it has not."""
+
+    class Latin(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Latin(io.BytesIO(), encoding="latin-1")
+    sink = make_sink("text", COUNT_TABLE.columns, stream, tables=True, color="never")
+    sink.write([NewTable(), count(1)])
+    sink.flush()
+    stream.seek(0)
+    assert ["LADDR", "-"] == [line.split()[0] for line in stream.read().splitlines()]
+
+
 def spare(key: str, width: int) -> Column:
     """Return a column that can be spared, so wide."""
     return Column(key, key.upper().ljust(width, "-"), 0, lambda *_: "1", is_spare=True)

@@ -99,10 +99,14 @@ def test_when_there_is_a_screen(changes: dict[str, Any], expected: bool) -> None
 
 @pytest.mark.usefixtures("on_terminal")
 def test_other_places_have_no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal without control codes, and a pipe, have tables."""
+    """A terminal without control codes or without bars, and a pipe, have tables."""
     monkeypatch.setenv("TERM", "dumb")
     assert not screen(top._show(given()))
     monkeypatch.setenv("TERM", "xterm")
+    with monkeypatch.context() as patch:
+        latin = SimpleNamespace(isatty=lambda: True, encoding="iso8859-1")
+        patch.setattr("tcptrace.shell.screen.sys.stdout", latin)
+        assert not screen(top._show(given()))
     pipe = SimpleNamespace(isatty=lambda: False)
     monkeypatch.setattr("tcptrace.shell.screen.sys.stderr", pipe)
     assert not screen(top._show(given()))

@@ -13,6 +13,7 @@ from tcptrace.errors import RefusedError
 from tcptrace.model.pace import Pace
 from tcptrace.model.text import printable
 from tcptrace.sinks.color import Palette, is_dumb
+from tcptrace.sinks.layout import has_lines
 from tcptrace.sinks.sink import Sink
 
 TERMINAL = "/dev/tty"
@@ -29,9 +30,9 @@ def is_screen(given: Mapping[str, Any]) -> bool:
     is_text = not given["json"] and given["form"] in (None, "text")
     is_terminal = all(stream.isatty() for stream in (sys.stdout, sys.stderr))
     has_keys = sys.stdin.isatty() or (given["read"] == STDIN and _has_terminal())
-    return (
-        is_text and is_terminal and has_keys and not (given["batch"] or given["once"] or is_dumb())
-    )
+    is_able = not is_dumb() and has_lines(sys.stdout)
+    is_wanted = not (given["batch"] or given["once"])
+    return is_text and is_terminal and has_keys and is_able and is_wanted
 
 
 def _has_terminal() -> bool:

@@ -68,6 +68,15 @@ def terminal_size(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Si
     return Size(first("COLUMNS", told.columns, 80), first("LINES", told.lines, 24))
 
 
+def has_lines(stream: TextIO) -> bool:
+    """Tell whether a stream's encoding has what lines and bars are drawn of."""
+    try:
+        "\u2500\u2588".encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @lru_cache(maxsize=4096)
 def _char_width(char: str) -> int:
     import unicodedata  # noqa: PLC0415 - seldom needed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tcptrace.model.columns import Column, clock_time
 from tcptrace.model.events import NewTable, weight
 from tcptrace.sinks.color import HEADING, Palette, is_dumb
-from tcptrace.sinks.layout import Cell, cell_len, padded, terminal_size
+from tcptrace.sinks.layout import Cell, cell_len, has_lines, padded, terminal_size
 from tcptrace.sinks.stream import Piece, StreamSink
 from tcptrace.sinks.text import NOTHING, cells
 
@@ -117,7 +117,8 @@ class TableSink(StreamSink):
         self._palette = palette
         self._is_terminal = stream.isatty()
         self._fits = self._is_terminal and not wide
-        self._write_table: Write = write_rich if self._fits else write_plain
+        is_drawn = self._fits and has_lines(stream)
+        self._write_table: Write = write_rich if is_drawn else write_plain
         self._table: NewTable | None = None
         self._rows: list[Row] = []
         self._weight = 0
