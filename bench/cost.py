@@ -157,8 +157,8 @@ def held(pid: int, kind: str) -> set[int]:
     return ids
 
 
-def programs_ns(pid: int) -> int:
-    """Return how long a process's BPF programs have run.
+def programs_ns(pid: int, without: str = "") -> int:
+    """Return how long a process's BPF programs have run, but for those whose name begins so.
 
     Those are its own that use its maps, too: it may hold them by what they are attached to alone.
     """
@@ -167,7 +167,8 @@ def programs_ns(pid: int) -> int:
     return sum(
         program.get("run_time_ns", 0)
         for program in json.loads(listed.stdout)
-        if program["id"] in programs or maps & set(program.get("map_ids", ()))
+        if (program["id"] in programs or maps & set(program.get("map_ids", ())))
+        and not (without and program.get("name", "").startswith(without))
     )
 
 

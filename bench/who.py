@@ -10,10 +10,8 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -24,18 +22,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cost import Tool, statistics_on, traced
-
-from tcptrace.kernel.bpf import OBJ_GET_INFO_BY_FD
-from tcptrace.kernel.syscalls import bpf, c_pointer, pack_attributes
+from cost import Tool, programs_ns, statistics_on, traced
 
 ADDRESS = ("127.0.0.1", 9)
 """Where nobody listens."""
 BUSYBOX = os.path.realpath(shutil.which("busybox") or "/bin/busybox")
-PROG_GET_FD_BY_ID = 13
-NAME = slice(64, 80)
-"""Of `struct bpf_prog_info`."""
-OF_OTHERS = b"connect_on_swit"
+OF_OTHERS = "connect_on_swit"
 """A program that runs when any process of the host gives way: it is left out."""
 TCPTRACE = (sys.executable, "-m", "tcptrace")
 
@@ -65,27 +57,6 @@ def by_others(count: int) -> None:
 MAKERS = {"one process": by_itself, "a process each": by_others}
 
 
-def name_of(program: int) -> bytes:
-    """Return the name of a program, by its id."""
-    info = ctypes.create_string_buffer(NAME.stop)
-    descriptor = bpf(PROG_GET_FD_BY_ID, pack_attributes("I", program))
-    try:
-        bpf(OBJ_GET_INFO_BY_FD, pack_attributes("IIQ", descriptor, len(info), c_pointer(info)))
-    finally:
-        os.close(descriptor)
-    return info.raw[NAME].rstrip(b"\0")
-
-
-def programs_ns(pid: int) -> int:
-    """Return how long the BPF programs that a process holds have run for its own events."""
-    times: dict[int, int] = {}
-    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        found = dict(re.findall(r"(\w+):\s+(\w+)", entry.read_text(encoding="ascii")))
-        if "run_time_ns" in found:
-            times[int(found["prog_id"])] = int(found["run_time_ns"])
-    return sum(ns for program, ns in times.items() if not name_of(program).startswith(OF_OTHERS))
-
-
 def event_us(options: tuple[str, ...], count: int, rounds: int) -> dict[str, float]:
     """Return how long all programs run for an event, in us, by who makes it."""
     port = str(ADDRESS[1])
@@ -97,9 +68,9 @@ def event_us(options: tuple[str, ...], count: int, rounds: int) -> dict[str, flo
         statistics_on(),
     ):
         for name, make in [*MAKERS.items()] * rounds:
-            before = programs_ns(pid)
+            before = programs_ns(pid, OF_OTHERS)
             make(count)
-            taken = (programs_ns(pid) - before) / count / 1e3
+            taken = (programs_ns(pid, OF_OTHERS) - before) / count / 1e3
             least[name] = min(taken, least.get(name, taken))
     return least
 
