@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 import zlib
-from importlib.metadata import requires
 from pathlib import Path
 
 from tests.vm import roots
@@ -77,11 +76,7 @@ def install(root: Path) -> None:
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", f"--target={site}")
     target = (*(f"--platform={name}" for name in PLATFORMS), f"--python-version={version}")
     if not site.exists():
-        needed = [
-            requirement.partition(";")[0]
-            for requirement in requires("tcptrace") or ()
-            if not requirement.startswith(TOOLS)
-        ]
+        needed = [each for each in roots.requirements() if not each.startswith(TOOLS)]
         try:
             output_of(*pip, *target, "--only-binary=:all:", *needed)
         except VmError:

@@ -58,6 +58,7 @@ def run(
     cwd: Path,
     environment: Mapping[str, str],
     timeout_s: float,
+    has_systemd: bool = False,
 ) -> int:
     """Run a command as root under a kernel, its output being ours; return its exit status.
 
@@ -69,6 +70,7 @@ def run(
         cwd: where the command runs.
         environment: its variables, beside the few that a guest has.
         timeout_s: after so long the machine is killed.
+        has_systemd: whether its first process is to be systemd, as `tests/vm/init` starts it.
 
     Raises:
         VmError: the machine did not boot, or ended before the command, or took too long.
@@ -82,24 +84,30 @@ def run(
         status=SHARED / "status",
     )
     (shared / "script").write_text(script)
-    boot(vng_command(kernel, root, shared, cwd), {"TMPDIR": str(shared)}, timeout_s)
+    writes = ["--systemd", "--rw"] if has_systemd else overlays(cwd)
+    boot(vng_command(kernel, root, shared, writes), {"TMPDIR": str(shared)}, timeout_s)
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int((shared / "status").read_text())
     raise VmError("the machine ended before its command")
 
 
-def vng_command(kernel: Kernel, root: Path, shared: Path, cwd: Path) -> list[str]:
-    """Return the virtme-ng command that boots a kernel and runs the script in `shared`.
+def overlays(cwd: Path) -> list[str]:
+    """Return the options that have the machine write to overlays over the host's files.
 
     No --rw: the host stays unharmed, and files are read through overlays, which cache them; 9p
     alone does not, and Python starts 5 times slower.
     """
+    return [f"--overlay-rwdir={path}" for path in uncovered(Path.home(), cwd)]
+
+
+def vng_command(kernel: Kernel, root: Path, shared: Path, writes: Sequence[str]) -> list[str]:
+    """Return the virtme-ng command that boots a kernel and runs the script in `shared`."""
     kvm = os.environ.get("TCPTRACE_VM_KVM") == "1" and not kernel.architecture
     return [
         *("vng", "--run", str(kernel.image), "--force-9p", *([] if kvm else ["--disable-kvm"])),
         *(["--arch", kernel.architecture] if kernel.architecture else []),
         *("--cpus", "2", "--memory", "4G", *(["--root", str(root)] if root != HOST else [])),
-        *(f"--overlay-rwdir={path}" for path in uncovered(Path.home(), cwd)),
+        *writes,
         f"--rwdir={SHARED}={shared}",
         *("--", f"sh {SHARED}/script"),
     ]

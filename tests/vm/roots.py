@@ -25,13 +25,19 @@ PACKAGES = (
 )
 # systemd with users' managers, and what runs containers.
 RUNTIMES = (
-    *("containerd", "crun", "dbus-user-session", "libpam-systemd", "podman", "runc"),
-    *("systemd-container", "systemd-sysv"),
+    *("containerd", "crun", "dbus-user-session", "docker-cli", "docker.io", "iptables"),
+    *("libpam-systemd", "lxc", "podman", "runc", "systemd-container", "systemd-sysv"),
 )
 ROOT = Path(__file__).resolve().parents[2]
 # Below /opt, which a machine puts an overlay on.
 TREE, VENV, WHEELS = Path("/opt/tcptrace"), Path("/opt/venv"), Path("/opt/wheels")
 PYTHON = VENV / "bin" / "python"
+LINKS = {
+    # virtme-ng starts this where systemd is to be the first process.
+    Path("/usr/sbin/init"): TREE / "tests" / "vm" / "init",
+    # Here it is found as it is where it was installed.
+    Path("/usr/local/bin/tcptrace"): VENV / "bin" / "tcptrace",
+}
 
 
 def fetch(suite: str, kernel: Kernel, more: Sequence[str] = ()) -> Path:
@@ -100,15 +106,16 @@ def add(root: Path, packages: Sequence[str]) -> None:
     )
 
 
+def requirements() -> list[str]:
+    """Return what tcptrace and its tests need of PyPI."""
+    parts = [requirement.partition(";") for requirement in requires("tcptrace") or ()]
+    return [needed for needed, _, extra in parts if not extra or "dev" in extra]
+
+
 def install(root: Path) -> None:
     """Make the virtual environment with the project and what its tests need. Raises VmError."""
     version = in_root(root, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
-    needed = [
-        requirement.partition(";")[0]
-        for requirement in requires("tcptrace") or ()
-        if "vm" not in requirement
-    ]
-    needed.append("editables")  # hatchling's, for what is editable
+    needed = [*requirements(), "editables"]  # hatchling's, for what is editable
     target = ("--only-binary=:all:", f"--python-version={version.strip()}")
     wheels = inside(root, WHEELS)
     shutil.rmtree(wheels, ignore_errors=True)
@@ -117,3 +124,6 @@ def install(root: Path) -> None:
     pip = (str(PYTHON), "-m", "pip", "install", "--no-index", f"--find-links={WHEELS}")
     in_root(root, *pip, *needed)
     in_root(root, *pip, "--no-build-isolation", "--no-deps", f"--editable={TREE}")
+    for link, place in LINKS.items():
+        inside(root, link).unlink(missing_ok=True)
+        inside(root, link).symlink_to(place)

@@ -72,6 +72,8 @@ class Job:
     """Whether it is an emulated arm64 machine, with that one's own user space and kernel."""
     packages: tuple[str, ...] = ()
     """What that has beside what every other has."""
+    has_systemd: bool = False
+    """Whether systemd is its first process."""
 
 
 JOBS = {
@@ -87,7 +89,14 @@ JOBS = {
         # Without forks: arming times are those of whole processes.
         Job("parity", "6.1", PARITY, environment={}, starts_from_kept=False),
         # systemd, and what runs containers.
-        Job("runtimes", "6.12", (RUNTIMES,), suite="trixie", packages=roots.RUNTIMES),
+        Job(
+            "runtimes",
+            "6.12",
+            (RUNTIMES,),
+            suite="trixie",
+            packages=roots.RUNTIMES,
+            has_systemd=True,
+        ),
     )
 }
 
@@ -145,6 +154,7 @@ def run_job(job: Job, arguments: Sequence[str], timeout_s: float) -> Result:
                     "TCPTRACE_TIME_SCALE": time_scale(),
                 },
                 timeout_s=timeout_s,
+                has_systemd=job.has_systemd,
             )
             result.seconds = time.monotonic() - started
             if (junit := Path(name) / JUNIT).exists():

@@ -1,7 +1,7 @@
-"""systemd, and what runs containers, as they are: started in namespaces of a test's own.
+"""systemd, and what runs containers, as they are.
 
-systemd is the first process of a PID, mount and cgroup namespace. What it starts is in the test's
-network namespace, and has the files that the test has.
+Where systemd is the first process of the machine (`tests/vm/init`), it is that one. Elsewhere one
+is started as the first process of a PID and mount namespace of the test's own.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from pathlib import Path
 from tests.kernel.harness import children_of, eventually, limit
 
 INIT = Path("/usr/lib/systemd/systemd")
+IS_INIT = Path("/proc/1/comm").read_text() == "systemd\n"
+"""Whether systemd is this machine's first process."""
 BUSYBOX = Path("/usr/bin/busybox")
 UNITS = Path("/run/systemd/system")
 START = """\
 echo 0 >"$1/cgroup.procs" &&
-exec unshare --mount --pid --cgroup --fork --kill-child sh -c '
+exec unshare --mount --pid --fork --kill-child sh -c '
     mount -t proc proc /proc && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
-    exec env container=test {init} --log-target=console --show-status=no'
+    exec env container=test {init} --unit=basic.target --log-target=console --show-status=no'
 """
+NAMESPACES = ("--mount", "--pid", "--root", "--wd")
 
 
 class Systemd:
@@ -31,21 +34,12 @@ class Systemd:
 
     def __init__(self, pid: int) -> None:
         """Know it by its process id."""
-        self.pid = pid
+        self._enter = () if pid == 1 else ("nsenter", f"--target={pid}", *NAMESPACES)
 
     def run(self, *command: str, is_checked: bool = True) -> str:
-        """Run a command in its namespaces, and return what it prints."""
-        enter = (
-            "nsenter",
-            f"--target={self.pid}",
-            "--mount",
-            "--pid",
-            "--cgroup",
-            "--root",
-            "--wd",
-        )
+        """Run a command where it runs services, and return what that prints."""
         ended = subprocess.run(
-            [*enter, *command],
+            [*self._enter, *command],
             check=False,
             capture_output=True,
             text=True,
@@ -69,7 +63,12 @@ class Systemd:
 
 @contextlib.contextmanager
 def systemd(cgroup: Path) -> Iterator[Systemd]:
-    """Start systemd in a cgroup, which it may fill."""
+    """Find systemd, or start it in a cgroup, which it may fill."""
+    if IS_INIT:
+        running = Systemd(1)
+        eventually(running.is_up, "systemd")
+        yield running
+        return
     with subprocess.Popen(
         ["sh", "-c", START.format(init=INIT), "sh", str(cgroup)],
         stdin=subprocess.DEVNULL,
@@ -84,8 +83,9 @@ def systemd(cgroup: Path) -> Iterator[Systemd]:
         finally:
             starter.kill()
             starter.wait()
-    eventually(lambda: is_empty(cgroup), "the end of all that systemd has started")
-    remove(cgroup)
+            (cgroup / "cgroup.kill").write_text("1")
+            eventually(lambda: is_empty(cgroup), "the end of all that systemd has started")
+            remove(cgroup)
 
 
 def is_empty(cgroup: Path) -> bool:
