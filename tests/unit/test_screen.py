@@ -169,6 +169,18 @@ def test_the_table_at_80_columns() -> None:
     assert ("bold", "failure", "dim") == (looks["psql"], [*lines[1]][10].look, looks["0"])
 
 
+@pytest.mark.parametrize("only_failed", [True, False])
+def test_a_narrow_screen_tells_why_where_failures_are_asked_for(only_failed: bool) -> None:  # noqa: FBT001
+    """With --failed, and when rows are sorted by failures, WHY comes before latencies."""
+    shown = picture(2, only_failed=only_failed)
+    if not only_failed:
+        assert "WHY" not in text_of(shown.table(80, 24)[0])
+        shown.sort_by("fail")
+    assert "WHY" in text_of(shown.table(80, 24)[0])
+    assert rows(shown)[0].split()[:6] == ["psql", "db.internal", "5432", "2", "0", "2"]
+    assert "refused" in rows(shown)[0]
+
+
 def test_a_wide_screen_shows_all() -> None:
     """There is room for why attempts fail, for the whole run, and for a graph."""
     shown = picture(3)

@@ -69,6 +69,10 @@ TRAFFIC = Figures(
     ),
     width_of=_width_of,
 )
+FAILURES = TRAFFIC._replace(
+    first=("conn", "fail", "why", "open", "acc", "rx", "tx", "lat", "rtt", "p95", "retr")
+)
+"""Why attempts fail before what the others do."""
 RUN = TRAFFIC._replace(
     first=("conns", "fails", "accs", "open", "rxall", "txall", "conn", "fail", "acc", "rx", "tx"),
     spare=("lat", "rtt", "p95", "retr", "why", GRAPH),

@@ -14,7 +14,7 @@ from tcptrace.model.pace import Pace
 from tcptrace.model.text import printable
 from tcptrace.sinks.layout import Cell, cell_len
 from tcptrace.sinks.screen import behind
-from tcptrace.sinks.screen.fit import GRAPH, RUN, TRAFFIC, Columns, columns, heading_of
+from tcptrace.sinks.screen.fit import FAILURES, GRAPH, RUN, TRAFFIC, Columns, columns, heading_of
 from tcptrace.sinks.screen.grid import Grid
 from tcptrace.sinks.screen.history import (
     GRAPHS,
@@ -209,7 +209,8 @@ class Picture(Grid[Row]):
 
     def _columns(self, width: int) -> Columns:
         """Return the columns that have room."""
-        offered = RUN if self.shows_run else TRAFFIC
+        is_about_failures = self._only_failed or self.sorted_by == "fail"
+        offered = RUN if self.shows_run else FAILURES if is_about_failures else TRAFFIC
         return columns(self._dimensions, self._seen, width, offered)
 
     def _heading(self, key: str) -> str:
