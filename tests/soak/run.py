@@ -21,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -40,6 +41,8 @@ REFUSED_OF = 10
 """One attempt in so many goes to a port where nobody listens."""
 PROCESSOR = Path("/sys/devices/system/cpu/cpu1/online")
 SUMMARY = re.compile(r"(\d+) events? in .*?, (\d+) lost")
+LOST = re.compile(r"(\d+) events? (?:was|were) lost")
+"""What is said of losses, of each once."""
 
 
 class Made(NamedTuple):
@@ -52,6 +55,16 @@ class Made(NamedTuple):
         """Return the rows that tell of it: of a connection C and X, and A and X."""
         both = self.connections
         return Counter(connect=both + self.refused, accept=both, close=2 * both)
+
+
+class Span(NamedTuple):
+    """The time of one recorder."""
+
+    end_ns: int
+    made: int
+    """How many rows tell of what the storm had made until then."""
+    lost: int
+    """How many the recorder has counted as lost."""
 
 
 class Sample(NamedTuple):
@@ -134,7 +147,7 @@ class Recorder:
         self._directory = directory
         self._log = log
         self._netns = netns
-        self.lost = 0
+        self.spans: list[Span] = []
         self.said = ""
         self.process = self._started()
 
@@ -159,13 +172,17 @@ class Recorder:
         self._log.seek(0)
         return self._log.read()
 
-    def kill(self) -> None:
+    def kill(self, made: Made) -> None:
         """End it without notice, and begin anew."""
         self.process.kill()
         self.process.wait()
+        self._has_ended(made, sum(map(int, LOST.findall(self._told()))))
         self.process = self._started()
 
-    def end(self) -> None:
+    def _has_ended(self, made: Made, lost: int) -> None:
+        self.spans.append(Span(time.monotonic_ns(), made.rows().total(), lost))
+
+    def end(self, made: Made) -> None:
         """Have it end, and take what it says that it lost."""
         self.process.send_signal(signal.SIGTERM)  # nohup has SIGINT ignored
         self.process.wait(ENDS_WITHIN_S)
@@ -173,7 +190,7 @@ class Recorder:
         match = SUMMARY.search(self.said)
         if not match:
             raise SystemExit(f"the recorder's last words are no summary: {self._told()}")
-        self.lost += int(match[2])
+        self._has_ended(made, int(match[2]))
 
     def sample(self, at_s: float) -> Sample:
         """Return what it takes now."""
@@ -225,7 +242,7 @@ class Mishaps:
 
     def _kill(self) -> None:
         time.sleep(QUIET_S)
-        self._recorder.kill()
+        self._recorder.kill(self._storm.made)
 
     def _fill(self) -> None:
         ballast = self._disk / "ballast"
@@ -261,15 +278,17 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", place], check=True)
 
 
-def recorded(directory: Path) -> Counter[str]:
-    """Return how many rows of each type are in the recording."""
+def recorded(directory: Path, spans: Sequence[Span]) -> list[Counter[str]]:
+    """Return how many rows of each type are in the recording, by the recorder's time."""
     program = Path(sys.executable).with_name("tcptrace")
     read = (program, "tracer", "--failed", "-r", f"{directory}/", "--json")
-    rows: Counter[str] = Counter()
+    rows = [Counter[str]() for _ in spans]
+    ends = [span.end_ns for span in spans]
     with subprocess.Popen(read, stdout=subprocess.PIPE) as process:
         assert process.stdout
         for line in process.stdout:
-            rows[json.loads(line)["type"]] += 1
+            row = json.loads(line)
+            rows[bisect(ends, row["ts_ns"])][row["type"]] += 1
     return rows
 
 
@@ -292,19 +311,21 @@ def soak(seconds: float, rate: float, seed: str, *, host: bool) -> int:
             if now > mishap_at:
                 mishaps.befall(chance)
                 mishap_at = time.monotonic() + chance.uniform(*BETWEEN_S)
-        recorder.end()
+        recorder.end(storm_.made)
         storm_.end()
-        return report(samples, mishaps.count, storm_.made.rows(), recorded(directory), recorder)
+        rows = recorded(directory, recorder.spans)
+        return report(samples, mishaps.count, storm_.made.rows(), rows, recorder)
 
 
 def report(
     samples: list[Sample],
     mishaps: Counter[str],
     made: Counter[str],
-    rows: Counter[str],
+    rows: Sequence[Counter[str]],
     recorder: Recorder,
 ) -> int:
     """Print what came of it; return 1 where rows are missing that nobody counted."""
+    found = sum(rows, Counter[str]())
     print(f"mishaps: {', '.join(f'{name} {count}' for name, count in mishaps.items()) or 'none'}")
     part = max(1, len(samples) // 6)
     print(f"{'':14}{'first sixth':>14}{'last sixth':>14}{'most':>10}")
@@ -312,12 +333,18 @@ def report(
         values = [getattr(sample, field) for sample in samples]
         first, last = (sum(some) / len(some) for some in (values[:part], values[-part:]))
         print(f"{field:14}{first:14.0f}{last:14.0f}{max(values):10}")
-    missing = made.total() - rows.total()
     for kind in made:
-        print(f"{kind:14}{made[kind]:14} made{rows[kind]:14} recorded")
-    print(f"missing {missing}, counted as lost by the last recorder {recorder.lost}")
+        print(f"{kind:14}{made[kind]:14} made{found[kind]:14} recorded")
+    is_good, before = True, 0
+    for number, (span, of_span) in enumerate(zip(recorder.spans, rows, strict=True), 1):
+        missing = span.made - before - of_span.total()
+        before = span.made
+        is_good &= 0 <= missing <= span.lost
+        if missing or span.lost:
+            print(f"recorder {number}: missing {missing}, counted as lost {span.lost}")
+    print(f"missing {made.total() - found.total()}")
     print(recorder.said)
-    return 0 if 0 <= missing <= recorder.lost else 1
+    return 0 if is_good else 1
 
 
 def main() -> None:
