@@ -24,7 +24,8 @@ from tests.kernel.traffic import (
     known,
 )
 
-from tcptrace.kernel import tracefs
+from tcptrace.kernel import apart, tracefs
+from tcptrace.kernel.keeper import Holdings, Keeper
 from tcptrace.sources.tracefs import session as ftrace
 
 FTRACE = ("--json", "--backend", "ftrace")
@@ -104,6 +105,33 @@ def test_instance_of_a_killed_process_is_removed() -> None:
         tracefs.remove_stale(instances.parent)
         assert not (instances / name).exists()
         assert (instances / tracefs.own_name()).exists()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_the_keeper_sees_to_tracefs() -> None:
+    """With few rights, and held to tracefs, also where that is mounted for the tracer alone."""
+    reading, writing = os.pipe()
+
+    def hold() -> None:
+        apart.set_person(apart.person_for({}))
+        instance = tracefs.Instance(buffer_kb=64)
+        instance.open()
+        keeper = Keeper(Holdings(instance=instance))
+        keeper.stop()
+        keeper.follow(os.getpid())
+        os.write(writing, tracefs.own_name().encode())
+        signal.pause()
+
+    worker = Worker(hold)
+    worker.start()
+    place = tracefs.find_or_mount() / "instances" / os.read(reading, 100).decode()
+    assert "0" == (place / "tracing_on").read_text().strip()
+    assert str(worker.pid) in (place / "set_event_pid").read_text().split()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(AssertionError, match="died"):
+        worker.result()
+    eventually(lambda: not place.exists(), "the keeper has removed it")
     os.close(reading)
     os.close(writing)
 
