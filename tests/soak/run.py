@@ -30,7 +30,8 @@ from typing import NamedTuple, TextIO
 DISK_MB = 64
 SAMPLE_S = 5.0
 QUIET_S = 12.0
-"""Without traffic before a kill: what has happened is on the disk after nine seconds."""
+"""Without traffic before a kill: what has happened is on the disk nine seconds later, and what it
+takes to write it."""
 STOPPED_S = 3.0
 FULL_S = 20.0
 BETWEEN_S = (20.0, 60.0)
@@ -192,6 +193,11 @@ class Recorder:
             raise SystemExit(f"the recorder's last words are no summary: {self._told()}")
         self._has_ended(made, int(match[2]))
 
+    def written_at(self) -> float:
+        """Return when it has written to the disk last."""
+        files = [path for path in self._directory.rglob("*") if path.is_file()]
+        return max((path.stat().st_mtime for path in files), default=0)
+
     def sample(self, at_s: float) -> Sample:
         """Return what it takes now."""
         proc = Path(f"/proc/{self.process.pid}")
@@ -241,7 +247,11 @@ class Mishaps:
         self._recorder.process.send_signal(signal.SIGCONT)
 
     def _kill(self) -> None:
+        quiet = time.time()
         time.sleep(QUIET_S)
+        deadline = time.monotonic() + ENDS_WITHIN_S  # where it gets little of the processor
+        while self._recorder.written_at() < quiet and time.monotonic() < deadline:
+            time.sleep(1)
         self._recorder.kill(self._storm.made)
 
     def _fill(self) -> None:
