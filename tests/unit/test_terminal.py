@@ -141,6 +141,22 @@ def test_a_suspended_screen_comes_back_whole(terminal: Terminal) -> None:
     wait_for(terminal.has_ended, "the end")
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_it_goes_on_after_it_was_stopped_by_a_signal(terminal: Terminal, number: int) -> None:
+    """Whenever that comes: it has the terminal, and draws all of the screen."""
+    terminal.press(" ")
+    wait_for(lambda: terminal.has_shown("PAUSED"), "the pause")
+    for _ in range(3):
+        terminal.signal(number)
+        wait_for(terminal.is_stopped, "the stop")
+        terminal.has_shown("")
+        terminal.text = ""
+        terminal.signal(signal.SIGCONT)
+        wait_for(lambda: terminal.has_shown("PROGRAM"), "the headings")
+    terminal.press("q")
+    wait_for(terminal.has_ended, "the end")
+
+
 def test_a_recording_in_a_pipe_has_a_screen(tmp_path: Path) -> None:
     """Keys come from the terminal; there is no way back, but on."""
     path = kept(tmp_path / "r.jsonl", [at(failed(), second) for second in range(100)])

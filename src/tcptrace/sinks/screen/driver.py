@@ -27,6 +27,21 @@ class ScreenDriver(LinuxDriver):
         super().__init__(app, **options)
         self._output = Output(sys.__stderr__ or sys.stderr)
 
+    def _sigtstp_application(self, *_: Any) -> None:
+        """Suspend when it is the screen's turn: outside of it, nothing of textual's runs."""
+        self._loop.call_soon_threadsafe(super()._sigtstp_application)
+
+    def _sigcont_application(self, *_: Any) -> None:
+        """Go on when it is the screen's turn."""
+        self._loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take the terminal back if it was given back; else draw over what others left there."""
+        if self._must_signal_resume:
+            super()._sigcont_application()
+        else:
+            self._app.post_message(self.SignalResume())
+
     def write(self, data: str) -> None:
         """Take what is to be written at the next `flush`; it can come from any thread."""
         self._output.put(data)
