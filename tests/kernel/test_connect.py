@@ -529,6 +529,9 @@ FATES = {
 }
 
 
+BEFORE_THE_SYN = {"ENETUNREACH", "EADDRNOTAVAIL"}
+
+
 @pytest.fixture(scope="module")
 def outcomes(backend: Backend) -> Iterator[Tracer]:
     """A tracer of how attempts end."""
@@ -540,7 +543,7 @@ def outcomes(backend: Backend) -> Iterator[Tracer]:
 
 @pytest.mark.parametrize("fate", FATES)
 def test_outcome(outcomes: Tracer, fate: str) -> None:
-    """An attempt is shown once, when it has ended, with how it ended."""
+    """An attempt is shown once, when it has ended, with how, and how long after its SYN."""
     port = take_port()
     FATES[fate].make(port)
     marker = take_port()
@@ -548,6 +551,7 @@ def test_outcome(outcomes: Tracer, fate: str) -> None:
     outcomes.wait_for(rport=marker)
     (event,) = outcomes.where(rport=port)
     assert (FATES[fate].outcome, FATES[fate].error) == (event["outcome"], event["error"])
+    assert ("latency_ms" in event) == (event["error"] not in BEFORE_THE_SYN)
 
 
 def test_timeout_and_retransmission(outcomes: Tracer) -> None:

@@ -216,7 +216,8 @@ static __always_inline void connect_failed(struct connect_call *call, s32 error)
 
 	if (waiting) {
 		event = waiting->event;
-		event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
+		if (segments_sent(sk) != waiting->sent_before)
+			event.latency_ns = bpf_ktime_get_ns() - event.head.ts_ns;
 		connect_forget(sk);
 	} else if (is_added_subflow(sk)) {
 		return;
