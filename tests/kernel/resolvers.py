@@ -211,9 +211,11 @@ def ask_readv(name: str) -> None:
 
 
 class Uring:
-    """An io_uring of one entry, for two calls (include/uapi/linux/io_uring.h)."""
+    """An io_uring of one entry, for two completions (include/uapi/linux/io_uring.h)."""
 
-    SEND, RECV = 26, 27
+    ACCEPT, SEND, RECV = 13, 26, 27
+    MULTISHOT = 1
+    """For ACCEPT: go on and on."""
     _SETUP, _ENTER = 425, 426
     _GETEVENTS, _AT_ENTRIES = 1, 0x10000000
 
@@ -226,19 +228,41 @@ class Uring:
         self._tail, self._head, self._results = struct.unpack_from("=44xI32xI16xI", parameters)
         self._rings = mmap.mmap(self._ring, mmap.PAGESIZE)
         self._entry = mmap.mmap(self._ring, 64, offset=self._AT_ENTRIES)
-        self._calls = 0
+        self._begun = self._ended = 0
+
+    def begin(
+        self,
+        operation: int,
+        file: int,
+        buffer: ctypes.Array[ctypes.c_char] | None = None,
+        how: int = 0,
+    ) -> None:
+        """Send, receive or accept, without waiting for it."""
+        place = (ctypes.addressof(buffer), len(buffer)) if buffer else (0, 0)
+        entry = struct.pack("=BxHiQQI", operation, how, file, 0, *place)
+        self._entry[:] = entry.ljust(64, b"\0")
+        self._begun += 1
+        struct.pack_into("=I", self._rings, self._tail, self._begun)
+        assert libc.syscall(self._ENTER, self._ring, 1, 0, 0, None, 0) == 1
+
+    def result(self) -> int:
+        """Wait for a completion; return its result."""
+        assert libc.syscall(self._ENTER, self._ring, 0, 1, self._GETEVENTS, None, 0) == 0
+        place = self._results + 16 * self._ended
+        self._ended += 1
+        struct.pack_into("=I", self._rings, self._head, self._ended)
+        return int(struct.unpack_from("=8xi", self._rings, place)[0])
 
     def call(self, operation: int, file: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
         """Send or receive, and wait for it; return the result."""
-        address = ctypes.addressof(buffer)
-        entry = struct.pack("=BxxxiQQI", operation, file, 0, address, len(buffer))
-        self._entry[:] = entry.ljust(64, b"\0")
-        place = self._results + 16 * self._calls
-        self._calls += 1
-        struct.pack_into("=I", self._rings, self._tail, self._calls)
-        assert libc.syscall(self._ENTER, self._ring, 1, 1, self._GETEVENTS, None, 0) == 1
-        struct.pack_into("=I", self._rings, self._head, self._calls)
-        return int(struct.unpack_from("=8xi", self._rings, place)[0])
+        self.begin(operation, file, buffer)
+        return self.result()
+
+    def close(self) -> None:
+        """Let go of what it still does."""
+        self._entry.close()
+        self._rings.close()
+        os.close(self._ring)
 
 
 def ask_uring(name: str) -> None:

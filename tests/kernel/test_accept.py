@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.backends import need, not_offered
+from tests.kernel.backends import FROM_BTF, need, not_offered
 from tests.kernel.harness import TIME_SCALE, Event, Worker, take_port
-from tests.kernel.tracers import Tracer, ended_well
+from tests.kernel.resolvers import Uring
+from tests.kernel.tracers import Tracer, ended_well, plain
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,
@@ -31,11 +33,16 @@ from tests.kernel.traffic import (
     accept_with_accept,
     accept_without_descriptors,
     burst,
+    connect,
+    expected,
     known,
+    listen,
     namespace_id,
     observed,
+    port_of,
 )
 
+from tcptrace.kernel import headers
 from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.probes.probe import Backend
 
@@ -182,6 +189,51 @@ def test_time_stamps_are_monotonic_and_wall_clock(run: Run) -> None:
     assert before <= event["ts_ns"] <= after
     shown = time.strptime(event["time"][:19], "%Y-%m-%dT%H:%M:%S")
     assert abs(time.mktime(shown) - time.timezone - wall) < 5
+
+
+@pytest.fixture
+def uring(backend: Backend) -> Iterator[Uring]:
+    """An io_uring."""
+    if backend == "tracepoint" and not (FROM_BTF and headers.tells_of_uring()):
+        not_offered("accepts through io_uring with this kernel's tracepoints")
+    try:
+        ring = Uring()
+    except OSError as error:
+        not_offered(f"io_uring: {error.strerror}")
+    yield ring
+    ring.close()
+
+
+def test_accept_through_io_uring_is_shown(run: Run, uring: Uring) -> None:
+    """A request that accepts one connection is shown as a call is."""
+    port = take_port()
+    with listen(V4, port) as server, connect(server) as client:
+        event = expected(client)
+        uring.begin(Uring.ACCEPT, server.fileno())
+        os.close(uring.result())
+    assert [known(event, run.backend)] == run.observed(port)
+
+
+def test_request_of_io_uring_that_goes_on_is_shown(
+    backend: Backend, netns: str, uring: Uring
+) -> None:
+    """One that accepts again and again is known, though it is older than the trace."""
+    with listen(V4, take_port()) as server:
+        uring.begin(Uring.ACCEPT, server.fileno(), how=Uring.MULTISHOT)
+        with Tracer("--json", "--backend", backend, "-N", netns) as tracer:
+            events = []
+            for _ in range(2):
+                with connect(server) as client:
+                    taken = uring.result()
+                    if taken < 0:
+                        not_offered("requests of io_uring that accept again and again")
+                    events.append(known(expected(client), backend))
+                    os.close(taken)
+            actual = tracer.wait_for(2, lport=port_of(server))
+            ended_well(tracer)
+    assert events == [
+        {key: value for key, value in plain(event).items() if key != "backend"} for event in actual
+    ]
 
 
 FAILURES: dict[str, Callable[[int], list[Event]]] = {

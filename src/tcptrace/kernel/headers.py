@@ -38,6 +38,8 @@ FEATURES = {
     "TCP_WSTAMP": rb"\btcp_wstamp_ns;",  # struct tcp_sock, d3edd06ea8ea (4.20)
     "ITER_TYPE": rb"\biter_type;",  # struct iov_iter, 8cd54c1c8480 (5.14); flags in `type` before
 }
+URING_STRUCTS = ("io_kiocb", "io_uring_cqe", "io_accept")
+"""Where the raw tracepoint io_uring_complete passes the completion; it has had other arguments."""
 OPTIONAL_STRUCTS = ("mnt_namespace", "mptcp_sock")
 
 # Kernels from 6.19 have anonymous tagged members, which clang drops without the first flag, with
@@ -131,6 +133,11 @@ def _installed_header(name: str) -> bytes:
     )
 
 
+def tells_of_uring() -> bool:
+    """Tell whether what io_uring completes can be seen without hooking functions."""
+    return running_kernel().parameter("__probestub_io_uring_complete", "cqe") is not None
+
+
 def kernel_types(extra: Iterable[str] = ()) -> bytes:
     """Return the running kernel's own C for the types above and `extra`, by name.
 
@@ -140,10 +147,12 @@ def kernel_types(extra: Iterable[str] = ()) -> bytes:
     """
     btf = running_kernel()
     major, minor, patch = kernel_version()
-    types = btf.c_types((*STRUCTS, *extra))
+    uring = URING_STRUCTS if tells_of_uring() else ()
+    types = btf.c_types((*STRUCTS, *uring, *extra))
     lines = [
         '#line 1 "kernel_types.h"',
         *(f"#define HAVE_{name} 1" for name in _features(types)),
+        *["#define HAVE_URING 1"][: len(uring)],
         *(f"#define HAVE_{name.upper()} 1" for name in OPTIONAL_STRUCTS if btf.has_struct(name)),
         f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}UL",
         "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))",

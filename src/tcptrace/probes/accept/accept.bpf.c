@@ -6,7 +6,8 @@
  * began is seen:
  *   fentry, kprobe: __inet_accept (the listener is at hand), else security_sock_graft with the
  *                   listener kept from the entry of inet_csk_accept;
- *   tracepoint:     exit of accept and accept4, walking the process's descriptors.
+ *   tracepoint:     exit of accept and accept4, walking the process's descriptors; and what
+ *                   io_uring completes, where its tracepoint tells that.
  * Failed accepts come from the exit of the system call with every backend.
  */
 #if !defined(ACCEPT_INET) && !defined(ACCEPT_GRAFT) && !defined(ACCEPT_SYSCALLS)
@@ -174,6 +175,132 @@ int accept_exit_syscall(syscall_exit *ctx)
 	sk = fd_sock(ret);
 	if (sk)
 		accept_report(sk, listener, 0);
+#endif
+	return 0;
+}
+#endif
+
+#if defined(ACCEPT_SYSCALLS) && defined(HOOK_TRACEPOINT)
+#ifdef HAVE_URING
+/* include/uapi/linux/io_uring.h */
+#define URING_OP_ACCEPT 13
+#define URING_ACCEPT_MULTISHOT 1
+#define URING_MORE 2	/* of a completion: more of this request will come */
+#define URING_FIXED_FILE 1	/* include/linux/io_uring_types.h */
+#define URING_CANCELED 125	/* ECANCELED */
+
+/* Requests that accept again and again. What they complete names them by their ring and by the
+ * number that the process has given them. */
+struct accept_request {
+	u64 ring;
+	u64 user_data;
+};
+BPF_TABLE("lru_hash", struct accept_request, struct sock *, accept_requests, 16384);
+
+/* Whether it accepts, into the process's descriptors. */
+static __always_inline bool accept_is_request(struct io_kiocb *request)
+{
+	u32 slot = 0;
+	u8 operation = 0;
+
+	read(operation, &request->opcode);
+	if (operation != URING_OP_ACCEPT)
+		return false;
+	read(slot, &((struct io_accept *)request)->file_slot);
+	return !slot;
+}
+
+/* The listener of a request, which has its file once it is under way; before that its number. */
+static __always_inline struct sock *accept_listener_of(struct io_kiocb *request)
+{
+	struct file *file = NULL;
+	u32 flags = 0;
+	s32 fd = -1;
+
+	read(file, &request->file);
+	read(flags, &request->flags);
+	read(fd, &request->cqe.fd);
+	if (file)
+		return tcp_sock_of(file_socket(file));
+	return flags & URING_FIXED_FILE ? NULL : fd_sock(fd);
+}
+
+static __always_inline void accept_requested(struct io_kiocb *request)
+{
+	struct accept_request key = {};
+	struct sock *listener;
+	u32 how = 0;
+
+	if (!accept_is_request(request))
+		return;
+	read(how, &((struct io_accept *)request)->iou_flags);
+	if (!(how & URING_ACCEPT_MULTISHOT))
+		return;
+	read(key.ring, &request->ctx);
+	read(key.user_data, &request->cqe.user_data);
+	listener = accept_listener_of(request);
+	accept_requests.update(&key, &listener);
+}
+
+static __always_inline void accept_completed(u64 ring, struct io_kiocb *request,
+					     struct io_uring_cqe *completion)
+{
+	struct accept_request key = { .ring = ring };
+	struct sock *listener = NULL, **found, *sk;
+	u32 flags = 0;
+	s32 result = 0;
+
+	if (request && !accept_is_request(request))
+		return;
+	read(key.user_data, &completion->user_data);
+	found = accept_requests.lookup(&key);
+	if (found) {
+		listener = *found;
+		read(flags, &completion->flags);
+		if (!(flags & URING_MORE))
+			accept_requests.delete(&key);
+	} else if (request) {
+		listener = accept_listener_of(request);
+	} else {
+		return;
+	}
+	read(result, &completion->res);
+#ifdef ACCEPT_FAILED
+	if (accept_is_failure(result) && result != -URING_CANCELED && listener)
+		accept_report(listener, listener, result);
+#endif
+	sk = fd_sock(result);
+	if (sk)
+		accept_report(sk, listener, 0);
+}
+#endif
+
+/* io_uring_submit_req(struct io_kiocb *req) */
+int accept_on_submit(struct bpf_raw_tracepoint_args *ctx)
+{
+#ifdef HAVE_URING
+	accept_requested((struct io_kiocb *)ctx->args[0]);
+#endif
+	return 0;
+}
+
+/* io_uring_task_add(struct io_kiocb *req, int mask): a client has come, so that a request which is
+ * older than the trace is known. Any context, and so a program of its own. */
+int accept_on_wake(struct bpf_raw_tracepoint_args *ctx)
+{
+#ifdef HAVE_URING
+	accept_requested((struct io_kiocb *)ctx->args[0]);
+#endif
+	return 0;
+}
+
+/* io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe *cqe): in the task that
+ * has asked, before it can know; without a request where that goes on. */
+int accept_on_complete(struct bpf_raw_tracepoint_args *ctx)
+{
+#ifdef HAVE_URING
+	accept_completed(ctx->args[0], (struct io_kiocb *)ctx->args[1],
+			 (struct io_uring_cqe *)ctx->args[2]);
 #endif
 	return 0;
 }

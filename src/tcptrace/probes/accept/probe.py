@@ -83,6 +83,14 @@ _SYSCALLS = tuple(
     for way in ("enter", "exit")
     for call in ("accept", "accept4")
 )
+_URING = tuple(
+    Hook("raw_tracepoint", f"io_uring_{event}", f"accept_on_{program}", optional=True)
+    for event, program in (
+        ("submit_req", "submit"),
+        ("task_add", "wake"),
+        ("complete", "complete"),
+    )
+)
 
 NO_LISTENER = "the kernel has no `__inet_accept`"
 # The inode of a new socket has the user who accepts.
@@ -141,7 +149,7 @@ ACCEPT = Probe(
                 ),
             )
         ),
-        Variant("tracepoint", _SYSCALLS, ("ACCEPT_SYSCALLS",)),
+        Variant("tracepoint", (*_SYSCALLS, *_URING), ("ACCEPT_SYSCALLS",)),
     ),
     filters=ALL_FILTERS,
     ports="Local ports",
