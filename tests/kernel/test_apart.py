@@ -48,8 +48,8 @@ def call(*arguments):
         raise OSError(ctypes.get_errno(), "refused")
 
 ACTS = {
-    "read": lambda: open("/etc/hostname").close(),
-    "read through /proc": lambda: open("/proc/self/root/etc/hostname").close(),
+    "read": lambda: open("/etc/passwd").close(),
+    "read through /proc": lambda: open("/proc/self/root/etc/passwd").close(),
     "write": lambda: open(os.environ["TRIED"], "w").close(),
     "socket": lambda: socket.socket().close(),
     "exec": lambda: subprocess.run(["true"], check=True),
@@ -79,7 +79,7 @@ def tried():
 @command(ACCEPT, api=2)
 def attempt(trace):
     """Try what is forbidden."""
-    before = open("/etc/hostname")
+    before = open("/etc/passwd")
     for number, event in enumerate(trace.events):
         if not number:
             kept = len(before.read()) > 0 and trace.name_of_user(0) == "root"
