@@ -162,7 +162,7 @@ def test_a_command_is_prepared_as_it_is_usually_run(host: Host) -> None:
     result = run("accept")
     assert 0 == result.exit_code
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["accept", "fentry", "compiled", "in", "0.0", "s"] == lines[0]
+    assert ["accept", "fentry", "compiled", "in"] == lines[0][:4]
     assert ["accept", "-P", "1", "fentry", "kept"] in lines
     assert {"ACCEPT_FAILED": "1"} in [plan.switches for plan in host.plans]
     assert {"pid", "port", "uid"} == {name for plan in host.plans for name in plan.filters.values}
