@@ -105,7 +105,7 @@ def fake(*answers: bytes, in_pages: bool = False) -> Iterator[None]:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((FAKE, PORT))
-        server.settimeout(limit(5))
+        server.settimeout(limit(30))  # a tracer may compile first
 
         def serve() -> None:
             for answer in answers:

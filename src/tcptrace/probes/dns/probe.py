@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,6 +38,8 @@ CALLS_TO_RECEIVE = {
     "recvmsg": "recvmsg",
     "recvmmsg": "recvmmsg",
 }
+CALLS_OF_FILES = frozenset(("read", "readv"))
+"""Calls to receive that are others' as well as sockets'."""
 CALLS_TO_SEND_TO = ("sendto", "sendmsg", "sendmmsg")
 CALLS_TO_SEND = (*CALLS_TO_SEND_TO, "write", "writev")
 
@@ -168,11 +171,21 @@ def _ask_once() -> None:
         client.recvfrom(16)
 
 
-def _syscalls(calls_to_send: tuple[str, ...]) -> tuple[Hook, ...]:
+def _by_tracepoints(calls_to_send: tuple[str, ...]) -> Iterator[Variant]:
+    """Yield the ways to see messages without functions, the best first."""
+    received = Hook("raw_tracepoint", "sock_recv_length", "dns_on_received")
+    if platform.machine() == "x86_64":  # whose registers it knows
+        hooks = _syscalls(calls_to_send, CALLS_TO_RECEIVE.keys() - CALLS_OF_FILES)
+        yield Variant("tracepoint", (*hooks, received), ("DNS_ON_RECEIVED",))
+    yield Variant("tracepoint", _syscalls(calls_to_send, CALLS_TO_RECEIVE.keys()))
+
+
+def _syscalls(to_send: Collection[str], to_receive: Collection[str]) -> tuple[Hook, ...]:
     """Return the hooks on the system calls."""
+    received = {call: CALLS_TO_RECEIVE[call] for call in sorted(to_receive)}
     return (
-        *(_syscall("enter", call, call) for call in (*calls_to_send, *CALLS_TO_RECEIVE)),
-        *(_syscall("exit", call, program) for call, program in CALLS_TO_RECEIVE.items()),
+        *(_syscall("enter", call, call) for call in (*to_send, *received)),
+        *(_syscall("exit", call, program) for call, program in received.items()),
     )
 
 
@@ -228,7 +241,7 @@ DNS = Probe(
     records=(Message,),
     variants=tuple(
         with_outcomes
-        for variant in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND)))
+        for variant in (*_FUNCTIONS, *_by_tracepoints(CALLS_TO_SEND))
         for with_outcomes in _with_outcomes(variant)
     ),
     filters=ALL_FILTERS,
@@ -289,8 +302,8 @@ DNS = Probe(
 ANSWERS = dataclasses.replace(
     DNS,
     variants=tuple(
-        dataclasses.replace(variant, defines=("DNS_ANSWERS_ONLY",))
-        for variant in (*_FUNCTIONS, Variant("tracepoint", _syscalls(CALLS_TO_SEND_TO)))
+        dataclasses.replace(variant, defines=(*variant.defines, "DNS_ANSWERS_ONLY"))
+        for variant in (*_FUNCTIONS, *_by_tracepoints(CALLS_TO_SEND_TO))
     ),
     own_filters=Filters({"port": Ranges(((53, 53),), ())}, DNS.port_fields),
     self_test=None,

@@ -4,24 +4,31 @@
  *
  * The socket is found among the process's descriptors, and the message in the caller's buffers,
  * whose layout is ABI. Not seen: io_uring, and 32-bit processes, which the kernel's tracepoints
- * leave out. All calls of read(2) and write(2) pay for it while the trace runs: some 0.15 and 0.1
- * us, or twice as much where memory is not read by loads.
+ * leave out. All calls of write(2) pay for it while the trace runs, those of files as well: some 0.1
+ * us, or twice as much where memory is not read by loads. So do those of read(2), unless they are
+ * hooked where sockets alone come by (DNS_ON_RECEIVED).
  */
 #ifdef HOOK_TRACEPOINT
+static __always_inline bool dns_is_client(struct sock *sk)
+{
+	u16 protocol = 0;
+
+	if (!dns_may_ask(sk) || is_raw(sk))
+		return false;
+	read(protocol, &sk->sk_protocol);
+	return protocol == IPPROTO_UDP || dns_is_tcp(sk);
+}
+
 /* The socket behind a descriptor, or NULL where it cannot be a DNS client's. */
 static __always_inline struct sock *dns_sock(s32 fd)
 {
 	struct socket *sock = fd_socket(fd);
 	struct sock *sk = NULL;
-	u16 protocol = 0;
 
 	if (!sock)
 		return NULL;
 	read(sk, &sock->sk);
-	if (!sk || !dns_may_ask(sk) || is_raw(sk))
-		return NULL;
-	read(protocol, &sk->sk_protocol);
-	return protocol == IPPROTO_UDP || dns_is_tcp(sk) ? sk : NULL;
+	return sk && dns_is_client(sk) ? sk : NULL;
 }
 
 /* A message of `length` bytes in one buffer of `size`. */
@@ -254,6 +261,7 @@ int dns_enter_recvmmsg(syscall_enter *ctx)
 	return dns_enter_receive(ctx, DNS_MESSAGES, 0, ctx->args[3]);
 }
 
+#ifndef DNS_ON_RECEIVED
 /* read(fd, buffer, size) */
 int dns_enter_read(syscall_enter *ctx)
 {
@@ -265,6 +273,7 @@ int dns_enter_readv(syscall_enter *ctx)
 {
 	return dns_enter_receive(ctx, DNS_SEGMENTS, 0, 0);
 }
+#endif
 
 static __always_inline bool dns_take_call(struct dns_call *call)
 {
@@ -278,7 +287,7 @@ static __always_inline bool dns_take_call(struct dns_call *call)
 	return true;
 }
 
-/* read and recvfrom, readv */
+/* recvfrom; read, readv */
 int dns_exit_receive(syscall_exit *ctx)
 {
 	struct dns_call call;
@@ -286,12 +295,47 @@ int dns_exit_receive(syscall_exit *ctx)
 
 	if (!dns_take_call(&call) || ret <= 0)
 		return 0;
-	if (call.form == DNS_SEGMENTS)
+#ifndef DNS_ON_RECEIVED
+	if (call.form == DNS_SEGMENTS) {
 		dns_report_segments(call.sk, call.where, call.size, 0, ret, 0);
-	else
-		dns_report_buffer(call.sk, call.where, call.size, call.name, ret, 0);
+		return 0;
+	}
+#endif
+	dns_report_buffer(call.sk, call.where, call.size, call.name, ret, 0);
 	return 0;
 }
+
+#ifdef DNS_ON_RECEIVED
+/* Helpers that bcc may be too old to have a name for: see enum bpf_func_id. */
+static struct task_struct *(*dns_current_task)(void) = (void *)158;
+static struct pt_regs *(*dns_registers)(struct task_struct *task) = (void *)175;
+
+#define DNS_CALL_READ 0
+#define DNS_CALL_READV 19
+
+/* sock_recv_length(struct sock *sk, int ret, int flags): what a socket has received, by whichever
+ * call. The arguments of read and readv are still in the task's registers (x86-64), and what was
+ * received is in its buffers. A kernel thread's registers are all 0. */
+int dns_on_received(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	int ret = ctx->args[1];
+	struct pt_regs *registers;
+	u64 call = 0, where = 0, size = 0;
+
+	if (ret <= 0 || !dns_is_client(sk))
+		return 0;
+	registers = dns_registers(dns_current_task());
+	read(call, &registers->orig_ax);
+	read(where, &registers->si);
+	read(size, &registers->dx);
+	if (call == DNS_CALL_READ && ret <= size)
+		dns_report_buffer(sk, where, size, 0, ret, 0);
+	if (call == DNS_CALL_READV)
+		dns_report_segments(sk, where, size, 0, ret, 0);
+	return 0;
+}
+#endif
 
 int dns_exit_recvmsg(syscall_exit *ctx)
 {
