@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 import time
@@ -58,6 +59,33 @@ def root() -> Iterator[Path]:
     need_backend("ftrace")
     with contextlib.ExitStack() as stack:
         yield tracefs.find() or stack.enter_context(mounted("tracefs", tracefs.USUAL_PLACES[0]))
+
+
+def make_a_thread_late() -> None:
+    """Make a thread once somebody sleeps."""
+    time.sleep(0.1)
+    thread = threading.Thread(target=os.getpid)
+    thread.start()
+    thread.join()
+
+
+def test_a_record_wakes_who_sleeps_on_the_buffer() -> None:
+    """Nothing can be read until there is one; then at once; and nothing more when it was read."""
+    with contextlib.closing(tracefs.Instance(buffer_kb=256)) as instance:
+        instance.open()
+        poller = select.poll()
+        for pipe in instance.pipes:
+            poller.register(pipe, select.POLLIN)
+        workers = [Worker(make_a_thread_late) for _ in range(2)]
+        pids = " || ".join(f"common_pid == {worker.pid}" for worker in workers)
+        instance.enable(ftrace.NEW_TASK, pids)
+        for taken, worker in enumerate(workers, 1):
+            assert not poller.poll(0)
+            worker.start()
+            assert poller.poll(limit(10) * 1000)
+            worker.result()
+            assert (1, taken) == (len([*instance.records()]), instance.taken)
+        assert not poller.poll(0)
 
 
 def test_instance_gives_what_the_kernel_records() -> None:

@@ -15,10 +15,16 @@ from tcptrace.probes.accept.probe import ACCEPT
 from tcptrace.sources import live
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
+from tcptrace.sources.rest import QUIET_LOOKS, Rest
 
 
 class Quiet(LiveSource):
     """A source to which nothing comes."""
+
+    is_holding_back = False
+
+    def _holds_back(self) -> bool:
+        return self.is_holding_back
 
     def close(self) -> None:
         """Have nothing attached."""
@@ -46,5 +52,26 @@ def test_it_can_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     next(batches)
     assert 0.1 < time.monotonic() - began
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("is_holding_back", [False, True])
+def test_it_rests_unless_it_holds_something_back(
+    monkeypatch: pytest.MonkeyPatch, *, is_holding_back: bool
+) -> None:
+    """After a quiet while it waits for its buffers, and no longer looks by the clock."""
+    source = Quiet(Plan(ACCEPT, Filters({})), "fentry")
+    source.is_holding_back = is_holding_back
+    reading, writing = os.pipe()
+    slept: list[bool] = []
+    source.rest = Rest((reading,), slept.append)
+    os.write(writing, b"an event ends each rest")
+    monkeypatch.setattr(live, "POLL_S", 0)
+    batches = source.batches()
+    for _ in range(QUIET_LOOKS + 1):
+        next(batches)
+    assert ([] if is_holding_back else [True, False]) == slept[:2]
+    source.rest.close()
     os.close(reading)
     os.close(writing)

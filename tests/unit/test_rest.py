@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import threading
@@ -11,28 +10,27 @@ from collections.abc import Iterator
 
 import pytest
 
-from tcptrace.sources.bpf import rest
-from tcptrace.sources.bpf.rest import QUIET_LOOKS, Rest
-from tcptrace.sources.counters import ASLEEP
+from tcptrace.sources import rest
+from tcptrace.sources.rest import QUIET_LOOKS, Rest
 
 LONG_S = 60.0
 
 
 class Kernel:
-    """What an event makes readable, and the memory that the programs see."""
+    """What an event makes readable, and what the programs know of the reader."""
 
     def __init__(self) -> None:
         """Make them."""
         self.ring, self.writer = os.pipe()
-        self.counters = mmap.mmap(-1, mmap.PAGESIZE)
+        self.is_told_asleep = False
 
-    def is_told_asleep(self) -> bool:
-        """Tell whether the reader has said that it sleeps."""
-        return self.counters[8 * ASLEEP] == 1
+    def learn(self, is_asleep: bool) -> None:  # noqa: FBT001 - as the reader says it
+        """Take note of whether the reader sleeps."""
+        self.is_told_asleep = is_asleep
 
     def wake(self) -> None:
         """Wait until the reader sleeps, then have an event."""
-        while not self.is_told_asleep():
+        while not self.is_told_asleep:
             time.sleep(0.001)
         os.write(self.writer, b"event")
 
@@ -51,7 +49,7 @@ def at_rest(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
     """A reader that sleeps until it is woken."""
     monkeypatch.setattr(rest, "REST_S", LONG_S)
     monkeypatch.setattr(rest, "LONG_REST_S", LONG_S)
-    reader = Rest(kernel.ring, kernel.counters)
+    reader = Rest((kernel.ring,), kernel.learn)
     yield reader
     reader.close()
 
@@ -62,14 +60,14 @@ def test_an_event_wakes_a_reader_that_sleeps(kernel: Kernel, at_rest: Rest) -> N
     waker.start()
     at_rest.sleep()
     waker.join()
-    assert not kernel.is_told_asleep()
+    assert not kernel.is_told_asleep
 
 
 def test_what_came_before_the_sleep_ends_it(kernel: Kernel, at_rest: Rest) -> None:
     """An event that nobody could wake the reader for is there when it would sleep."""
     os.write(kernel.writer, b"event")
     at_rest.sleep()
-    assert not kernel.is_told_asleep()
+    assert not kernel.is_told_asleep
 
 
 def test_a_quiet_while_is_one_without_events(at_rest: Rest) -> None:
@@ -97,7 +95,7 @@ def test_a_signal_ends_a_long_rest(kernel: Kernel, at_rest: Rest) -> None:
     seen: list[int] = []
 
     def interrupt() -> None:
-        while not kernel.is_told_asleep():
+        while not kernel.is_told_asleep:
             time.sleep(0.001)
         signal.raise_signal(signal.SIGUSR1)
 
@@ -112,4 +110,4 @@ def test_a_signal_ends_a_long_rest(kernel: Kernel, at_rest: Rest) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert seen == [signal.SIGUSR1]
-    assert not kernel.is_told_asleep()
+    assert not kernel.is_told_asleep

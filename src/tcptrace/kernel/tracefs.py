@@ -158,10 +158,13 @@ class Instance:
         self._files = contextlib.ExitStack()
         self.probes: dict[str, str] = {}
         """The full names of those that are defined, by name."""
-        self._pipes: list[int] = []
+        self.pipes: list[int] = []
+        """Each CPU's records; they can be read as soon as there is one."""
         self._stats: list[int] = []
         self._pending: list[Record] = []
         """Read, and not yet due; the latest first."""
+        self.taken = 0
+        """How many records were read."""
         self.has_more = False
         """Whether the last look at the buffer has left some."""
         header = (self._root / "events/header_page").read_text(encoding="ascii")
@@ -192,8 +195,10 @@ class Instance:
         self.write("trace_clock", "mono")
         self.write("options/overwrite", "0")
         self.write("buffer_size_kb", str(self._buffer_kb))
+        with contextlib.suppress(OSError):  # before Linux 5.0, any record wakes who polls
+            self.write("buffer_percent", "0")
         for cpu in sorted(glob.glob(f"{self._path}/per_cpu/cpu*")):  # noqa: PTH207 - a str is wanted
-            self._pipes.append(self._opened(f"{cpu}/trace_pipe_raw"))
+            self.pipes.append(self._opened(f"{cpu}/trace_pipe_raw"))
             self._stats.append(self._opened(f"{cpu}/stats"))
         self._cleanup.callback(self.write, "events/enable", "0")
 
@@ -210,7 +215,7 @@ class Instance:
     def close_buffer(self) -> None:
         """Let go of the buffer; the kernel removes none that is open anywhere."""
         self._files.close()
-        self._pipes, self._stats = [], []
+        self.pipes, self._stats = [], []
 
     def remove(self) -> None:
         """Remove the buffer and the probes."""
@@ -255,11 +260,16 @@ class Instance:
 
         A CPU that has more than `most` pages leaves some for the next call: then `has_more`.
         """
-        read_ns = min((self._read(pipe, most) for pipe in self._pipes), default=inf)
+        read_ns = min((self._read(pipe, most) for pipe in self.pipes), default=inf)
         self.has_more = read_ns < inf
         self._pending.sort(key=lambda record: record.ts_ns, reverse=True)
         while self._pending and self._pending[-1].ts_ns < min(before_ns, read_ns):
             yield self._pending.pop()
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether records were read that are not due yet."""
+        return bool(self._pending)
 
     def waiting(self) -> int:
         """Return how many records nobody has taken."""
@@ -277,6 +287,7 @@ class Instance:
                 return inf
             for record in self._page.records(page):
                 self._pending.append(record)
+                self.taken += 1
                 last_ns = record.ts_ns
         return last_ns
 

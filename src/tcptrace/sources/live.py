@@ -20,6 +20,7 @@ from tcptrace.probes.places import VERDICTS
 from tcptrace.sources.arrivals import Arrivals
 from tcptrace.sources.places import Places
 from tcptrace.sources.plan import Plan
+from tcptrace.sources.rest import Rest
 
 POLL_S = 0.03
 """How often the buffer is looked at; rows are to be out within 100 ms of their event."""
@@ -54,6 +55,8 @@ class LiveSource(abc.ABC):
     """How the backend was chosen."""
     warning: str = ""
     """Why it can do less than the user may expect."""
+    rest: Rest | None = None
+    """Sleeps while nothing comes, where something wakes it."""
     may_rest: bool = False
     """Whether batches may come seldom while nothing happens, for nobody asks them for the time."""
     compiles: bool | None = None
@@ -99,12 +102,23 @@ class LiveSource(abc.ABC):
 
     def _sleep(self) -> None:
         """Sleep until the next look, or until what `wake_at` was told of, for once."""
+        if self.rest and self.rest.is_quiet(self._taken()) and not self._holds_back():
+            if self.may_rest:
+                self.rest.lengthen()
+            self.rest.sleep()
+            return
         for descriptor, _ in self._poller.poll(POLL_S * 1000):
             self._poller.unregister(descriptor)
+
+    def _holds_back(self) -> bool:
+        """Tell whether what came in is still to be passed on, after some time."""
+        return bool(self._places and self._places.waiting)
 
     def wake_at(self, descriptor: int) -> None:
         """Look at once when a descriptor can be read."""
         self._poller.register(descriptor, select.POLLIN)
+        if self.rest:
+            self.rest.wake_at(descriptor)
 
     def rest_long(self) -> None:
         """Let batches come seldom while nothing happens, where something can wake it."""
@@ -168,6 +182,10 @@ class LiveSource(abc.ABC):
     def _has_more(self) -> bool:
         """Tell whether the last look has left some of what was in the buffer."""
         return False
+
+    def _taken(self) -> int:
+        """Return a number that grows with what was taken out of the buffer."""
+        return 0
 
     @abc.abstractmethod
     def _waiting(self) -> int:

@@ -18,11 +18,11 @@ from tcptrace.model.losses import Losses
 from tcptrace.model.straight import LineMaker, Writer, line_maker
 from tcptrace.probes.identities import IDENTITIES
 from tcptrace.sources.bpf.loader import Answer
-from tcptrace.sources.bpf.rest import Rest
 from tcptrace.sources.bpf.ringbuf import open_ring_buffer
-from tcptrace.sources.counters import Counter
+from tcptrace.sources.counters import ASLEEP, Counter
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
+from tcptrace.sources.rest import Rest
 
 READ_HERE = frozenset(("events", "counters"))
 """The maps that are read through mmap, which takes no rights."""
@@ -94,7 +94,7 @@ class BpfSession(LiveSource):
         self._ring = open_ring_buffer(answer.maps["events"], plan.buffer_mb * 1024 * 1024)
         self._counters = mmap.mmap(answer.maps["counters"], mmap.PAGESIZE)
         self._lines: LineMaker | None = None
-        self._rest = Rest(answer.maps["events"], self._counters)
+        self.rest = Rest((answer.maps["events"],), self._say_asleep)
         self._skipped_before = self._skipped()
         self._lost_skips = 0
 
@@ -131,7 +131,8 @@ class BpfSession(LiveSource):
         if self._keeper:
             self._keeper.close()  # it holds links, too
         detach(self._links)
-        self._rest.close()
+        if self.rest:
+            self.rest.close()
         self._close_all()
         self._ring.close()
         self._counters.close()
@@ -192,16 +193,9 @@ class BpfSession(LiveSource):
     def _waiting(self) -> int:
         return self._ring.waiting()
 
-    def wake_at(self, descriptor: int) -> None:
-        """Look at once when a descriptor can be read."""
-        super().wake_at(descriptor)
-        self._rest.wake_at(descriptor)
+    def _taken(self) -> int:
+        return self._ring.taken
 
-    def _sleep(self) -> None:
-        is_quiet = self._rest.is_quiet(self._ring.taken)
-        if not is_quiet or (self._places and self._places.waiting):
-            super()._sleep()
-            return
-        if self.may_rest:
-            self._rest.lengthen()
-        self._rest.sleep()
+    def _say_asleep(self, is_asleep: bool) -> None:  # noqa: FBT001 - there is nothing else to say
+        """Tell the programs, which wake a reader that sleeps."""
+        _COUNTER.pack_into(self._counters, ASLEEP * _COUNTER.size, is_asleep)

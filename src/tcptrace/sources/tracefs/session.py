@@ -34,6 +34,7 @@ from tcptrace.probes.trace_points import Sample, TraceEvent, TraceVariant
 from tcptrace.sources.bpf.choose import no_backend
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
+from tcptrace.sources.rest import Rest
 
 NEW_TASK = "task/task_newtask"
 # include/uapi/linux/sched.h. Workers of io_uring are made without a word to the list of threads
@@ -179,6 +180,7 @@ class FtraceSession(LiveSource):
                 self._instance.enable(event.name, condition(self._plan, variant, event))
             self._armed_ns = clock.now_ns()
             on_failure.pop_all()
+        self.rest = Rest(self._instance.pipes)
         self.notes += [f"{self._plan.probe.name}: {FTRACE}", *(f"  {point}" for point in points)]
 
     def _define(self, variant: TraceVariant) -> Iterator[str]:
@@ -252,6 +254,8 @@ class FtraceSession(LiveSource):
 
     def close(self) -> None:
         """Remove what was made in tracefs, or let the keeper."""
+        if self.rest:
+            self.rest.close()
         if self._keeper:
             self._instance.close_buffer()
             self._keeper.close()
@@ -269,6 +273,12 @@ class FtraceSession(LiveSource):
             before_ns = clock.now_ns() - SETTLE_NS
         records = self._instance.records(inf if last else before_ns, most=tracefs.MOST_PAGES)
         return chain.from_iterable(map(self._events, records)), before_ns
+
+    def _taken(self) -> int:
+        return self._instance.taken
+
+    def _holds_back(self) -> bool:
+        return self._instance.holds_back
 
     def _has_more(self) -> bool:
         return self._instance.has_more

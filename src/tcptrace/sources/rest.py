@@ -1,14 +1,11 @@
-"""Sleeps between looks at a ring buffer where nothing comes: `Rest`."""
+"""Sleeps between looks at a buffer where nothing comes: `Rest`."""
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import signal
-import struct
-
-from tcptrace.sources.counters import ASLEEP
+from collections.abc import Callable, Sequence
 
 QUIET_LOOKS = 10
 """After so many looks at nothing it rests."""
@@ -17,22 +14,26 @@ REST_S = 0.1
 LONG_REST_S = 0.5
 """So long where nothing does but what is said of losses. Each look takes some 0.1 ms."""
 
-_FLAG = struct.Struct("=Q")
-
 
 class Rest:
     """Waits for an event where nothing has come for a while.
 
-    What the programs see in memory is that this process sleeps. The first event after that wakes
-    it, at some cost for the traced process; those of a busy time need not.
+    The first event after that wakes it, at some cost for the traced process; those of a busy time
+    need not.
     """
 
-    def __init__(self, ring_fd: int, counters: mmap.mmap) -> None:
-        """Wait for what comes into a ring buffer; `counters` is what the programs see."""
-        self._counters = counters
-        self._ring_fd = ring_fd
+    def __init__(
+        self, buffers: Sequence[int], announce: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """Wait for what can be read of any of these descriptors.
+
+        `announce` tells whoever wakes this whether it sleeps, before and after.
+        """
+        self._buffers = frozenset(buffers)
+        self._announce = announce
         self._poll = select.poll()
-        self._poll.register(ring_fd, select.POLLIN)
+        for descriptor in buffers:
+            self._poll.register(descriptor, select.POLLIN)
         self._rest_s = REST_S
         self._signals: tuple[int, int] | None = None
         self._taken = 0
@@ -62,9 +63,9 @@ class Rest:
 
     def sleep(self) -> None:
         """Sleep until an event comes, but not too long."""
-        self._say_asleep(1)
+        self._announce(True)  # noqa: FBT003 - as its type says
         ready = self._poll.poll(self._rest_s * 1000)  # at once where something has come meanwhile
-        self._say_asleep(0)
+        self._announce(False)  # noqa: FBT003
         for descriptor, _ in ready:
             self._heed(descriptor)
 
@@ -72,7 +73,7 @@ class Rest:
         """Let what has ended a rest not end the next."""
         if self._signals and descriptor == self._signals[0]:
             os.read(descriptor, 64)
-        elif descriptor != self._ring_fd:
+        elif descriptor not in self._buffers:
             self._poll.unregister(descriptor)
 
     def close(self) -> None:
@@ -82,6 +83,3 @@ class Rest:
             for descriptor in self._signals:
                 os.close(descriptor)
             self._signals = None
-
-    def _say_asleep(self, value: int) -> None:
-        _FLAG.pack_into(self._counters, ASLEEP * _FLAG.size, value)
