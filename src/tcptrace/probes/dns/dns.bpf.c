@@ -292,54 +292,65 @@ static __always_inline void dns_gather(struct dns_scratch *scratch, u64 segments
 #define DNS_HEADER 12
 #define DNS_PREFIX 2	/* bytes of length before each message over TCP */
 
-/* Whether it can name an address: a response with answers. TCP's pieces may begin anywhere. */
-static __always_inline bool dns_may_answer(struct dns_scratch *scratch, u64 size)
-{
-#ifdef DNS_ANSWERS_ONLY
-	u8 *header = scratch->payload;
-	u32 response = header[2] >> 7, answers = header[6] | header[7];
-
-	if (!(scratch->event.flags & DNS_TCP))
-		return size > DNS_HEADER && response * answers;
-#endif
-	return true;
-}
-
 static __always_inline u32 dns_big_endian(const u8 *bytes)
 {
 	return bytes[0] << 8 | bytes[1];
 }
 
-/* is_header of probes/dns/messages.py, for the twelve bytes at `header`. */
-static __always_inline bool dns_is_header(const u8 *header, u32 length)
+/* 1 if one number is less than the other, else 0; without a branch, of which the verifier would go both
+ * ways, and each way anew through all that is behind it. */
+static __always_inline u64 dns_less(u64 less, u64 more)
 {
-	u32 opcode = header[2] >> 3 & 15, questions = dns_big_endian(header + 4);
-	u32 records = dns_big_endian(header + 6) + dns_big_endian(header + 8) +
-		      dns_big_endian(header + 10);
-	u32 least = DNS_HEADER + 5 * questions + 11 * records;
+	u64 difference = less - more;
 
-	if (length < DNS_HEADER || opcode > 6 || opcode == 3)
-		return false;
-	if (length == DNS_HEADER)
-		return header[2] & 0x80 || opcode == 6;
-	if (!questions && !records && opcode != 6)
-		return false;
-	if (header[2] & 0x80 && header[2] & 2)	/* a response that its sender has cut */
-		return questions <= 64 && least <= 65535;
-	return least <= length;
+	FORGET(difference);
+	return difference >> 63;
+}
+
+#define DNS_OPCODES 0x77	/* those that there are, a bit for each: all up to 6 but 3 */
+#define DNS_STATEFUL 0x40
+
+/* is_header of probes/dns/messages.py, for the twelve bytes at `header`. */
+static __always_inline u64 dns_is_header(const u8 *header, u32 length)
+{
+	u64 opcode = 1 << (header[2] >> 3 & 15), questions = dns_big_endian(header + 4);
+	u64 records = dns_big_endian(header + 6) + dns_big_endian(header + 8) +
+		      dns_big_endian(header + 10);
+	u64 least = DNS_HEADER + 5 * questions + 11 * records;
+	u64 is_response = header[2] >> 7, is_stateful = dns_less(0, opcode & DNS_STATEFUL);
+	u64 is_cut = is_response & header[2] >> 1;	/* by its sender */
+	u64 is_bare = dns_less(length, DNS_HEADER + 1), is_empty = dns_less(questions + records, 1);
+	u64 has_room = (is_cut & dns_less(questions, 65) & dns_less(least, 65536)) |
+		       (~is_cut & dns_less(least, length + 1));
+
+	return dns_less(DNS_HEADER - 1, length) & dns_less(0, opcode & DNS_OPCODES) &
+	       ((is_bare & (is_response | is_stateful)) |
+		(~is_bare & (~is_empty | is_stateful) & has_room)) & 1;
+}
+
+/* Whether it can name an address: a response with answers. TCP's pieces may begin anywhere. */
+static __always_inline bool dns_may_answer(struct dns_scratch *scratch)
+{
+#ifdef DNS_ANSWERS_ONLY
+	u8 *header = scratch->payload;
+
+	return dns_less(0, scratch->event.flags & DNS_TCP) |
+	       (dns_less(DNS_HEADER, dns_size(scratch)) & header[2] >> 7 &
+		dns_less(0, header[6] | header[7]));
+#else
+	return true;
+#endif
 }
 
 /* Whether a piece of a stream of which `size` bytes are there can begin with a message; what is too
  * short to tell can. */
-static __always_inline bool dns_may_begin(struct dns_scratch *scratch, u64 size)
+static __always_inline bool dns_may_begin(struct dns_scratch *scratch)
 {
-	u32 length = dns_big_endian(scratch->payload);
+	u64 size = dns_size(scratch), length = dns_big_endian(scratch->payload);
+	u64 is_tiny = dns_less(size, DNS_PREFIX), is_short = dns_less(size, DNS_PREFIX + DNS_HEADER);
 
-	if (size < DNS_PREFIX)
-		return true;
-	if (size < DNS_PREFIX + DNS_HEADER)
-		return length >= DNS_HEADER;
-	return dns_is_header(scratch->payload + DNS_PREFIX, length);
+	return is_tiny | (is_short & dns_less(DNS_HEADER - 1, length)) |
+	       (~is_short & dns_is_header(scratch->payload + DNS_PREFIX, length));
 }
 
 /* What is known of a socket. One with another local port is another one at the same address. */
@@ -357,11 +368,10 @@ BPF_TABLE("lru_hash", u64, struct dns_socket, dns_sockets, 16384);
 /* Whether a piece of a stream is worth reading. A stream that does not begin as DNS does is not
  * DNS: its first piece tells so. The trace may have begun amid a message, though: so what begins as
  * a message does is read again, and what may be the length of one with the piece behind it. */
-static __always_inline bool dns_keep_stream(struct dns_scratch *scratch, struct dns_socket *socket,
-					    u64 size)
+static __always_inline bool dns_keep_stream(struct dns_scratch *scratch, struct dns_socket *socket)
 {
 	u32 way = scratch->event.flags & DNS_SENT & 1, announced = socket->announced[way];
-	bool may = dns_may_begin(scratch, size);
+	bool may = dns_may_begin(scratch);
 
 	if (socket->ways[way] == WAY_DNS)
 		return true;
@@ -370,13 +380,13 @@ static __always_inline bool dns_keep_stream(struct dns_scratch *scratch, struct 
 		return true;
 	}
 	socket->announced[way] = 0;
-	if (scratch->event.length == DNS_PREFIX && size == DNS_PREFIX) {
+	if (scratch->event.length == DNS_PREFIX && dns_size(scratch) == DNS_PREFIX) {
 		socket->announced[way] = dns_big_endian(scratch->payload);
 		return true;
 	}
-	if (size >= DNS_PREFIX + DNS_HEADER && may)
+	if (dns_size(scratch) >= DNS_PREFIX + DNS_HEADER && may)
 		socket->ways[way] = WAY_DNS;
-	if (announced && size >= DNS_HEADER && dns_is_header(scratch->payload, announced))
+	if (announced && dns_size(scratch) >= DNS_HEADER && dns_is_header(scratch->payload, announced))
 		socket->ways[way] = WAY_DNS;
 	return socket->ways[way] == WAY_DNS;
 }
@@ -405,7 +415,7 @@ static __always_inline bool dns_keep_share(struct dns_event *event, struct dns_s
 	return true;
 }
 
-static __always_inline bool dns_keep_flow(struct dns_scratch *scratch, u64 size)
+static __always_inline bool dns_keep_flow(struct dns_scratch *scratch)
 {
 	u64 key = scratch->event.socket;
 	struct dns_socket *socket = dns_sockets.lookup(&key);
@@ -419,18 +429,19 @@ static __always_inline bool dns_keep_flow(struct dns_scratch *scratch, u64 size)
 	}
 	if (!socket)
 		return true;
-	if (scratch->event.flags & DNS_TCP && !dns_keep_stream(scratch, socket, size))
+	if (scratch->event.flags & DNS_TCP && !dns_keep_stream(scratch, socket))
 		return false;
-	return dns_keep_share(&scratch->event, socket, size);
+	return dns_keep_share(&scratch->event, socket, dns_size(scratch));
 }
 
 static __always_inline void dns_report(struct dns_scratch *scratch, u32 length)
 {
-	u64 size = dns_size(scratch);
+	u64 size;
 
 	scratch->event.length = length;
-	if (!dns_may_answer(scratch, size) || !dns_keep_flow(scratch, size))
+	if (!dns_may_answer(scratch) || !dns_keep_flow(scratch))
 		return;
+	size = dns_size(scratch);
 	if (size > DNS_CAPTURED)
 		size = DNS_CAPTURED;
 	asm volatile("" : "+r"(size));
