@@ -8,6 +8,7 @@ import select
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tcptrace.kernel import clock
 from tcptrace.kernel.keeper import Holdings, Keeper
@@ -15,12 +16,14 @@ from tcptrace.model.batch import Batch
 from tcptrace.model.events import Event
 from tcptrace.model.losses import Losses
 from tcptrace.model.meta import Meta
-from tcptrace.model.straight import Writer
 from tcptrace.probes.places import VERDICTS
 from tcptrace.sources.arrivals import Arrivals
 from tcptrace.sources.places import Places
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.rest import Rest
+
+if TYPE_CHECKING:
+    from tcptrace.model.straight import Writer
 
 POLL_S = 0.03
 """How often the buffer is looked at; rows are to be out within 100 ms of their event."""

@@ -8,14 +8,13 @@ import struct
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tcptrace.kernel import bpf
 from tcptrace.kernel.keeper import Holdings, Keeper
 from tcptrace.model.batch import Batch
 from tcptrace.model.events import Decoder, Event
 from tcptrace.model.losses import Losses
-from tcptrace.model.straight import LineMaker, Writer, line_maker
 from tcptrace.probes.identities import IDENTITIES
 from tcptrace.sources.bpf.loader import Answer
 from tcptrace.sources.bpf.ringbuf import open_ring_buffer
@@ -23,6 +22,9 @@ from tcptrace.sources.counters import ASLEEP, Counter
 from tcptrace.sources.live import LiveSource
 from tcptrace.sources.plan import Plan
 from tcptrace.sources.rest import Rest
+
+if TYPE_CHECKING:
+    from tcptrace.model.straight import LineMaker, Writer
 
 READ_HERE = frozenset(("events", "counters"))
 """The maps that are read through mmap, which takes no rights."""
@@ -173,6 +175,8 @@ class BpfSession(LiveSource):
 
     def write_for(self, writer: Writer) -> None:
         """Yield `Lines` in place of events, where a record's bytes tell all of its line."""
+        from tcptrace.model.straight import line_maker  # noqa: PLC0415 - when attached
+
         if not self._places:
             self._lines = line_maker(self._decoder, writer, self._complete)
 
