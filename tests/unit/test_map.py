@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -662,3 +663,40 @@ def test_what_is_no_size_is_refused(fleet: Fleet, web: Host, text: str) -> None:
     fleet.fail(web, "10.0.0.2", 80)
     with pytest.raises(click.BadParameter, match="is no size such as 500MB or 4GB"):
         run(fleet.keep(web), "--memory", text)
+
+
+ENDLESS = """
+import signal
+import sys
+import tcptrace.map.join
+from tcptrace.__main__ import run
+
+def endless(engine, *_):
+    print("now", flush=True)
+    engine.run("SELECT SUM(range) FROM range(1000000000000)")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever tests may ignore them
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+tcptrace.map.join.make_map = endless
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing(
+    fleet: Fleet, web: Host, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Tables can be many gigabytes; and a status of 0 would say that the map was made."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    (tmp_path / "temp").mkdir()
+    arguments = ["map", "--temp", str(tmp_path / "temp"), str(fleet.keep(web))]
+    command = [sys.executable, "-c", ENDLESS, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        assert b"now\n" == process.stdout.readline()
+        assert [*(tmp_path / "temp").iterdir()]
+        process.send_signal(number)
+        assert 128 + number == process.wait(60)
+        assert b"" == process.stderr.read()
+    assert [] == [*(tmp_path / "temp").iterdir()]

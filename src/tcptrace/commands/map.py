@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.map.edges import COLUMNS, MORE_COLUMNS, to_json
+from tcptrace.map.place import Place
 from tcptrace.model import columns as of_columns
 from tcptrace.model.events import NewTable
 from tcptrace.shell.amounts import parse_size
@@ -105,7 +105,7 @@ def _made(paths: Sequence[Path | str], joining: Joining, by: str, given: dict[st
     since_ns, until_ns = given["since"], given["until"]
     with (
         _engine(joining) as engine,
-        tempfile.TemporaryDirectory(prefix="tcptrace-map-", dir=joining.place) as place,
+        Place(joining.place) as place,
     ):
         from tcptrace.map.find import around, find  # noqa: PLC0415 - pyarrow is slow to import
         from tcptrace.map.inputs import Wanted  # noqa: PLC0415 - for few runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import duckdb
 
 from tcptrace.errors import TcptraceError
 from tcptrace.map.engine import Files
+from tcptrace.map.place import Place
 
 GLOB = re.compile(r"[*?\[]")
 """What would stand for several files in a path."""
@@ -26,7 +26,7 @@ class DuckDb:
 
     def __init__(self, memory: int, place: str | None = None) -> None:
         """Use at most so many bytes of memory; keep what is too much below `place`."""
-        self._place = tempfile.TemporaryDirectory(prefix="tcptrace-map-", dir=place)
+        self._place = Place(place)
         self._connection = duckdb.connect(
             str(Path(self._place.name, "map.db")),
             config={

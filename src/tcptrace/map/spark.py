@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from tcptrace.errors import TcptraceError
 from tcptrace.map.engine import Files
+from tcptrace.map.place import Place
 
 GLOB = re.compile(r"[][{}*?\\]")
 """What would stand for several files in a path."""
@@ -40,7 +40,7 @@ class Spark:
 
     def __init__(self, master: str, memory: int, place: str | None = None) -> None:
         """Connect to a cluster, or start one of this machine with so many bytes of memory."""
-        self._place = tempfile.TemporaryDirectory(prefix="tcptrace-map-", dir=place)
+        self._place = Place(place)
         builder = SparkSession.builder.master(master).appName("tcptrace map")
         settings = {
             **SETTINGS,

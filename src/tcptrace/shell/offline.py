@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tcptrace.map.place import ending_at_signals
 from tcptrace.model.filters import FILTERS, Filters
 from tcptrace.model.systems import Recorded
 from tcptrace.probes.tracer.probe import TRACER
@@ -55,6 +57,14 @@ class OfflineCommand(click.Command):
         """Read the options; what filters name is of another time and place."""
         ctx.meta[HOST] = Recorded()
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, until it is done or a signal comes: a status of 0 says that it is done."""
+        try:
+            with ending_at_signals():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:  # of an engine that has its own handler
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what the command does, and examples."""
