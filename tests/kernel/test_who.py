@@ -257,7 +257,6 @@ def test_a_mounted_program_has_its_whole_path(tmp_path: Path) -> None:
     assert f"{tmp_path}/b/nc" == event["exe"]
 
 
-@pytest.mark.anywhere
 def test_a_service_that_is_gone_at_once(cgroup: Path, backend: Backend) -> None:
     """The kernel tells of new cgroups: what is removed before its events are read is known."""
     port, place = take_port(), cgroup / "blink.service"
@@ -271,6 +270,7 @@ def test_a_service_that_is_gone_at_once(cgroup: Path, backend: Backend) -> None:
     assert [f"/{cgroup.name}/{place.name}", place.name] == [event["cgroup"], event["unit"]]
 
 
+@pytest.mark.anywhere
 def test_nothing_is_read_that_was_not_asked_for() -> None:
     """Without --who, neither events nor the compiled C have anything of programs."""
     port = take_port()
