@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from math import inf
@@ -21,6 +23,8 @@ from tcptrace.kernel.trace_buffer import Record
 USUAL_PLACES = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 MOST_PAGES = 256
 """So many of a CPU's pages are read before the next CPU's turn."""
+RELEASE_S = 5.0
+"""So long it is waited for a process that has ended to let go of its buffer."""
 _OWN = re.compile(r"tcptrace_(\d+)_(\d+)")
 
 
@@ -191,7 +195,7 @@ class Instance:
     def open(self) -> None:
         """Make the buffer. Raises OSError."""
         self._path.mkdir()
-        self._cleanup.callback(self._path.rmdir)
+        self._cleanup.callback(self._remove_buffer)
         self.write("trace_clock", "mono")
         self.write("options/overwrite", "0")
         self.write("buffer_size_kb", str(self._buffer_kb))
@@ -220,6 +224,19 @@ class Instance:
     def remove(self) -> None:
         """Remove the buffer and the probes."""
         self._cleanup.close()
+
+    def _remove_buffer(self) -> None:
+        """Remove the buffer; a process that was killed lets go of it a moment after its sockets."""
+        until = time.monotonic() + RELEASE_S
+        while True:
+            try:
+                self._path.rmdir()
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def places(self) -> list[int]:
         """Return the descriptor that keeps tracefs where it is mounted for this process alone."""
