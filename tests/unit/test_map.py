@@ -692,11 +692,14 @@ def test_a_signal_ends_it_and_leaves_nothing(
     arguments = ["map", "--temp", str(tmp_path / "temp"), str(fleet.keep(web))]
     command = [sys.executable, "-c", ENDLESS, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout
-        assert process.stderr
-        assert b"now\n" == process.stdout.readline()
-        assert [*(tmp_path / "temp").iterdir()]
-        process.send_signal(number)
-        assert 128 + number == process.wait(60)
-        assert b"" == process.stderr.read()
+        try:
+            assert process.stdout
+            assert process.stderr
+            assert b"now\n" == process.stdout.readline()
+            assert [*(tmp_path / "temp").iterdir()]
+            process.send_signal(number)
+            assert 128 + number == process.wait(60)
+            assert b"" == process.stderr.read()
+        finally:
+            process.kill()
     assert [] == [*(tmp_path / "temp").iterdir()]
