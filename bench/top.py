@@ -128,11 +128,7 @@ class Running:
 
     def memory_mb(self) -> float:
         """Return its memory and its children's, shared pages once."""
-        texts = [
-            Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-            for pid in self.processes()
-        ]
-        return sum(int(re.findall(r"Pss:\s+(\d+)", text)[0]) for text in texts) / 1024
+        return sum(map(pss_kb, self.processes())) / 1024
 
     def stop(self) -> str:
         """End it; return the last that it says."""
@@ -145,6 +141,15 @@ class Running:
         os.waitpid(self.pid, 0)
         os.close(self._terminal)
         return (said.decode(errors="replace").strip().splitlines() or [""])[-1]
+
+
+def pss_kb(pid: int) -> int:
+    """Return the memory of a process, shared pages once; 0 where it has just ended."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(re.findall(r"Pss:\s+(\d+)", text)[0])
 
 
 def connect_at(rate: int, stop: threading.Event) -> int:

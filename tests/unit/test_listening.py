@@ -117,6 +117,13 @@ def test_what_is_said_above() -> None:
     assert "waiting for the first interval" in text_of(Listening("top").head(80)[0])
 
 
+def test_a_pause_is_said_before_the_first_interval() -> None:
+    """Else a key would seem to have done nothing."""
+    picture = Listening("top")
+    picture.pause()
+    assert "PAUSED" in text_of(picture.head(80)[0])
+
+
 def test_a_paused_picture_stands_still() -> None:
     """It goes on with the next table."""
     picture = shown()

@@ -95,7 +95,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     rows = [*events(), *(at(failed(rport=1000 + n), 5 + n / 10) for n in range(6000))]
     path = kept(tmp_path / "r.jsonl", rows)
     with contextlib.closing(Terminal(*TOP, "-r", str(path), "--interval", "100ms")) as started:
-        wait_for(lambda: started.has_shown("CONN/s"), "the screen")
+        wait_for(lambda: started.has_shown("up 0:00"), "the first interval")
         yield started
 
 

@@ -134,6 +134,11 @@ class Grid(abc.ABC, Generic[Key]):
         else:
             self.is_paused = not self.is_paused
 
+    def _waiting(self, width: int) -> list[Line]:
+        """Return the line above the table before there is one."""
+        text = "  ".join([self._title, "waiting for the first interval", *self._states()])
+        return [[Cell(fitted(text, width), "heading")]]
+
     def _states(self) -> Iterator[str]:
         """Yield what is not as usual, of what the user has done."""
         if self.is_paused or (self.pace and self.pace.is_paused):

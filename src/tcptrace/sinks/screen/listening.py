@@ -193,8 +193,7 @@ class Listening(Grid[int]):
         """Return the lines above the table."""
         table = self._table
         if table is None:
-            text = f"{self._title}  waiting for the first interval"
-            return [[Cell(fitted(text, width), "heading")]]
+            return self._waiting(width)
         summary = "  ".join(self._summary(table))
         lines = [[Cell(fitted(summary, width), "heading")], graphs(self._total, width, GRAPHED)]
         state = "  ".join([*self._states(), *filter(None, [table.note])])

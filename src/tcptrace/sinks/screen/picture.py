@@ -179,8 +179,7 @@ class Picture(Grid[Row]):
         """Return the lines above the table: the trace, graphs of all, and what is to be said."""
         frame = self._frame
         if frame is None:
-            text = f"{self._title}  waiting for the first interval"
-            return [[Cell(fitted(text, width), "heading")]]
+            return self._waiting(width)
         summary = "  ".join(self._summary(frame))
         lines = [[Cell(fitted(summary, width), "heading")], graphs(self._total, width)]
         state = "  ".join(self._state(frame))
