@@ -7,6 +7,7 @@ import json
 import os
 import select
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -29,7 +30,14 @@ class Browser(AbstractContextManager["Browser"]):
             *("--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}"),
             "about:blank",
         ]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # What it leaves when it is killed; the path of a socket there is short.
+        self._left = tempfile.TemporaryDirectory(prefix="browser-")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": self._left.name},
+        )
         self._number = 0
         self._session = ""
         self._rest = b""
@@ -46,6 +54,7 @@ class Browser(AbstractContextManager["Browser"]):
         """End it."""
         self._process.kill()
         self._process.communicate()
+        self._left.cleanup()
 
     def ask(self, method: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send a command; return its result."""
