@@ -148,7 +148,7 @@ def mask(*capabilities: int) -> int:
 def strange_name() -> Iterator[None]:
     """Have this process, and those that it starts, go by bytes that are no text."""
     name = Path("/proc/self/comm")
-    before = name.read_bytes()
+    before = name.read_bytes().removesuffix(b"\n")
     name.write_bytes(b"\xff\x1b\xe6\x97\xa5\xcc\x81")
     yield
     name.write_bytes(before)

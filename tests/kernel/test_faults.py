@@ -538,7 +538,7 @@ def test_rows_leave_at_once() -> None:
 @pytest.mark.parametrize("command", ["accept", "tracer", "connect"])
 def test_the_first_event_after_a_quiet_while_wakes_the_reader(command: str) -> None:
     """A tracer that would sleep for ever is woken by an event, and by a signal."""
-    change = "from tcptrace.sources.bpf import rest; rest.LONG_REST_S = 10_000"
+    change = "from tcptrace.sources import rest; rest.LONG_REST_S = 10_000"
     port = take_port()
     with Tracer("--json", "-P", str(port), command=command, program=changed(change)) as tracer:
         for count in range(1, 4):
