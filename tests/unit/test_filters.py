@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from tcptrace.errors import ShortageError
 from tcptrace.kernel import netns, processes
-from tcptrace.model.filters import BY_NAME, MOST_COMPARED, U16_MAX, Filters
+from tcptrace.model.filters import BY_NAME, MOST_COMPARED, Filters
+from tcptrace.model.given import U16_MAX
 from tcptrace.model.ranges import U32_MAX, Ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, Recorded
 from tcptrace.shell.host import Host

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-from tcptrace.model import expressions, places, tables
+from tcptrace.model import expressions, given, places, tables
 from tcptrace.model.events import decode_text
-from tcptrace.model.ranges import KEEP, U32_MAX, Ranges, items_of, parse_ranges
+from tcptrace.model.ranges import KEEP, Ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, System
 
 Defines = dict[str, str]
@@ -31,75 +29,14 @@ Expression = Callable[[Any, Sequence[str]], str]
 Test = Callable[..., bool]
 """Tells of a field's value, of ports of one value or more, whether it is wanted."""
 
-U16_MAX = 0xFFFF
-COMM_LENGTH = 15
 MOST_COMPARED = 32
 """A list of more values is a table."""
 EITHER_PORT = ("lport", "rport")
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
-def _parse_pids(specs: Iterable[str], system: System) -> Ranges:
-    """Read process ids; a single one stands for the process that has it now, if one has."""
-    ranges = parse_ranges(specs, "process id", U32_MAX)
-    began = {pid: system.began(pid) for pid in sorted(ranges.singles())}
-    known = {pid: ticks for pid, ticks in began.items() if ticks is not None}
-    return dataclasses.replace(ranges, began=known)
-
-
-def _parse_ports(specs: Iterable[str], _system: System) -> Ranges:
-    return parse_ranges(specs, "port", U16_MAX)
-
-
-def _parse_user_ids(specs: Iterable[str], system: System) -> Ranges:
-    """Read user names and ids; a name may hold a dash, so a known name is never a range."""
-    numbers = []
-    for item in items_of(specs):
-        name = item.removeprefix("!")
-        is_number = re.fullmatch("[0-9]+(-[0-9]+)?", name)
-        number = name if is_number else str(system.user_id(name))
-        numbers.append(item[: len(item) - len(name)] + number)
-    return parse_ranges(numbers, "user id", U32_MAX)
-
-
-def _parse_comms(specs: Iterable[str], _system: System) -> tuple[bytes, ...]:
-    names = tuple(os.fsencode(spec)[:COMM_LENGTH] for spec in specs)
-    if b"" in names:
-        msg = "a name is not empty"
-        raise ValueError(msg)
-    return names
-
-
-def _parse_netns(specs: Iterable[str], system: System) -> tuple[int, ...]:
-    return tuple(map(system.netns, specs))
-
-
-def _parse_cgroups(specs: Iterable[str], system: System) -> tuple[Cgroup, ...]:
-    return tuple(map(system.cgroup, specs))
-
-
-def _parse_map(path: str, system: System) -> PinnedMap:
-    return system.pinned_map(path)
-
-
-def _parse_units(specs: Iterable[str], _system: System) -> tuple[str, ...]:
-    return tuple(map(places.unit_pattern, specs))
-
-
-def _parse_containers(specs: Iterable[str], _system: System) -> tuple[str, ...]:
-    return tuple(map(places.container_pattern, specs))
-
-
-def _parse_pods(specs: Iterable[str], _system: System) -> tuple[str, ...]:
-    return tuple(map(places.pod_pattern, specs))
-
-
 def _place_defines(_patterns: Sequence[str]) -> Defines:
     return {"KEEP_PLACES": "1"}
-
-
-def _parse_family(family: str, _system: System) -> int:
-    return int(family)
 
 
 def _range_defines(name: str) -> Callable[[Ranges], Defines]:
@@ -124,7 +61,7 @@ def _listed(name: str, suffix: str, values: Iterable[int | None]) -> Defines:
 
 def _padded(name: bytes) -> bytes:
     """Return a name as the kernel has it."""
-    return name.ljust(COMM_LENGTH + 1, b"\0")
+    return name.ljust(given.COMM_LENGTH + 1, b"\0")
 
 
 def _comm_defines(names: Sequence[bytes]) -> Defines:
@@ -140,7 +77,7 @@ def _ranges_test(ranges: Ranges) -> Test:
 
 def _ports_test(ranges: Ranges) -> Test:
     """Compare ports: one is to be kept and none to be dropped; 0 stands where there is none."""
-    verdicts = ranges.table(U16_MAX + 1)
+    verdicts = ranges.table(given.U16_MAX + 1)
 
     def keeps(first: int | None, *more: int | None) -> bool:
         verdict = verdicts[first or 0]
@@ -204,7 +141,7 @@ FILTERS = (
         ("-p", "--pid"),
         "PIDS",
         "These processes (thread group ids): a list, ranges, exclusions (!181).",
-        _parse_pids,
+        given.parse_pids,
         _range_defines("PID"),
         lambda _ranges, _ports: "",  # events have thread ids
         tables.of_ranges,
@@ -216,7 +153,7 @@ FILTERS = (
         ("-P", "--port"),
         "PORTS",
         "{ports}: a list, ranges, exclusions (80,443,8000-8100 or !22).",
-        _parse_ports,
+        given.parse_ports,
         _range_defines("PORT"),
         lambda ranges, ports: expressions.of_ranges(ranges, ports, expressions.port_between),
         tables.of_ranges,
@@ -228,7 +165,7 @@ FILTERS = (
         ("-u", "--uid"),
         "USERS",
         "These users, by name or id.",
-        _parse_user_ids,
+        given.parse_user_ids,
         _range_defines("UID"),
         lambda ranges, _ports: expressions.of_ranges(ranges, ("uid",), expressions.between),
         tables.of_ranges,
@@ -240,7 +177,7 @@ FILTERS = (
         ("--comm",),
         "NAME",
         "Threads of this name (at most 15 bytes); repeatable.",
-        _parse_comms,
+        given.parse_comms,
         _comm_defines,
         expressions.of_names,
         lambda names: tables.of_values(map(_padded, names)),
@@ -252,7 +189,7 @@ FILTERS = (
         ("-N", "--netns"),
         "NETNS",
         "A network namespace: inode number, name under /run/netns, or path.",
-        _parse_netns,
+        given.parse_netns,
         lambda inodes: _listed("KEEP_NETNS", "U", inodes),
         lambda inodes, _ports: expressions.either(f"netns == {inode}" for inode in inodes),
         lambda inodes: tables.of_values(inode.to_bytes(4, "big") for inode in inodes),
@@ -264,7 +201,7 @@ FILTERS = (
         ("--cgroup",),
         "PATH",
         "Processes in this cgroup v2 directory or below it.",
-        _parse_cgroups,
+        given.parse_cgroups,
         lambda cgroups: _listed("KEEP_CGROUP", "ULL", (cgroup.id for cgroup in cgroups)),
         None,
         lambda cgroups: tables.of_values((cgroup.id or 0).to_bytes(8, "big") for cgroup in cgroups),
@@ -276,7 +213,7 @@ FILTERS = (
         ("--unit",),
         "UNIT",
         "Processes in this systemd unit or below it: a name (nginx), or a pattern.",
-        _parse_units,
+        given.parse_units,
         _place_defines,
         None,
         None,
@@ -288,7 +225,7 @@ FILTERS = (
         ("--container",),
         "CONTAINER",
         "Processes in this container, by name, pattern, or the beginning of its id.",
-        _parse_containers,
+        given.parse_containers,
         _place_defines,
         None,
         None,
@@ -300,7 +237,7 @@ FILTERS = (
         ("--pod",),
         "POD",
         "Processes in this Kubernetes pod: NAMESPACE/NAME or NAME, or a pattern.",
-        _parse_pods,
+        given.parse_pods,
         _place_defines,
         None,
         None,
@@ -312,7 +249,7 @@ FILTERS = (
         ("--cgroupmap",),
         "PATH",
         "Processes whose cgroup id is a key of this pinned BPF map.",
-        _parse_map,
+        given.parse_map,
         lambda _map: {"CGROUPMAP": "1"},
         None,
         None,
@@ -325,7 +262,7 @@ FILTERS = (
         ("--mntnsmap",),
         "PATH",
         "Processes whose mount namespace is a key of this pinned BPF map.",
-        _parse_map,
+        given.parse_map,
         lambda _map: {"MNTNSMAP": "1"},
         None,
         None,
@@ -339,7 +276,7 @@ FAMILY = Filter(
     ("-4/-6",),
     "",
     "IPv4 or IPv6 only; an IPv4-mapped IPv6 address is IPv4.",
-    _parse_family,
+    given.parse_family,
     lambda family: {"KEEP_FAMILY": str(family)},
     expressions.of_family,
     None,
