@@ -261,3 +261,13 @@ def test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Size(100, 50) == terminal_size(sys.__stdout__, {"COLUMNS": "100", "LINES": "x"})
     told = os.terminal_size((0, 0))
     assert Size(80, 24) == terminal_size(sys.__stdout__, {})
+
+
+@pytest.mark.parametrize("text", ["1001", "99999999999", "9" * 5000, "-5", "0", "\u0663"])
+def test_a_size_that_no_terminal_has(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A variable with nonsense is left aside, and what a terminal tells is bounded."""
+    assert sys.__stdout__
+    told = os.terminal_size((132, 65535))
+    monkeypatch.setattr(os, "get_terminal_size", lambda _descriptor: told)
+    given = {"COLUMNS": text, "LINES": text}
+    assert Size(132, 1000) == terminal_size(sys.__stdout__, given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,7 @@ from tests.unit.test_top import (
 from tcptrace.errors import TcptraceError
 from tcptrace.shell.say import say
 from tcptrace.sinks.color import PLAIN, SGR_8, Palette
-from tcptrace.sinks.layout import cell_len
+from tcptrace.sinks.layout import MOST_CELLS, cell_len
 from tcptrace.sinks.screen.grid import Grid
 from tcptrace.sinks.screen.picture import Picture
 from tcptrace.sinks.screen.text import duration, fitted, graph, number, text_of
@@ -39,6 +40,7 @@ textual = pytest.importorskip("textual", reason="`./setup.sh test` brings it")
 from textual.pilot import Pilot  # noqa: E402 - it may not be there
 
 from tcptrace.sinks.screen.app import TopApp  # noqa: E402
+from tcptrace.sinks.screen.driver import ScreenDriver  # noqa: E402
 from tcptrace.sinks.screen.sink import ScreenSink  # noqa: E402
 from tcptrace.sinks.screen.views import BehindRow, Help  # noqa: E402
 
@@ -606,6 +608,23 @@ def test_a_screen_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(TcptraceError, match="the screen has failed"):
         all(sink.flush() for _ in range(1000))
     sink.close(None)
+
+
+def test_a_terminal_is_not_believed_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen of millions of cells would take all of memory, and minutes."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "99999999999")
+    monkeypatch.setenv("LINES", "50")
+
+    async def sizes() -> tuple[Any, Any]:
+        app = TopApp(Picture(BY, "tcptrace top"), PLAIN)
+        app._driver = ScreenDriver(app)
+        return tuple(app.size), app._driver._get_terminal_size()
+
+    begun, resized = asyncio.run(sizes())
+    assert begun == resized
+    assert begun[0] <= MOST_CELLS
+    assert begun[1] == 50
 
 
 def test_the_user_ends_it() -> None:

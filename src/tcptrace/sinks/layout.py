@@ -26,6 +26,8 @@ INDENT = 4
 """Of a row's second line and those that follow."""
 LEAST_ROWS = 5
 """Between two headers, however low the terminal is."""
+MOST_CELLS = 1000
+"""In a line or column of a terminal: a screen keeps something for each cell."""
 
 
 class Size(NamedTuple):
@@ -54,7 +56,8 @@ NO_LAYOUT = Layout(())
 def terminal_size(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Size:
     """Return the size of the terminal that `stream` is; COLUMNS and LINES, where set, come first.
 
-    A terminal that does not tell, and none at all, has 80 columns and 24 lines.
+    A variable that asks for more than `MOST_CELLS` is left aside. A terminal that does not tell,
+    and none at all, has 80 columns and 24 lines.
     """
     try:
         told = os.get_terminal_size(stream.fileno())
@@ -63,7 +66,9 @@ def terminal_size(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Si
 
     def first(name: str, told: int, usual: int) -> int:
         text = environ.get(name, "")
-        return (int(text) if text.isascii() and text.isdigit() else 0) or told or usual
+        is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_CELLS))
+        asked = int(text) if is_number else 0
+        return (asked if asked <= MOST_CELLS else 0) or min(told, MOST_CELLS) or usual
 
     return Size(first("COLUMNS", told.columns, 80), first("LINES", told.lines, 24))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.drivers.linux_driver import LinuxDriver
 
+from tcptrace.sinks.layout import terminal_size
 from tcptrace.sinks.output import Output
 from tcptrace.sinks.screen.text import PATIENCE_S
 
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
 
 
 class ScreenDriver(LinuxDriver):
-    """textual's driver, but for its writes, which wait for nobody.
+    """textual's driver, but for its writes, which wait for nobody, and for the size.
 
-    textual's own wait for a terminal that stands still: when many are pending, and at the end. No
-    signal would end the run then.
+    textual's own writes wait for a terminal that stands still: when many are pending, and at the
+    end. No signal would end the run then. textual also believes any size, and would draw screens
+    that are millions of cells wide.
     """
 
     def __init__(self, app: App[Any], **options: Any) -> None:
         """Write to standard error, as textual does."""
         super().__init__(app, **options)
         self._output = Output(sys.__stderr__ or sys.stderr)
+        self._size = self._size or self._get_terminal_size()
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Return the terminal's width and height, which are bounded."""
+        return terminal_size(sys.__stderr__ or sys.stderr)
 
     def _sigtstp_application(self, *_: Any) -> None:
         """Suspend when it is the screen's turn: outside of it, nothing of textual's runs."""
