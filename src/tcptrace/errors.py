@@ -23,6 +23,10 @@ class RefusedError(TcptraceError):
     exit_status = 2
 
 
+class RightsError(TcptraceError):
+    """The process may not trace, in whatever way."""
+
+
 class HungError(TcptraceError):
     """A child process does not come to its end: what it was to do is not tried in another way."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.unit.test_trace_buffer import HEADER_PAGE
 
-from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.errors import RefusedError, RightsError, TcptraceError
 from tcptrace.kernel import processes, tracefs
 from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.systems import Recorded
@@ -297,6 +297,17 @@ def test_auto_does_not_fall_back_to_less_than_was_asked(without_bcc: None) -> No
         attached(Plan(ACCEPT, Filters(), not_in_ftrace=("--cgroup",)))
     message = "bcc is not installed; and the backend ftrace cannot honour --cgroup.\nInstall it"
     assert (1, message) == (caught.value.exit_status, str(caught.value))
+
+
+def test_without_rights_no_backend_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ftrace cannot do is of no interest to who has to be root first."""
+
+    def refuse() -> None:
+        raise RightsError("tracing needs root.\nTry it with sudo")
+
+    monkeypatch.setattr(attach, "require_tracing", refuse)
+    with pytest.raises(RightsError, match=r"^tracing needs root\.\nTry it with sudo$"):
+        attached(Plan(ACCEPT, Filters(), not_in_ftrace=("--cgroup",)))
 
 
 def test_outside_of_the_initial_pid_namespace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tcptrace.cli import cli
 from tcptrace.commands import prepare as command
-from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.errors import RefusedError, RightsError, TcptraceError
 from tcptrace.kernel import btf
 from tcptrace.shell.command import TraceCommand
+from tcptrace.shell.stop import Stop
 from tcptrace.sources.bpf import prepare, store
 from tcptrace.sources.bpf.compiler import Compiler
 from tcptrace.sources.bpf.kept import Kept
@@ -130,9 +131,11 @@ class Host:
         self.exported: list[str] = []
         self.error: TcptraceError | None = None
 
-    def prepare(self, plan: Plan) -> Prepared:
-        """Prepare, or fail."""
+    def prepare(self, plan: Plan, stopped: Callable[[], bool]) -> Prepared | None:
+        """Prepare, or fail, or be stopped."""
         self.plans.append(plan)
+        if stopped():
+            return None
         if self.error and plan.switches:
             raise self.error
         return Prepared("fentry", compiled=not plan.filters.values, names=[plan.probe.name])
@@ -149,6 +152,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     host = Host()
     monkeypatch.setattr(command, "prepare_plan", host.prepare)
     monkeypatch.setattr(command, "export", host.export)
+    monkeypatch.setattr(Stop, "take_signals", lambda _: None)
     return host
 
 
@@ -223,6 +227,23 @@ def test_all_commands_are_prepared(host: Host) -> None:
     assert "accept --failed: no way" in result.stderr
     assert "7 files are in file" in result.stdout
     assert "dns" in host.exported
+
+
+def test_without_rights_it_is_said_once(host: Host) -> None:
+    """What holds for every command is not said of each."""
+    host.error = RightsError("tracing needs root.\nTry it with sudo")
+    result = run()
+    assert result.exception is host.error
+    assert "" == result.stderr
+
+
+def test_ctrl_c_is_no_success(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that goes on after `prepare --export` has a file of all commands."""
+    monkeypatch.setattr(Stop, "is_asked", lambda _: len(host.plans) == 3)
+    result = run("--export", "file")
+    assert (1, 3) == (result.exit_code, len(host.plans))
+    assert "stopped before all was prepared" in result.stderr
+    assert [] == host.exported
 
 
 @pytest.mark.parametrize(

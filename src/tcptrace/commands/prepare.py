@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import RightsError, TcptraceError
 from tcptrace.shell.command import SEPARATOR, TraceCommand
 from tcptrace.shell.options import OWN, TraceOption
 from tcptrace.shell.say import say
+from tcptrace.shell.stop import Stop
 from tcptrace.sources.bpf.prepare import Prepared, export, import_
 from tcptrace.sources.bpf.prepare import prepare as prepare_plan
 
@@ -69,14 +70,38 @@ def _wanted(
         yield from ((commands[name], way) for way in ways)
 
 
-def _prepare(command: TraceCommand, arguments: list[str]) -> Prepared:
-    """Prepare one way to run a command, and say what became of it."""
+def _prepare(
+    command: TraceCommand, arguments: list[str], stopped: Callable[[], bool]
+) -> Prepared | None:
+    """Prepare one way to run a command, and say what became of it; None where it was stopped."""
     name = shlex.join([command.name or "", *arguments])
     started = time.monotonic()
-    prepared = prepare_plan(command.plan(arguments))
+    prepared = prepare_plan(command.plan(arguments), stopped)
+    if prepared is None:
+        return None
     took = f"compiled in {time.monotonic() - started:.1f} s" if prepared.compiled else "kept"
     click.echo(f"{name:32} {prepared.backend:12} {took}")
     return prepared
+
+
+def _prepare_all(
+    wanted: Sequence[tuple[TraceCommand, list[str]]], stopped: Callable[[], bool]
+) -> list[Prepared]:
+    """Prepare what is wanted, and say what cannot be; return the rest.
+
+    Raises RightsError: then nothing can be prepared.
+    """
+    found = []
+    for command, arguments in wanted:
+        if stopped():
+            break
+        try:
+            found.append(_prepare(command, arguments, stopped))
+        except RightsError:
+            raise
+        except TcptraceError as error:
+            say(f"{shlex.join([command.name or '', *arguments])}: {error}")
+    return [prepared for prepared in found if prepared]
 
 
 @click.command
@@ -122,18 +147,17 @@ def prepare(
             raise click.UsageError("--import takes neither commands nor --export.")
         _import(import_from)
         return
-    failed = False
-    prepared = []
-    for command, arguments in [*_wanted(tracing_commands(context), commands)]:
-        try:
-            prepared.append(_prepare(command, arguments))
-        except TcptraceError as error:
-            say(f"{shlex.join([command.name or '', *arguments])}: {error}")
-            failed = True
+    wanted = [*_wanted(tracing_commands(context), commands)]
+    stop = Stop()
+    stop.take_signals()
+    prepared = _prepare_all(wanted, stop.is_asked)
+    if stop.is_asked():
+        say("stopped before all was prepared")
+        context.exit(1)
     if export_to and prepared:
         number = export((name for programs in prepared for name in programs.names), export_to)
         click.echo(f"{number} files are in {export_to}")
-    context.exit(1 if failed else 0)
+    context.exit(0 if len(prepared) == len(wanted) else 1)
 
 
 def _import(file: Path) -> None:

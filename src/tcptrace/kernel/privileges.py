@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import RightsError
 
 # include/uapi/linux/capability.h
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE = 1, 2, 5, 19
@@ -67,14 +67,14 @@ def may_trace() -> bool:
 
 
 def require_tracing() -> None:
-    """Raise TcptraceError unless this process may trace."""
+    """Raise RightsError unless this process may trace."""
     if may_trace():
         return
     mask = effective_capabilities()
     known = {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON}
     lacking = [name for name, number in known.items() if not mask >> number & 1]
     missing = f"; {lacking[0]} is missing" if len(lacking) == 1 else ""
-    raise TcptraceError(
+    raise RightsError(
         f"tracing needs root, or the capabilities CAP_BPF and CAP_PERFMON{missing}.\n"
         "Try it with sudo"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tcptrace.errors import HungError, RefusedError, ShortageError, TcptraceError
+from tcptrace.errors import HungError, RefusedError, RightsError, ShortageError, TcptraceError
 from tcptrace.kernel import cgroups, tracefs
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.model.filters import BY_NAME, BY_PLACE
@@ -103,6 +103,8 @@ class Attaching:
         try:
             session = _by_tracefs(self._plan)
         except RefusedError as error:
+            if isinstance(reason, RightsError):  # without rights, ftrace cannot be had either
+                raise reason from None
             also = str(error).splitlines()[0].rstrip(".")
             raise TcptraceError(f"{why}; and {also}.\n{advice}", details=reason.details) from None
         except TcptraceError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -47,16 +47,16 @@ class Imported(NamedTuple):
     is_for_this_kernel: bool
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, stopped: Callable[[], bool] = lambda: False) -> Prepared | None:
     """Attach as a run would, for a moment, so that its programs are kept and are known to load.
 
-    Raises TcptraceError.
+    Returns None when `stopped` says to give up. Raises TcptraceError.
     """
     require_tracing()
     with closing(Loader(plan)) as loader:
-        answer = loader.attached(lambda: False)
-    if answer is None:  # only where something asks it to stop, which nothing does
-        raise TcptraceError("the loader did not answer")
+        answer = loader.attached(stopped)
+    if answer is None:
+        return None
     for descriptor in (*answer.links, *answer.programs, *answer.maps.values()):
         os.close(descriptor)
     if not answer.kept:
