@@ -166,7 +166,10 @@ def test_an_unknown_command_names_those_there_are(run: Run) -> None:
         (["--count-events", "0"], ["0"]),
         (["--buffer-mb", "3"], ["3"]),
         (["--backend", "magic"], ["magic", "auto", "tracepoint"]),
-        (["extra"], ["extra"]),
+        (["make"], ["'make'", "behind --"]),
+        (["-P", "80", "443"], ["'443'", "-P 80,443"]),
+        (["-C", "/sys/fs/bpf/set"], ["-C", "Did you mean '--cgroupmap'"]),
+        (["-M", "/sys/fs/bpf/set"], ["-M", "Did you mean '--mntnsmap'"]),
     ],
 )
 def test_bad_input_is_refused(run: Run, arguments: list[str], words: list[str]) -> None:

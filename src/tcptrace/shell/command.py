@@ -55,6 +55,8 @@ Show = Callable[[dict[str, Any]], Shown]
 SEPARATOR = "--"
 COMMAND = "tcptrace.command"
 """Where click's context holds the command that is to be run."""
+ELSEWHERE = {"-C": "--cgroupmap", "-M": "--mntnsmap"}
+"""What options of libbpf-tools are called here."""
 
 
 class TraceCommand(click.Command):
@@ -81,10 +83,30 @@ class TraceCommand(click.Command):
             if "pid" not in self.probe.filters:
                 raise click.UsageError("These events are of no process that can be followed.", ctx)
             ctx.meta[COMMAND] = command
-        rest = super().parse_args(ctx, args)
+        rest = self._read(ctx, args)
         if not ctx.resilient_parsing:
             check_combination(self.params, ctx.params)
             ctx.meta[PREFERRED] = turn_on_implied(self.params, ctx.params)
+        return rest
+
+    def _read(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options; say what to do about a word that is none. Raises UsageError."""
+        ctx.allow_extra_args = True
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            instead = ELSEWHERE.get(error.option_name, "")
+            if not any(instead in option.opts for option in self.params):
+                raise
+            raise click.NoSuchOption(
+                error.option_name, possibilities=[instead], ctx=error.ctx
+            ) from None
+        if rest and not ctx.resilient_parsing:
+            raise click.UsageError(
+                f"There is a word too many: {rest[0]!r}. "
+                "A list takes commas (-P 80,443), and a command to run stands behind --.",
+                ctx,
+            )
         return rest
 
     def plan(self, arguments: Sequence[str]) -> Plan:
