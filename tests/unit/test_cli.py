@@ -168,8 +168,8 @@ def test_an_unknown_command_names_those_there_are(run: Run) -> None:
         (["--backend", "magic"], ["magic", "auto", "tracepoint"]),
         (["make"], ["'make'", "behind --"]),
         (["-P", "80", "443"], ["'443'", "-P 80,443"]),
-        (["-C", "/sys/fs/bpf/set"], ["-C", "Did you mean '--cgroupmap'"]),
-        (["-M", "/sys/fs/bpf/set"], ["-M", "Did you mean '--mntnsmap'"]),
+        (["-C", "/sys/fs/bpf/set"], ["-C", "Here it is --cgroupmap"]),
+        (["-M", "/sys/fs/bpf/set"], ["-M", "Here it is --mntnsmap"]),
     ],
 )
 def test_bad_input_is_refused(run: Run, arguments: list[str], words: list[str]) -> None:

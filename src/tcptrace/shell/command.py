@@ -98,9 +98,7 @@ class TraceCommand(click.Command):
             instead = ELSEWHERE.get(error.option_name, "")
             if not any(instead in option.opts for option in self.params):
                 raise
-            raise click.NoSuchOption(
-                error.option_name, possibilities=[instead], ctx=error.ctx
-            ) from None
+            raise click.UsageError(f"{error.message} Here it is {instead}.", ctx) from None
         if rest and not ctx.resilient_parsing:
             raise click.UsageError(
                 f"There is a word too many: {rest[0]!r}. "
