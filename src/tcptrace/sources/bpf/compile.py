@@ -36,14 +36,27 @@ def compile_shape(shape: Shape, extra: Callable[[], Iterable[str]]) -> tuple[Pro
     return _programs(bcc.lib, compiled.module), compiler_of(bcc)
 
 
+def _declare(lib: Any) -> None:
+    """Tell ctypes what the functions take that bcc's own bindings leave undeclared.
+
+    Else it would cut pointers to 32 bits. A Python that is loaded at a fixed address, as Debian's,
+    has its modules within them; a position-independent one has not.
+    """
+    module, number = ctypes.c_void_p, ctypes.c_size_t
+    lib.bpf_num_tables.argtypes = [module]
+    lib.bpf_num_tables.restype = number
+    lib.bpf_table_fd_id.argtypes = [module, number]
+    lib.bpf_table_name.argtypes = [module, number]
+    lib.bpf_table_name.restype = ctypes.c_char_p
+
+
 def _programs(lib: Any, module: Any) -> Programs:
     """Take maps and instructions out of a module of bcc's.
 
     bcc has made the maps and put their descriptors into the instructions (`load_maps` in its
     bpf_module.cc). The kernel says what they are.
     """
-    lib.bpf_table_name.restype = ctypes.c_char_p
-    lib.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    _declare(lib)
     maps: list[bpf.MapSpec] = []
     places: dict[int, int] = {}
     for number in range(lib.bpf_num_tables(module)):
