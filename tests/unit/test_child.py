@@ -88,6 +88,18 @@ def test_time_in_which_nobody_waits_does_not_count(
     started.check()
 
 
+def test_a_child_that_cannot_be_killed_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    """One that stands still within the kernel does not keep its parent from ending."""
+    started = start(signal.pause)
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "KILLED_S", 0.1)
+        patch.setattr(os, "kill", lambda *_: None)
+        started.kill()
+    assert started.pid in child.alive()
+
+
 def test_a_child_is_not_ended_by_what_is_sent_to_all(start: Start) -> None:
     """Ctrl-C and a hang-up go to a whole terminal, SIGTERM to a whole unit; the parent decides."""
     reading, writing = os.pipe()

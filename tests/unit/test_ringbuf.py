@@ -68,6 +68,13 @@ def test_records_are_read_in_order_up_to_one_that_is_being_written(
     assert [DATA] * 2 == list(ring.read())
 
 
+def test_what_was_given_up_does_not_wait(kernel: Kernel, ring: MappedRingBuffer) -> None:
+    """It is no event: it wakes the reader. What is being written is one, or will be."""
+    size = len(DATA)
+    kernel.write(0, size, size | DISCARDED, size | BUSY)
+    assert 2 == ring.waiting()
+
+
 @pytest.mark.parametrize("behind", [RECORD, HEADER + 8, HEADER])
 def test_records_go_round(kernel: Kernel, ring: MappedRingBuffer, behind: int) -> None:
     """A record that begins so many bytes before the buffer's end goes on at its beginning."""

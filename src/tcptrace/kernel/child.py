@@ -20,6 +20,8 @@ IDLE_S = 10.0
 """After so long without a moment of processor time, a child hangs."""
 MOST_S = 300.0
 """After so long it is given up, whatever it does; to compile under emulation takes a tenth."""
+KILLED_S = 10.0
+"""So long a killed process may take to end; one that cannot, within the kernel, is left behind."""
 MOST_STEP_S = 1.0
 """What a check counts at most: while nobody checked, this process stood still itself."""
 
@@ -122,7 +124,7 @@ class Child:
         """End it if it still runs."""
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
-            self.end()
+            self.ends_within(KILLED_S)
 
     def death(self, status: int) -> str:
         """Return how it has ended, as a sentence without its full stop."""

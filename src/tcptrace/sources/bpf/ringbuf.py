@@ -112,7 +112,7 @@ class MappedRingBuffer:
         while position < end and count < MOST_COUNTED:
             length = self._words[(PAGE + (position & self._mask)) >> 2]
             position += (HEADER + (length & LENGTH) + 7) & ~7
-            count += 1
+            count += not length & DISCARDED
         return count * (end - start) // (position - start) if count else 0
 
 
