@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.backends import need_backend
 from tests.kernel.connections import OURS, THEIR_MAC, THEIRS, Older, Run
-from tests.kernel.harness import TIME_SCALE
+from tests.kernel.harness import limit
 from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
@@ -20,6 +20,9 @@ from tcptrace.kernel.syscalls import CLONE_NEWNET, setns
 from tcptrace.probes.probe import BACKENDS, Backend
 
 TIMEOUT_S = 120
+MOST_S = 600
+"""More than a slow machine needs, and so little that a test that hangs there is told, and another
+time, before the machine itself is given up: TIMEOUT_S in tests/vm/run.py."""
 
 
 @pytest.hookimpl(trylast=True)  # pytest sorts by parameters first
@@ -27,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give slow machines more time; say what tests are about; judge the fields seen at the end."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S * TIME_SCALE))
+            item.add_marker(pytest.mark.timeout(min(limit(TIMEOUT_S), MOST_S)))
             item.user_properties += subject(item)
     items.sort(key=lambda item: item.path.name == "test_fields.py")
 

@@ -182,6 +182,7 @@ def killed(port: int) -> list[Event]:
     """Kill a process that has accepted a connection."""
     with listen(V4, port) as listener:
         reading, writing = socket.socketpair()
+        reading.settimeout(limit(20))
 
         def serve() -> None:
             far = listener.accept()[0]
@@ -303,7 +304,7 @@ def closed_in_thread(port: int) -> list[Event]:
         tasks.append(task_fields())
         near.close()
 
-    thread = threading.Thread(target=close)
+    thread = threading.Thread(target=close, daemon=True)
     thread.start()
     thread.join(limit(10))
     until_closed(far)

@@ -107,7 +107,28 @@ def children_of(pid: int) -> Iterator[int]:
                 yield int(status.parent.name)
 
 
-_serial = itertools.count(20_000)
+FIRST_PORT, RANGE, RANGES = 20_000, 2_000, 6
+"""All below the kernel's own choices."""
+
+
+def take_range(name: str = "tcptrace-tests") -> tuple[int, int]:
+    """Return the first port of a range that no other run of the tests on this machine has.
+
+    A tracer that is not asked for one network namespace sees what happens in all of them. The
+    range is held by the name of a socket, whose descriptor is returned, too; where all are held,
+    it is the first.
+    """
+    for number in range(RANGES):
+        holder = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):  # another run has it
+            holder.bind(f"\0{name}-{number}")
+            return FIRST_PORT + number * RANGE, holder.detach()
+        holder.close()
+    return FIRST_PORT, -1
+
+
+_first, _held_until_the_end = take_range()
+_serial = itertools.count(_first)
 
 
 def take_ports(count: int) -> list[int]:

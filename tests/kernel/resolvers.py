@@ -117,7 +117,7 @@ def fake(*answers: bytes, in_pages: bool = False) -> Iterator[None]:
                     else:
                         server.sendto(data[:2] + answer, client)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield

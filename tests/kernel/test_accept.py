@@ -12,7 +12,7 @@ import pytest
 from tests.kernel.backends import FROM_BTF, need, not_offered
 from tests.kernel.harness import TIME_SCALE, Event, Worker, take_port
 from tests.kernel.resolvers import Uring
-from tests.kernel.tracers import Tracer, ended_well, plain
+from tests.kernel.tracers import ROOM, Tracer, ended_well, plain
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,
@@ -70,7 +70,8 @@ class Run:
 @pytest.fixture(scope="module")
 def run(backend: Backend) -> Iterator[Run]:
     """A tracer of all accepts."""
-    with Sleepers(ASLEEP) as sleepers, Tracer("--json", "--backend", backend) as tracer:
+    arguments = ("--json", "--backend", backend, *ROOM)
+    with Sleepers(ASLEEP) as sleepers, Tracer(*arguments) as tracer:
         yield Run(tracer, backend, sleepers)
         ended_well(tracer)
 
@@ -79,7 +80,7 @@ def run(backend: Backend) -> Iterator[Run]:
 def run_failed(backend: Backend) -> Iterator[Run]:
     """A tracer of all accepts and of those that fail."""
     need(backend, ACCEPT, switches=["ACCEPT_FAILED"])
-    options = ("--json", "--failed", "--backend", backend)
+    options = ("--json", "--failed", "--backend", backend, *ROOM)
     with Sleepers(1) as sleepers, Tracer(*options) as tracer:
         yield Run(tracer, backend, sleepers)
         ended_well(tracer)

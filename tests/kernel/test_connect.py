@@ -26,7 +26,7 @@ import pytest
 from tests.kernel.backends import need, not_offered
 from tests.kernel.bpfmaps import unlimited_memory
 from tests.kernel.harness import TIME_SCALE, Event, Worker, eventually, limit, take_port
-from tests.kernel.tracers import Ended, Tracer, ended_well, plain
+from tests.kernel.tracers import ROOM, Ended, Tracer, ended_well, plain
 from tests.kernel.traffic import (
     DUAL,
     MPTCP,
@@ -255,7 +255,7 @@ def connect_twice(port: int) -> Event:
 def connect_in_thread(port: int) -> Event:
     """Connect in a thread."""
     events: list[Event] = []
-    thread = threading.Thread(target=lambda: events.append(to_server(V4, V4)(port)))
+    thread = threading.Thread(target=lambda: events.append(to_server(V4, V4)(port)), daemon=True)
     thread.start()
     thread.join(limit(10))
     return events[0]
@@ -346,7 +346,7 @@ def observed(tracer: Tracer, backend: Backend, port: int) -> list[Event]:
 @pytest.fixture(scope="module")
 def tracer(backend: Backend) -> Iterator[Tracer]:
     """A tracer of all attempts."""
-    with Tracer("--json", "--backend", backend, command="connect") as running:
+    with Tracer("--json", "--backend", backend, *ROOM, command="connect") as running:
         yield running
         ended_well(running)
 
@@ -372,7 +372,7 @@ def test_blocking_attempt_without_answer_shows_at_once(
     sock = socket.socket()
     patience = struct.pack("ll", int(limit(0.3)) + 1, 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-    waiting = threading.Thread(target=lambda: sock.connect_ex((address, port)))
+    waiting = threading.Thread(target=lambda: sock.connect_ex((address, port)), daemon=True)
     waiting.start()
     (event,) = tracer.wait_for(rport=port)
     assert waiting.is_alive()
@@ -536,7 +536,8 @@ BEFORE_THE_SYN = {"ENETUNREACH", "EADDRNOTAVAIL"}
 def outcomes(backend: Backend) -> Iterator[Tracer]:
     """A tracer of how attempts end."""
     need(backend, CONNECT, switches=["CONNECT_OUTCOME"])
-    with Tracer("--json", "--outcome", "--backend", backend, command="connect") as running:
+    arguments = ("--json", "--outcome", "--backend", backend, *ROOM)
+    with Tracer(*arguments, command="connect") as running:
         yield running
         ended_well(running)
 

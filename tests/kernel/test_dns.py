@@ -16,7 +16,7 @@ from tests.kernel import resolvers
 from tests.kernel.backends import need, not_offered
 from tests.kernel.harness import Event, Worker, limit, take_port
 from tests.kernel.resolvers import FAKE, MANY, PORT, SILENT, V4, WEB, WEB6, Ask
-from tests.kernel.tracers import Tracer, run_in_fork, stop_without_loss
+from tests.kernel.tracers import ROOM, Tracer, run_in_fork, stop_without_loss
 from tests.kernel.traffic import namespace_id, need_mptcp, task_fields
 
 from tcptrace.kernel.hooks import Hook, obstacle
@@ -65,7 +65,7 @@ def musl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def named(backend: Backend) -> Iterator[Tracer]:
     """A tracer of attempts to connect, with names."""
-    with Tracer("--json", "-d", "--backend", backend, command="connect") as tracer:
+    with Tracer("--json", "-d", "--backend", backend, *ROOM, command="connect") as tracer:
         yield tracer
         stop_without_loss(tracer)
 
@@ -73,7 +73,7 @@ def named(backend: Backend) -> Iterator[Tracer]:
 @pytest.fixture(scope="module")
 def exchanges(backend: Backend) -> Iterator[Tracer]:
     """A tracer of DNS."""
-    options = ("--json", "--timeout", "1s", "--backend", backend)
+    options = ("--json", "--timeout", "1s", "--backend", backend, *ROOM)
     with Tracer(*options, command="dns") as tracer:
         yield tracer
         stop_without_loss(tracer)

@@ -140,11 +140,11 @@ def test_data_that_comes_in_meanwhile_changes_nothing(tracer: Tracer) -> None:
 
     with listen(V4, port) as listener:
         listener.settimeout(limit(20))
-        thread = threading.Thread(target=send)
+        thread = threading.Thread(target=send, daemon=True)
         thread.start()
         for _ in range(MANY):
             listener.accept()[0].close()
-        thread.join()
+        thread.join(limit(10))
     events = seen(tracer, port, 2 * MANY)
     ends = {kind: [numbers(row) for row in events if row["type"] == kind] for kind in TYPES}
     assert MANY == len(ends["connect"])

@@ -60,7 +60,7 @@ def named(name: bytes, work: Callable[[], None]) -> None:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the test has to see it
             failures.append(error)
 
-    thread = threading.Thread(target=there)
+    thread = threading.Thread(target=there, daemon=True)
     thread.start()
     thread.join(limit(60))
     assert not thread.is_alive()
@@ -137,7 +137,9 @@ def serve(server: socket.socket, count: int) -> None:
 @contextlib.contextmanager
 def served(server: socket.socket, count: int) -> Iterator[None]:
     """Serve so many connections in a thread, from the beginning of the block to its end."""
-    thread = threading.Thread(target=named, args=(b"top-server", lambda: serve(server, count)))
+    thread = threading.Thread(
+        target=named, args=(b"top-server", lambda: serve(server, count)), daemon=True
+    )
     thread.start()
     yield
     thread.join(limit(60))
@@ -172,10 +174,10 @@ def test_bytes_of_open_connections(backend: Backend, netns: str) -> None:
             with connect(server) as near, server.accept()[0] as far:
                 far.settimeout(limit(20))
                 for round_ in (1, 2):
-                    sender = threading.Thread(target=near.sendall, args=(b"x" * BULK,))
+                    sender = threading.Thread(target=near.sendall, args=(b"x" * BULK,), daemon=True)
                     sender.start()
                     receive(far, BULK)
-                    sender.join()
+                    sender.join(limit(10))
                     # Both ends are of one program here: it sends and receives the same.
                     both = {"tx_bytes": round_ * BULK, "rx_bytes": round_ * BULK}
                     wait_for_run(tracer, both, **key)
@@ -321,11 +323,13 @@ def test_tables(backend: Backend, netns: str) -> None:
     """In a pipe it is a table for each interval, and --once is one of them."""
     with listen() as server:
         with Tracer(*options(backend, netns), "-n", "2", command="top") as tracer:
-            exchanged = threading.Thread(target=named, args=(b"top-text", lambda: exchange(server)))
+            exchanged = threading.Thread(
+                target=named, args=(b"top-text", lambda: exchange(server)), daemon=True
+            )
             with served(server, 1):
                 exchanged.start()
                 ended = tracer.ended()
-                exchanged.join()
+                exchanged.join(limit(10))
         assert 0 == ended.status
         lines = ended.stdout.splitlines()
         times = [at for at, line in enumerate(lines) if re.fullmatch(r"\d\d:\d\d:\d\d", line)]

@@ -161,7 +161,7 @@ def full_queue() -> Iterator[int]:
 @contextlib.contextmanager
 def serving(work: Callable[[], None]) -> Iterator[None]:
     """Serve in a thread, to its end."""
-    thread = threading.Thread(target=named, args=(b"top-server", work))
+    thread = threading.Thread(target=named, args=(b"top-server", work), daemon=True)
     thread.start()
     yield
     thread.join(limit(90))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 import pytest
 from tests.kernel.backends import HEADERS, not_offered
-from tests.kernel.harness import POLL_S, TIME_SCALE, Event, Worker, limit
+from tests.kernel.harness import POLL_S, TIME_SCALE, Event, Worker, children_of, limit
 
 import tcptrace.__main__
 from tcptrace.sources.bpf.find_bcc import import_bcc
@@ -34,6 +35,9 @@ if FORK:
 BANNER = "Tracing "
 NO_ROOM, SKIPPED = "try a larger --buffer-mb", "the kernel skipped the probe"
 """Why events were lost, in what tcptrace says."""
+ROOM = ("--buffer-mb", "16")
+"""For a tracer of a whole machine, whose rows nobody reads while other tests run. What others do
+there, such as another run of the tests, has to find room as well."""
 SUMMARY = re.compile(
     r"tcptrace: (\d+) (?:event|attempt|connection|listener)s? in [\d.]+ s, (\d+) lost"
 )
@@ -94,11 +98,11 @@ class Forked:
         return self._status
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for its end; return its exit status."""
+        """Wait for its end; return its exit status. Raises subprocess.TimeoutExpired."""
         deadline = time.monotonic() + timeout_s
         while self.poll() is None:
             if time.monotonic() > deadline:
-                pytest.fail("tcptrace does not end")
+                raise subprocess.TimeoutExpired("tcptrace", timeout_s)
             time.sleep(POLL_S)
         return self._status or 0
 
@@ -120,6 +124,7 @@ def _be_tcptrace(arguments: Sequence[str], stdout: int, stderr: int) -> NoReturn
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.closerange(3, 1024)
+        faulthandler.enable(2)  # see `Tracer.ended`
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = ["tcptrace", *arguments]
         sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115 - for good
@@ -129,6 +134,17 @@ def _be_tcptrace(arguments: Sequence[str], stdout: int, stderr: int) -> NoReturn
         sys.stderr.flush()
     finally:
         os._exit(status)
+
+
+def place_in_kernel(pid: int) -> str:
+    """Return where each thread of a process is in the kernel, for people."""
+    lines = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            state = (thread / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            lines.append(f"process {pid}, thread {thread.name}, {state}\n")
+            lines.append((thread / "stack").read_text())  # not with every kernel
+    return "".join(lines)
 
 
 class Tracer(contextlib.AbstractContextManager["Tracer"]):
@@ -171,7 +187,7 @@ class Tracer(contextlib.AbstractContextManager["Tracer"]):
                 stdout=write_end,
                 stderr=subprocess.PIPE,
                 cwd=cwd,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, "PYTHONFAULTHANDLER": "1", **(env or {})},
             )
         os.close(write_end)
         assert self.process.stderr
@@ -296,11 +312,23 @@ class Tracer(contextlib.AbstractContextManager["Tracer"]):
         )
 
     def ended(self) -> Ended:
-        """Wait for its end."""
+        """Wait for its end; fail, with where it stands, if that does not come."""
         deadline = time.monotonic() + limit(30)
         while self._open and time.monotonic() < deadline:
             self._read(deadline - time.monotonic())
-        return Ended(self.process.wait(limit(10)), self.stdout, self.stderr)
+        try:
+            return Ended(self.process.wait(limit(10)), self.stdout, self.stderr)
+        except subprocess.TimeoutExpired:
+            self._fail_where_it_stands()
+
+    def _fail_where_it_stands(self) -> NoReturn:
+        """Fail with what it and its children do in the kernel, and what it does in Python."""
+        in_kernel = "\n".join(map(place_in_kernel, (self.pid, *children_of(self.pid))))
+        self.process.send_signal(signal.SIGABRT)  # has Python write where it is
+        deadline = time.monotonic() + limit(10)
+        while self._open and time.monotonic() < deadline:
+            self._read(deadline - time.monotonic())
+        pytest.fail(f"tcptrace does not end:\n{in_kernel}\nstderr: {self.stderr}")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> Ended:
         """Send a signal and wait for its end."""

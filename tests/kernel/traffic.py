@@ -131,7 +131,7 @@ def in_namespace(name: str, work: Callable[[], Result]) -> Result:
         enter(NAMED / name)
         results.append(work())
 
-    thread = threading.Thread(target=there)
+    thread = threading.Thread(target=there, daemon=True)
     thread.start()
     thread.join(limit(30))
     return results[0]
@@ -309,7 +309,7 @@ def accept_queue(port: int) -> list[Event]:
 def accept_in_thread(port: int) -> Event:
     """Accept one connection in a thread."""
     events: list[Event] = []
-    thread = threading.Thread(target=lambda: events.append(accept_once(port=port)))
+    thread = threading.Thread(target=lambda: events.append(accept_once(port=port)), daemon=True)
     thread.start()
     thread.join(limit(10))
     return events[0]
@@ -358,7 +358,7 @@ def accept_while_its_descriptor_is_replaced(port: int) -> Event:
             tasks.append(task_fields())
             server.accept()[0].close()
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         eventually(lambda: any(is_in_accept(task["tid"]) for task in tasks), "a sleeping accept")
         address, kept = server.getsockname(), os.dup(server.fileno())

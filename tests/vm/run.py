@@ -41,6 +41,8 @@ TIME_SCALE = "15"
 JUNIT = "junit.xml"
 PROGRAMS = ROOT / ".cache" / "programs"
 TIMEOUT_S = 2700
+STANDS_S = 300
+"""After so long it is printed where a test stands, also one that no signal can end."""
 
 
 # The tests whose events have all the fields that there are.
@@ -106,6 +108,7 @@ def pytest_command(job: Job, arguments: Sequence[str]) -> list[str]:
     options = [
         *("--verbose", "--durations=10", "-p", "no:cacheprovider", "-m", "not anywhere"),
         *("--reruns=1", "-rfEsR"),  # as in noxfile.py
+        *("-o", f"faulthandler_timeout={STANDS_S}"),
         *(f"--junitxml={machine.SHARED / JUNIT}", "-o", "junit_family=xunit1"),  # has properties
     ]
     return [python_of(job), "-m", "pytest", *options, *job.tests, *arguments]
