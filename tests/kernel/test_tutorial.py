@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.kernel.backends import available
-from tests.kernel.tracers import Tracer, run_tcptrace
+from tests.kernel.tracers import BANNER, Tracer, run_tcptrace
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "examples" / "shop" / "shop.py"
@@ -59,6 +59,11 @@ def has_shown(tracer: Tracer, expected: set[frozenset[tuple[str, str]]]) -> bool
     return expected <= rows(tracer.stdout)
 
 
+def is_armed(tracer: Tracer) -> bool:
+    """Tell whether a tracer's probes are attached."""
+    return BANNER in tracer.stderr
+
+
 def is_same(heading: str, value: str) -> bool:
     """Tell whether a cell has this value each time."""
     chosen = value.isdecimal() and int(value) >= FIRST_CHOSEN_PORT
@@ -97,6 +102,8 @@ def test_the_commands_show_what_the_page_says(tmp_path: Path) -> None:
             stack.enter_context(Tracer(*step.arguments[1:], command=step.arguments[0], armed=False))
             for step in live
         ]
+        for tracer in tracers:  # they may all compile at the same time
+            tracer.wait_until(functools.partial(is_armed, tracer), "the banner")
         for step, tracer in zip(live, tracers, strict=True):
             shows = functools.partial(has_shown, tracer, rows(step.output))
             tracer.wait_until(shows, f"what the page has of {step.arguments}")
