@@ -6,6 +6,13 @@ else catches it. `details` (a compiler's or verifier's words) is shown with ``-v
 
 from __future__ import annotations
 
+import sys
+
+
+def pip_install(*packages: str) -> str:
+    """Return what installs packages of PyPI for the Python that runs tcptrace."""
+    return f"{sys.executable} -m pip install {' '.join(packages)}"
+
 
 class TcptraceError(Exception):
     """Tracing is not possible: exit status 1."""

@@ -653,7 +653,7 @@ def test_without_duckdb_it_says_how_to_get_it(
     fleet.fail(web, "10.0.0.2", 80)
     monkeypatch.setitem(sys.modules, "duckdb", None)
     monkeypatch.delitem(sys.modules, "tcptrace.map.duck", raising=False)
-    with pytest.raises(RefusedError, match=r"pip install 'tcptrace\[map\]'"):
+    with pytest.raises(RefusedError, match="-m pip install duckdb pyarrow"):
         run(fleet.keep(web))
 
 

@@ -118,7 +118,7 @@ def test_without_textual_there_is_advice(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "textual", None)
     make = top._show(given()).sink
     assert make
-    with pytest.raises(RefusedError, match=r"pip install textual.*-b"):
+    with pytest.raises(RefusedError, match=r"pip install textual\n.*-b"):
         make(PLAIN)
 
 

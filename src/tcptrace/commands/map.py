@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
-from tcptrace.errors import RefusedError, TcptraceError
+from tcptrace.errors import RefusedError, TcptraceError, pip_install
 from tcptrace.map.edges import COLUMNS, MORE_COLUMNS, to_json
 from tcptrace.map.place import Place
 from tcptrace.model import columns as of_columns
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 BY = ("program", "unit", "container", "pod", "host", "namespace")
 ENGINES = {
     "duckdb": "the map needs DuckDB, which is not installed.\n"
-    "Install it: pip install 'tcptrace[map]'",
+    f"Install it: {pip_install('duckdb', 'pyarrow')}",
     "spark": "Spark needs pyspark, which is not installed, and Java.\n"
-    "Install it: pip install 'tcptrace[spark]'",
+    f"Install it: {pip_install('pyspark')}",
 }
 """What is to be done where an engine is missing."""
 SHORT = (",", ":")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tcptrace.diff.baseline import Attempt, Baseline, Counts, network_of
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import TcptraceError, pip_install
 from tcptrace.model.window import ALWAYS
 
 KIND = "baseline"
@@ -17,7 +17,7 @@ VERSION = 1
 ESTABLISHED = "established"
 COLUMNS = ("type", "comm", "query", "raddr", "rport", "outcome", "error")
 WITHOUT_PYARROW = (
-    "Parquet needs pyarrow, which is not installed.\nInstall it: pip install 'tcptrace[record]'"
+    f"Parquet needs pyarrow, which is not installed.\nInstall it: {pip_install('pyarrow')}"
 )
 
 

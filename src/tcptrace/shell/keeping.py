@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import TcptraceError, pip_install
 from tcptrace.model.limits import Limits
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.amounts import NO_LIMIT, Amount
@@ -21,7 +21,7 @@ ROTATED = Amount(seconds=600)
 """So long a file of a directory grows where nothing is said."""
 WITHOUT_PYARROW = (
     "Parquet needs pyarrow, which is not installed.\n"
-    "Install it: pip install 'tcptrace[record]'; or take a name that ends in .jsonl"
+    f"Install it: {pip_install('pyarrow')}\nOr take a name that ends in .jsonl"
 )
 
 

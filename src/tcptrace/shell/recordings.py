@@ -193,5 +193,6 @@ def _check_filters(meta: Meta, filters: Filters) -> None:
         if before != text:
             flag = BY_NAME[name].flags[0]
             raise RefusedError(
-                f"the recording has only {flag} {before}: {flag} {text} would not be all of it"
+                f"the recording has only what {flag} {before} let pass.\n"
+                f"Read it with the same, or without {flag}"
             )

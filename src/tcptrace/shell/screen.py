@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tcptrace.errors import RefusedError
+from tcptrace.errors import RefusedError, pip_install
 from tcptrace.model.pace import Pace
 from tcptrace.model.text import printable
 from tcptrace.sinks.color import Palette, is_dumb
@@ -21,7 +21,7 @@ STDIN = "-"
 MOST_OF_A_NAME = 24
 NO_SCREEN = (
     "the screen needs textual, which is not installed.\n"
-    "Install it (pip install textual), or have tables with -b"
+    f"Install it: {pip_install('textual')}\nOr have tables with -b"
 )
 
 
