@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from tests.unit.fleet import Fleet, Host, write
@@ -158,6 +160,37 @@ def test_directories_are_compared_as_well(tmp_path: Path) -> None:
     after.connect(app, web, 81, programs=("app", ""))
     after.keep(web, app)
     assert {"app 10.0.0.0/24:81": "new"} == changes(before.root, after.root)
+
+
+def test_a_file_counts_once(tmp_path: Path) -> None:
+    """However often it is given: twice, by a link, or as a copy."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    (tmp_path / "link.parquet").symlink_to(base)
+    (tmp_path / "copy.parquet").write_bytes(base.read_bytes())
+    (tmp_path / "base").write_text(kept(base))
+    for path in (base, tmp_path / "base"):
+        (counts,) = read_baseline([path, path]).counts.values()
+        assert 1 == counts.attempts
+    (counts,) = read_baseline([base, tmp_path]).counts.values()
+    assert 1 == counts.attempts
+
+
+def kept(path: Path) -> str:
+    """Return what is kept of a recording as a baseline."""
+    return "".join(baseline_lines(read_baseline([path])))
+
+
+def test_what_cannot_be_read_is_left_out_whole(tmp_path: Path) -> None:
+    """Also what was read of it before: a count of half a file is wrong."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    (tmp_path / "half.jsonl").write_text(kept(base) + "no JSON\n")
+    pq.write_table(pa.table({"type": ["connect"], "comm": [["x"]]}), tmp_path / "foreign.parquet")
+    said: list[str] = []
+    (counts,) = read_baseline([tmp_path], said.append).counts.values()
+    assert 1 == counts.attempts
+    assert ["foreign.parquet is no", "half.jsonl, line 3,"] == [
+        " ".join(text.partition(f"{tmp_path}/")[2].split()[:3]) for text in said
+    ]
 
 
 def test_a_difference_can_fail(tmp_path: Path) -> None:

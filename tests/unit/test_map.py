@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -11,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -24,7 +27,7 @@ from tcptrace.cli import cli
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.map.find import find
 from tcptrace.model.events import time_text
-from tcptrace.model.kept import CUT_KEY, END_KEY
+from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY
 from tcptrace.model.losses import Losses
 from tcptrace.model.window import ALWAYS
 
@@ -445,12 +448,159 @@ def test_what_is_given_twice_counts_once(fleet: Fleet, web: Host, db: Host) -> N
     assert (1, 100) == (edge["attempts"], edge["tx_bytes"])
 
 
+@pytest.mark.parametrize("numbers", [True, False])
+def test_a_copy_of_a_file_counts_once(fleet: Fleet, web: Host, *, numbers: bool) -> None:
+    """Also of what has no sequence numbers, such as attempts that failed."""
+    fleet.connect(web, None, 80, address="198.51.100.1", numbers=numbers)
+    fleet.fail(web, "198.51.100.1", 80)
+    (path,) = fleet.keep(web, numbers=numbers).rglob("*.parquet")
+    (fleet.root / "backup").mkdir()
+    (fleet.root / "backup" / "tracer.parquet").write_bytes(path.read_bytes())
+    (edge,) = edges(fleet.root)
+    assert (2, 1, 100) == (edge["attempts"], edge["failed"], edge["tx_bytes"])
+
+
+@pytest.mark.parametrize("above", ["host=above", "type=x", "time=1", "it's [a] {b}*"])
+def test_a_host_is_what_its_own_directory_says(tmp_path: Path, above: str) -> None:
+    """Whatever the host is called, and whatever stands above that directory."""
+    names = ("__HIVE_DEFAULT_PARTITION__", "date=2026-11-30", "a/b", "100%", "a\nb", "it's", "é")
+    fleet = Fleet(tmp_path / above / "fleet")
+    web, *hosts = (Host(quote(name, safe="")) for name in ("web", *names))
+    for number, host in enumerate(hosts):
+        fleet.connect(web, host, 80 + number)
+    expected = {f"curl@web > nginx@{name}:{80 + at}": 1 for at, name in enumerate(names)}
+    assert expected == arrows(fleet.keep(web, *hosts))
+
+
+def test_directories_may_be_in_others(fleet: Fleet, web: Host, db: Host, tmp_path: Path) -> None:
+    """Of any depth, and with any names: the host is the innermost."""
+    fleet.connect(web, db, 80)
+    fleet.keep(web)
+    inner = Fleet(tmp_path / "fleet" / "host=old" / "zone=eu" / "laddr=7")
+    inner.keep(db)
+    assert {"curl@web > nginx@db:80": 1} == arrows(fleet.root)
+
+
+def test_links_are_followed_once(fleet: Fleet, web: Host, db: Host, tmp_path: Path) -> None:
+    """To directories and to files; those that lead back are no others."""
+    fleet.connect(web, db, 80)
+    (path,) = fleet.keep(web).rglob("*.parquet")
+    other = Fleet(tmp_path / "other")
+    other.keep(db)
+    (fleet.root / "other").symlink_to(other.root)
+    (other.root / "back").symlink_to(fleet.root)
+    (fleet.root / "again.parquet").symlink_to(path)
+    assert {"curl@web > nginx@db:80": 1} == arrows(fleet.root)
+
+
+def test_what_is_no_file_is_not_read(fleet: Fleet, web: Host) -> None:
+    """Nobody may ever write to a pipe; a directory can be called as a recording is."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    place = fleet.keep(web)
+    os.mkfifo(place / "pipe.parquet")
+    (place / "gone.parquet").symlink_to("nowhere")
+    for name in ("x.parquet", "x.jsonl"):
+        (place / name).mkdir()
+    result = run(place)
+    assert "198.51.100.1:80" in result.stdout
+    (said,) = (line for line in result.stderr.splitlines() if "left out" in line)
+    assert said.endswith(f"{place}/gone.parquet, {place}/pipe.parquet")
+
+
+def test_a_directory_that_is_closed_is_said(
+    fleet: Fleet, web: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings are their owner's: without its right, a map lacks a host."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    place, closed = fleet.keep(web), str(fleet.root / "closed")
+    (fleet.root / "closed").mkdir()
+    scandir = os.scandir
+
+    def scan(path: Any) -> Any:
+        if str(path).startswith(closed):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert f"cannot be read: {closed}\n" in run(place).stderr
+    with pytest.raises(TcptraceError, match=f"cannot read {closed}: Permission denied"):
+        run(closed)
+
+
+def test_a_name_that_is_no_text_is_left_out_and_said(fleet: Fleet, web: Host) -> None:
+    """No engine could be told of it."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    (path,) = fleet.keep(web).rglob("*.parquet")
+    other = path.with_name(os.fsdecode(b"tracer-\xff.parquet"))
+    other.write_bytes(path.read_bytes())
+    assert "tracer-\\udcff.parquet" in run(fleet.root).stderr
+    with pytest.raises(TcptraceError, match="its name is not in UTF-8"):
+        run(other)
+
+
+FOREIGN = {
+    "time": pa.array(["noon"]),
+    "type": pa.array([7]),
+    "lport": pa.array(["80"]),
+    "comm": pa.array([["curl"]]),
+    "clock_offset_ns": pa.array(["0"]),
+    "filename": pa.array(["/etc/passwd"]),
+    "host": pa.array(["db"]),
+    "TYPE": pa.array(["connect"]),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_with_other_columns_is_left_out_and_said(
+    fleet: Fleet, web: Host, db: Host, name: str
+) -> None:
+    """It would keep all others from being joined, or give them a meaning of its own."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web, db)
+    (path,) = place.rglob("host=web/*.parquet")
+    table = pq.read_table(path, partitioning=None).slice(0, 1)
+    kept = table.schema.metadata
+    if name in table.column_names:
+        table = table.drop_columns([name])
+    table = table.append_column(name, FOREIGN[name])
+    pq.write_table(table.replace_schema_metadata(kept), path.with_name("tracer-9.parquet"))
+    assert {"curl@web > nginx@db:80": 1} == arrows(place)
+    assert "tracer-9.parquet" in run(place).stderr
+
+
+@pytest.mark.parametrize("known", [b"[]", b"7", b"{}", b"\xff", b"[" * 100_000])
+def test_a_file_that_says_nonsense_of_itself_is_left_out_and_said(
+    fleet: Fleet, web: Host, db: Host, known: bytes
+) -> None:
+    """As one that is cut off is."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web, db)
+    (path,) = place.rglob("host=web/*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    metadata = {**table.schema.metadata, META_KEY: known}
+    pq.write_table(table.replace_schema_metadata(metadata), path.with_name("tracer-9.parquet"))
+    assert {"curl@web > nginx@db:80": 1} == arrows(place)
+    assert "tracer-9.parquet" in run(place).stderr
+
+
+def test_a_damaged_file_is_named(fleet: Fleet, web: Host, db: Host) -> None:
+    """An engine finds it when it reads rows, and does not say which it is."""
+    fleet.connect(web, db, 80)
+    (path,) = fleet.keep(web, db).rglob("host=web/*.parquet")
+    data = bytearray(path.read_bytes())
+    data[4:400] = b"\xff" * 396
+    path.write_bytes(data)
+    with pytest.raises(TcptraceError, match=f"files are damaged: {path}"):
+        run(fleet.root)
+
+
 def test_what_was_lost_is_said(fleet: Fleet, web: Host, db: Host) -> None:
     """Ends can be missing then."""
     fleet.connect(web, db, 80)
     place = fleet.keep(web)
     for number in range(2):
-        write(place / f"db-{number}.parquet", db, losses=Losses(no_room=2, untracked=5))
+        losses = Losses(no_room=2, untracked=5)
+        write(place / f"db-{number}.parquet", db, losses=losses, at_s=number)
     assert "so ends can be missing: db (4)" in run(place).stderr
 
 
@@ -503,6 +653,17 @@ def test_hosts_of_one_name_are_told_apart(fleet: Fleet, db: Host) -> None:
         "curl@web nginx@db:80",
         "curl@ubuntu 333-boot nginx@ubuntu 444-boot:80",
     ] == [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+def test_single_recordings_of_namesakes_are_told_apart(fleet: Fleet) -> None:
+    """They were recorded at the same time, although neither has begun a second file."""
+    twins = [Host("ubuntu", f"10.0.0.{at}", boot_id=f"{at}{at}{at}-boot") for at in (3, 4)]
+    fleet.connect(twins[0], twins[1], 80, at_s=20)
+    for number, host in enumerate(twins):
+        fleet.root.mkdir(exist_ok=True)
+        write(fleet.root / f"{number}.parquet", host, at_s=number)
+    expected = {"curl@ubuntu 333-boot > nginx@ubuntu 444-boot:80": 1}
+    assert expected == arrows(*fleet.root.iterdir())
 
 
 def test_containers_of_several_hosts_have_the_same_addresses(fleet: Fleet) -> None:

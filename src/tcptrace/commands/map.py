@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
-from tcptrace.errors import RefusedError, TcptraceError, pip_install
+from tcptrace.errors import RefusedError, ShortageError, TcptraceError, pip_install
 from tcptrace.map.edges import COLUMNS, MORE_COLUMNS, to_json
 from tcptrace.map.place import Place
 from tcptrace.model import columns as of_columns
@@ -107,7 +107,7 @@ def _made(paths: Sequence[Path | str], joining: Joining, by: str, given: dict[st
         _engine(joining) as engine,
         Place(joining.place) as place,
     ):
-        from tcptrace.map.find import around, find  # noqa: PLC0415 - pyarrow is slow to import
+        from tcptrace.map.find import around, check_rows, find  # noqa: PLC0415 - pyarrow is slow
         from tcptrace.map.inputs import Wanted  # noqa: PLC0415 - for few runs
         from tcptrace.map.join import make_map  # noqa: PLC0415 - for few runs
 
@@ -117,7 +117,13 @@ def _made(paths: Sequence[Path | str], joining: Joining, by: str, given: dict[st
         for note in found.notes:
             say(note)
         wanted = Wanted(by, filters, since_ns, until_ns, found.namesakes)
-        return make_map(engine, found.tables, wanted)
+        try:
+            return make_map(engine, found.tables, wanted)
+        except ShortageError:
+            raise
+        except TcptraceError:
+            check_rows(found.tables)  # engines do not say which file it was
+            raise
 
 
 def _say_clocks(clocks: Sequence[Clock]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,15 +35,10 @@ def read_baseline(
         TcptraceError: one cannot be read, or tells of no attempt.
 
     """
-    baseline = Baseline()
-    every = [*paths]
+    reader, every = _Reader(say), [*paths]
     for path in every:
-        if isinstance(path, str):
-            _read_bucket(path, baseline, say)
-        elif path.is_dir():
-            _read_directory(path, baseline, say)
-        else:
-            _read(path, baseline)
+        reader.add(path)
+    baseline = reader.baseline
     if not baseline.counts:
         raise TcptraceError(
             f"there is no attempt to connect in {', '.join(map(str, every))}.\n"
@@ -51,52 +47,94 @@ def read_baseline(
     return baseline
 
 
-def _read_directory(root: Path, baseline: Baseline, say: Callable[[str], None]) -> None:
-    """Read what can be read below a directory. Raises TcptraceError where there is nothing."""
-    _require_pyarrow()
-    from tcptrace.map.find import in_directory  # noqa: PLC0415 - needs pyarrow
+class _Reader:
+    """Reads one path after the other into a baseline, each file once."""
 
-    for path in in_directory(root):
-        try:
-            _read(path, baseline)
-        except TcptraceError as error:
-            say(f"left out: {error}")
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.baseline = Baseline()
+        self._say = say
+        self._taken: set[str] = set()
+        self._ends: set[bytes] = set()
+        """Digests of what Parquet files end in: those of copies are the same."""
 
+    def add(self, path: Path | str) -> None:
+        """Take a path, or a URL. Raises TcptraceError."""
+        if isinstance(path, str):
+            self._add_bucket(path)
+        elif path.is_dir():
+            self._add_directory(path)
+        else:
+            self._add_file(path)
 
-def _read_bucket(url: str, baseline: Baseline, say: Callable[[str], None]) -> None:
-    """The same below a URL."""
-    _require_pyarrow()
-    from tcptrace.map.fetch import names_in  # noqa: PLC0415 - needs pyarrow
-    from tcptrace.sources.recording.bucket import Bucket  # noqa: PLC0415
+    def _leave_out(self, _path: Path, error: TcptraceError) -> None:
+        self._say(f"left out: {error}")
 
-    bucket = Bucket(url)
-    for name in names_in(bucket, url, ALWAYS):
-        with bucket.open(f"{bucket.root}/{name}") as file:
-            try:
-                _add(_of_parquet(Path(name), file), baseline)
-            except TcptraceError as error:
-                say(f"left out: {error}")
-
-
-def _read(path: Path, baseline: Baseline) -> None:
-    if path.suffix == ".parquet":
+    def _add_directory(self, root: Path) -> None:
+        """Take what can be read below a directory. Raises TcptraceError where there is nothing."""
         _require_pyarrow()
-        _add(_of_parquet(path, path), baseline)
-        return
-    try:
-        with path.open("rb") as file:
-            _read_lines(path, file, baseline)
-    except OSError as error:
-        raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
+        from tcptrace.map.directory import in_directory  # noqa: PLC0415 - needs pyarrow
+
+        for path in in_directory(root, self._leave_out):
+            try:
+                self._add_file(path)
+            except TcptraceError as error:
+                self._leave_out(path, error)
+
+    def _add_bucket(self, url: str) -> None:
+        """The same below a URL."""
+        _require_pyarrow()
+        from tcptrace.map.fetch import names_in  # noqa: PLC0415 - needs pyarrow
+        from tcptrace.sources.recording.bucket import Bucket  # noqa: PLC0415
+
+        bucket = Bucket(url)
+        for name in names_in(bucket, url, ALWAYS):
+            with bucket.open(f"{bucket.root}/{name}") as file:
+                try:
+                    self._add_parquet(Path(name), file)
+                except TcptraceError as error:
+                    self._leave_out(Path(name), error)
+
+    def _add_file(self, path: Path) -> None:
+        real = os.path.realpath(path)
+        if real in self._taken:
+            return
+        self._taken.add(real)
+        try:
+            with path.open("rb") as file:
+                if path.suffix == ".parquet":
+                    _require_pyarrow()
+                    self._add_parquet(path, file)
+                else:
+                    self._take(_of_lines(path, file).items())
+        except OSError as error:
+            raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
+
+    def _add_parquet(self, name: Path, file: Any) -> None:
+        """Take the attempts of a Parquet file, all of them or none. Raises TcptraceError."""
+        import pyarrow as pa  # noqa: PLC0415 - an extra, and slow
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        from tcptrace.map.ends import digest_of  # noqa: PLC0415 - needs pyarrow
+        from tcptrace.map.find import look, unreadable  # noqa: PLC0415
+
+        try:
+            with pq.ParquetFile(file) as parquet:
+                look(name, parquet.metadata)
+                end = digest_of(parquet.metadata)
+                found = [] if end in self._ends else [*_of_file(parquet)]
+        except (OSError, pa.ArrowException) as error:
+            raise TcptraceError(unreadable(name, error)) from None
+        self._ends.add(end)
+        self._take(found)
+
+    def _take(self, found: Iterable[tuple[Attempt, Counts]]) -> None:
+        for attempt, counts in found:
+            self.baseline.add(attempt, counts)
 
 
-def _add(found: Iterable[tuple[Attempt, Counts]], baseline: Baseline) -> None:
-    for attempt, counts in found:
-        baseline.add(attempt, counts)
-
-
-def _read_lines(path: Path, lines: Iterable[bytes], baseline: Baseline) -> None:
-    """Read JSON Lines: of a recording, or of a baseline."""
+def _of_lines(path: Path, lines: Iterable[bytes]) -> dict[Attempt, Counts]:
+    """Return the attempts of JSON Lines, of a recording or a baseline. Raises TcptraceError."""
+    baseline = Baseline()
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
@@ -111,6 +149,7 @@ def _read_lines(path: Path, lines: Iterable[bytes], baseline: Baseline) -> None:
             raise TcptraceError(
                 f"{path}, line {number}, is neither of a recording nor of a baseline"
             ) from None
+    return baseline.counts
 
 
 def _outcome(outcome: str | None, error: str | None) -> str:
@@ -127,20 +166,6 @@ def _require_pyarrow() -> None:
     """Raise TcptraceError where Parquet cannot be read."""
     if not find_spec("pyarrow"):
         raise TcptraceError(WITHOUT_PYARROW)
-
-
-def _of_parquet(name: Path, file: Any) -> list[tuple[Attempt, Counts]]:
-    """Return the attempts of a Parquet file, all of them or none. Raises TcptraceError."""
-    import pyarrow as pa  # noqa: PLC0415 - an extra, and slow
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    from tcptrace.map.find import unreadable  # noqa: PLC0415 - needs pyarrow
-
-    try:
-        with pq.ParquetFile(file) as parquet:
-            return [*_of_file(parquet)]
-    except (OSError, pa.ArrowInvalid) as error:
-        raise TcptraceError(unreadable(name, error)) from None
 
 
 def _of_file(parquet: Any) -> Iterator[tuple[Attempt, Counts]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Collection
@@ -10,10 +11,11 @@ from typing import Any
 
 import duckdb
 
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import ShortageError, TcptraceError
 from tcptrace.map.engine import Files
 from tcptrace.map.place import Place
 
+NO_SPACE = os.strerror(errno.ENOSPC)
 GLOB = re.compile(r"[*?\[]")
 """What would stand for several files in a path."""
 
@@ -42,13 +44,13 @@ class DuckDb:
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files; return the names of its columns."""
         paths = ", ".join(self.text(GLOB.sub(r"[\g<0>]", path)) for path in table.paths)
-        hive = "true, hive_types = {'host': VARCHAR}" if table.root else "false"
-        options = f"filename = true, hive_partitioning = {hive}"
-        host = "" if table.host is None else f", {self.text(table.host)} AS host"
-        self.run(
-            f"CREATE TEMP VIEW {view} AS SELECT *{host} FROM read_parquet([{paths}], {options})"  # noqa: S608 - quoted
-        )
+        options = "filename = true, hive_partitioning = false"
+        self.run(f"CREATE TEMP VIEW {view} AS SELECT * FROM read_parquet([{paths}], {options})")  # noqa: S608 - quoted
         return [name for name, *_ in self.rows(f"DESCRIBE {view}")]
+
+    def in_filename(self, part: str) -> str:
+        """Return a part of a path as it stands in the column `filename`."""
+        return part
 
     def text(self, value: str) -> str:
         """Return a text as it stands in a query."""
@@ -72,10 +74,11 @@ class DuckDb:
 
     def _failed(self, error: duckdb.Error) -> TcptraceError:
         first = str(error).partition("\n")[0]
-        hint = ""
-        if isinstance(error, duckdb.OutOfMemoryException):
-            hint = "\nGive it more with --memory, or a disk with more room with --temp"
-        return TcptraceError(f"DuckDB could not make the map: {first}{hint}", details=str(error))
+        message = f"DuckDB could not make the map: {first}"
+        if isinstance(error, duckdb.OutOfMemoryException) or NO_SPACE in first:
+            hint = "Give it more with --memory, or a disk with more room with --temp"
+            return ShortageError(f"{message}\n{hint}", details=str(error))
+        return TcptraceError(message, details=str(error))
 
     def close(self) -> None:
         """Let go of all that was made."""

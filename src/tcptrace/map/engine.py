@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, Protocol
 
@@ -18,9 +18,9 @@ class Files(NamedTuple):
 
     paths: Sequence[str]
     host: str | None = None
-    """Whose they are; None where a part of each path says so, as in ``host=db1``, or a column."""
-    root: str = ""
-    """The directory below which the parts of paths say so."""
+    """Whose they are; None where a part of each path says so, or a column."""
+    hosts: Mapping[str, str] = {}
+    """The hosts that parts of the paths name, by these, such as ``host=db%2F1``."""
 
 
 class Engine(Protocol):
@@ -32,6 +32,9 @@ class Engine(Protocol):
 
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files, with their names; return the names of its columns."""
+
+    def in_filename(self, part: str) -> str:
+        """Return a part of a path as it stands in the column `filename`."""
 
     def text(self, value: str) -> str:
         """Return a text as it stands in a query."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,20 +12,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tcptrace.errors import TcptraceError
+from tcptrace.map.directory import in_directory
+from tcptrace.map.ends import digest_of, last_ns
 from tcptrace.map.engine import Files
 from tcptrace.map.fetch import fetched
-from tcptrace.map.names import host_in, usual
-from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY, Classes
-from tcptrace.model.losses import NOTHING_LOST, Losses, losses_from
-from tcptrace.model.meta import Meta, meta_from_json
+from tcptrace.map.inputs import TYPES
+from tcptrace.map.names import part_of_host
+from tcptrace.model.filenames import host_of
+from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY, OFFSET, Classes
+from tcptrace.model.losses import Losses, losses_from
+from tcptrace.model.meta import meta_from_json
 from tcptrace.model.window import Window
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.sinks.parquet import ParquetRecording
-from tcptrace.sources.recording.directory import can_be_in
 from tcptrace.sources.recording.jsonl import JsonLines
 
 DAY_NS = 86_400 * 1_000_000_000
 UNKNOWN = "unknown"
+MADE = frozenset({"host", "filename"})
+"""Columns that are made when files are read."""
+TESTS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "STRING": (pa.types.is_string,),
+    "BIGINT": (pa.types.is_integer,),
+    "DOUBLE": (pa.types.is_floating, pa.types.is_decimal),
+}
+"""What tells whether a column has values of a type of `TYPES`."""
 SAID = 3
 """So many of a kind are named."""
 
@@ -40,12 +51,22 @@ class Found(NamedTuple):
     """What people should know of it."""
 
 
+class _Table(NamedTuple):
+    """Files that have the same columns."""
+
+    paths: list[str]
+    hosts: dict[str, str]
+    """The hosts that parts of the paths name, by these."""
+
+
 class _Kept(NamedTuple):
     """What a file says of itself."""
 
     host: str
     boot_id: str
     begun_ns: int
+    last_ns: int
+    """When the last of its rows happened, or it was begun."""
     losses: Losses
     is_cut: bool
 
@@ -75,35 +96,24 @@ def find(paths: Iterable[Path | str], place: Path, window: Window) -> Found:
     return finder.found()
 
 
-def in_directory(root: Path, window: Window = Window()) -> list[Path]:  # noqa: B008 - immutable
-    """Return the recordings below a directory, in their order. Raises TcptraceError."""
-    every = [path for path in sorted(root.rglob("*")) if path.suffix in {".parquet", ".jsonl"}]
-    shown = usual([path.relative_to(root) for path in every])
-    if not shown:
-        raise TcptraceError(
-            f"there are no recordings in {root}.\n"
-            "They are made with: tcptrace tracer -d --failed -w DIRECTORY/"
-        )
-    return [root / path for path in shown if all(can_be_in(part, window) for part in path.parts)]
-
-
 class _Finder:
     """Looks at one path after the other."""
 
     def __init__(self, place: Path, window: Window) -> None:
         self._place, self._window = place, window
-        self._tables: dict[tuple[str, str | None, str], list[str]] = {}
-        """Files by the directory or the host that they are of, and by their columns."""
+        self._tables: dict[tuple[str | None, str], _Table] = {}
+        """Files by their host, where no part of their paths names it, and by their columns."""
         self._kept: list[_Kept] = []
-        self._left_out: list[Path] = []
+        self._left_out: dict[Path, TcptraceError] = {}
         self._taken: set[Path] = set()
+        self._ends: set[bytes] = set()
 
     def add(self, path: Path) -> None:
         """Take a path. Raises TcptraceError."""
         if path.is_dir():
             self._add_directory(path)
         elif self._is_new(path):
-            self._add_file(path)
+            self._add_file(path, None)
 
     def _is_new(self, path: Path) -> bool:
         """Tell whether a file was not taken before, by whatever path."""
@@ -113,37 +123,49 @@ class _Finder:
         return is_new
 
     def _add_directory(self, root: Path) -> None:
-        """Take what can be read below a directory: engines read what has its host in its path."""
-        for path in filter(self._is_new, in_directory(root, self._window)):
-            host = host_in(path.relative_to(root))
+        """Take what can be read below a directory."""
+        for path in filter(self._is_new, in_directory(root, self._leave_out, self._window)):
             try:
-                if host is None or path.suffix == ".jsonl":
-                    self._add_file(path)
-                else:
-                    kept, columns = _look(path)
-                    self._take(kept._replace(host=host), path, (str(root), None, columns))
-            except TcptraceError:
-                self._left_out.append(path)
+                self._add_file(path, part_of_host(path.relative_to(root)))
+            except TcptraceError as error:
+                self._leave_out(path, error)
 
-    def _take(self, kept: _Kept, path: Path, key: tuple[str, str | None, str]) -> None:
-        self._kept.append(kept)
-        self._tables.setdefault(key, []).append(str(path))
+    def _is_copy(self, end: pq.FileMetaData) -> bool:
+        """Tell whether a file that ends so was taken before."""
+        digest = digest_of(end)
+        is_copy = digest in self._ends
+        self._ends.add(digest)
+        return is_copy
 
-    def _add_file(self, path: Path) -> None:
-        """Take a file whose host is in it. Raises TcptraceError."""
+    def _leave_out(self, path: Path, error: TcptraceError) -> None:
+        self._left_out[path] = error
+
+    def _add_file(self, path: Path, part: str | None) -> None:
+        """Take a file; its host is in it where no part of its path tells. Raises TcptraceError."""
+        host = part and host_of(part)
         if path.suffix == ".jsonl":
             made = self._place / f"{len(self._kept)}.parquet"
-            kept = _converted(path, made)
-            self._take(kept, made, ("", kept.host, _look(made)[1]))
+            kept, columns = _converted(path, made)
+            path, part = made, None
         else:
-            kept, columns = _look(path)
-            self._take(kept, path, ("", kept.host, columns))
+            end = _end_of(path)
+            kept, columns = look(path, end)
+            if self._is_copy(end):
+                return
+        kept = kept._replace(host=host or kept.host)
+        self._kept.append(kept)
+        table = self._tables.setdefault((None if part else kept.host, columns), _Table([], {}))
+        table.paths.append(str(path))
+        if part:
+            table.hosts[part] = kept.host
 
     def found(self) -> Found:
         """Return all that was taken. Raises TcptraceError where nothing can be read."""
         if self._left_out and not self._tables:
-            _look(self._left_out[0])
-        tables = [Files(paths, host, root) for (root, host, _), paths in self._tables.items()]
+            raise next(iter(self._left_out.values()))
+        tables = [
+            Files(table.paths, host, table.hosts) for (host, _), table in self._tables.items()
+        ]
         namesakes = frozenset(_namesakes(self._kept))
         return Found(tables, namesakes, [*self._notes(namesakes)])
 
@@ -172,41 +194,86 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _namesakes(kept: Iterable[_Kept]) -> Iterator[str]:
-    """Yield names of hosts of which one boot had begun a file before another's last."""
+    """Yield names of hosts of which one boot began before the last that another has recorded."""
     boots: dict[tuple[str, str], tuple[int, int]] = {}
     for file in kept:
         key = file.host, file.boot_id
-        first, last = boots.get(key, (file.begun_ns, file.begun_ns))
-        boots[key] = min(first, file.begun_ns), max(last, file.begun_ns)
+        first, last = boots.get(key, (file.begun_ns, file.last_ns))
+        boots[key] = min(first, file.begun_ns), max(last, file.last_ns)
     spans = sorted((host, *span) for (host, boot), span in boots.items() if boot)
     for (host, _, last), (other, first, _) in pairwise(spans):
         if host == other and first < last:
             yield host
 
 
-def _look(path: Path) -> tuple[_Kept, str]:
-    """Return what a Parquet recording says of itself, and its columns. Raises TcptraceError."""
+def _end_of(path: Path) -> pq.FileMetaData:
+    """Return the end of a Parquet file. Raises TcptraceError."""
     try:
-        read = pq.read_metadata(path)
-        known = read.metadata or {}
+        str(path).encode()
+        return pq.read_metadata(path)
+    except UnicodeEncodeError:
+        raise TcptraceError(f"cannot read {path}: its name is not in UTF-8") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise TcptraceError(unreadable(path, error)) from None
+
+
+def look(path: Path, end: pq.FileMetaData) -> tuple[_Kept, str]:
+    """Return what a Parquet recording says of itself, and its columns. Raises TcptraceError."""
+    known = end.metadata or {}
     if META_KEY not in known:
         raise TcptraceError(f"{path} is no recording of tcptrace")
     if known.keys().isdisjoint({END_KEY, CUT_KEY}):
         raise TcptraceError(unreadable(path, None))
     try:
+        _check_columns(end.schema.to_arrow_schema())
         meta = meta_from_json(json.loads(known[META_KEY]))
         losses = losses_from(json.loads(known.get(END_KEY, "{}")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TcptraceError(f"{path} cannot be read: {error}") from None
-    kept = _kept(meta, losses, UNKNOWN)._replace(is_cut=CUT_KEY in known)
-    return kept, str(read.schema).partition("\n")[2]  # behind where it is in memory
+    last = max(meta.start_ns, last_ns(end))
+    is_cut = CUT_KEY in known
+    kept = _Kept(meta.host or UNKNOWN, meta.boot_id, meta.start_ns, last, losses, is_cut=is_cut)
+    return kept, str(end.schema).partition("\n")[2]  # behind where it is in memory
 
 
-def _kept(meta: Meta, losses: Losses, name: str) -> _Kept:
-    """Return what a recording says; `name` is what its host is called where that is not known."""
-    return _Kept(meta.host or name, meta.boot_id, meta.start_ns, losses, is_cut=False)
+def check_rows(tables: Iterable[Files]) -> None:
+    """Read all rows, and raise TcptraceError where that fails."""
+    damaged = [path for table in tables for path in table.paths if not _is_whole(path)]
+    if damaged:
+        raise TcptraceError(
+            f"files are damaged: {_few(damaged)}.\nMove them away, and make the map without them"
+        )
+
+
+def _is_whole(path: str) -> bool:
+    try:
+        with pq.ParquetFile(path) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in TYPES]
+            for number in range(parquet.num_row_groups):
+                parquet.read_row_group(number, columns=names, use_threads=False).validate(full=True)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    """Raise ValueError where a column is not as engines will read it: one file would fail all."""
+    if not {"type", "time"} <= {*schema.names}:
+        raise ValueError("its rows have no type, or no time")
+    if len({name.lower() for name in schema.names}) < len(schema.names):
+        raise ValueError("two of its columns have one name")
+    for field in schema:
+        if not _fits(field.name, field.type):
+            msg = f"no row of tcptrace has {field.name!r} as {field.type}"
+            raise ValueError(msg)
+
+
+def _fits(name: str, kind: pa.DataType) -> bool:
+    """Tell whether a column can be read, or is one that nobody asks for."""
+    if name == "time":
+        return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+    tests = TESTS.get("BIGINT" if name == OFFSET else TYPES.get(name, ""))
+    return name not in MADE and (tests is None or any(test(kind) for test in tests))
 
 
 def unreadable(path: Path, error: Exception | None) -> str:
@@ -219,8 +286,8 @@ def unreadable(path: Path, error: Exception | None) -> str:
     )
 
 
-def _converted(path: Path, to: Path) -> _Kept:
-    """Make a Parquet recording of one in JSON Lines. Raises TcptraceError."""
+def _converted(path: Path, to: Path) -> tuple[_Kept, str]:
+    """Make a Parquet recording of one in JSON Lines, and look at it. Raises TcptraceError."""
     source = JsonLines(str(path), Classes(TRACER.row_classes), [])
     sink = ParquetRecording(str(to), TRACER.row_classes, force=True)
     try:
@@ -228,7 +295,8 @@ def _converted(path: Path, to: Path) -> _Kept:
         for batch in source.batches():
             sink.write(list(batch.events))
             sink.flush()
-        return _kept(source.meta, source.losses(), path.stem)._replace(is_cut=not source.is_whole)
     finally:
         source.close()
-        sink.close(NOTHING_LOST)
+        sink.close(source.losses())
+    kept, columns = look(to, _end_of(to))
+    return kept._replace(host=source.meta.host or path.stem, is_cut=not source.is_whole), columns

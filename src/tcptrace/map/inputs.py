@@ -55,24 +55,47 @@ class Wanted(NamedTuple):
 
 def make_input(engine: Engine, tables: Iterable[Files], wanted: Wanted) -> None:
     """Make the view `recorded` of files."""
-    host = _host(engine, wanted.namesakes)
-    parts = [_read(engine, f"files_{at}", table, host) for at, table in enumerate(tables)]
+    parts = [
+        _read(engine, f"files_{at}", table, wanted.namesakes) for at, table in enumerate(tables)
+    ]
     engine.run(f"CREATE TEMP VIEW kept AS {' UNION ALL '.join(parts)}")
     engine.run(_recorded(engine, wanted))
 
 
-def _host(engine: Engine, namesakes: Collection[str]) -> str:
-    """Return the expression of a row's host."""
+def _host(engine: Engine, table: Files) -> str | None:
+    """Return the expression of the host of a file's rows; None where a column tells.
+
+    It is not an engine's own way to read such paths: that would take all parts with a `=` for
+    columns, those above the recordings, too.
+    """
+    if table.host is not None:
+        return engine.text(table.host)
+    if not table.hosts:
+        return None
+    named = "regexp_extract(filename, '(?s).*/host=([^/]+)/', 1)"
+    coded = {engine.in_filename(part)[len("host=") :]: host for part, host in table.hosts.items()}
+    whens = [
+        f"WHEN {engine.text(code)} THEN {engine.text(host)}"
+        for code, host in sorted(coded.items())
+        if code != host
+    ]
+    return f"CASE {named} {' '.join(whens)} ELSE {named} END" if whens else named
+
+
+def _told_apart(engine: Engine, host: str, namesakes: Collection[str]) -> str:
+    """Return the expression of a host's name with its boot's id, where several have that name."""
     if not namesakes:
-        return "host"
+        return host
     names = ", ".join(map(engine.text, sorted(namesakes)))
-    return f"CASE WHEN host IN ({names}) THEN host || ' ' || SUBSTRING(boot_id, 1, 8) ELSE host END"
+    boot = "SUBSTRING(boot_id, 1, 8)"
+    return f"CASE WHEN {host} IN ({names}) THEN {host} || ' ' || {boot} ELSE {host} END"
 
 
-def _read(engine: Engine, view: str, table: Files, host: str) -> str:
+def _read(engine: Engine, view: str, table: Files, namesakes: Collection[str]) -> str:
     """Return the query of all columns of files; one that they lack is NULL."""
     there = engine.scan(table, view)
-    made = {"host": host} if "boot_id" in there else {}
+    host = _host(engine, table) or ("host" if "host" in there else "NULL")
+    made = {"host": _told_apart(engine, host, namesakes if "boot_id" in there else ())}
     if "clock_offset_ns" in there:
         made["ts_ns"] = f"{engine.time_ns} - clock_offset_ns"
     columns = [

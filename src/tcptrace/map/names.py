@@ -13,9 +13,15 @@ USUAL = "tracer-"
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
+def part_of_host(path: PurePath) -> str | None:
+    """Return the directory of a path that names a host, the innermost; None where there is none."""
+    return next(filter(filenames.host_of, reversed(path.parent.parts)), None)
+
+
 def host_in(path: PurePath) -> str | None:
-    """Return the host that a part of a path names."""
-    return next(filter(None, map(filenames.host_of, path.parts)), None)
+    """Return the host that a directory of a path names."""
+    part = part_of_host(path)
+    return part and filenames.host_of(part)
 
 
 def usual(paths: Sequence[AnyPath]) -> list[AnyPath]:

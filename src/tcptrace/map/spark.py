@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -60,15 +61,15 @@ class Spark:
 
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files; return the names of its columns."""
-        reader = self._session.read
-        if table.host is None and table.root:
-            reader = reader.option("basePath", table.root)
+        reader = self._session.read.option("recursiveFileLookup", "true")  # no columns of paths
         paths = (GLOB.sub(r"\\\g<0>", path) for path in table.paths)
         frame = reader.parquet(*paths).selectExpr("*", "_metadata.file_path AS filename")
-        frame.createOrReplaceTempView(f"{view}_read")
-        host = "" if table.host is None else f", {self.text(table.host)} AS host"
-        self.run(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{host} FROM {view}_read")  # noqa: S608 - quoted
-        return [*frame.columns, *(["host"] if table.host is not None else [])]
+        frame.createOrReplaceTempView(view)
+        return [*frame.columns]
+
+    def in_filename(self, part: str) -> str:
+        """Return a part of a path as it stands in the column `filename`, which is a URI."""
+        return quote(part, safe="=!$&'()*+,;:@")
 
     def text(self, value: str) -> str:
         """Return a text as it stands in a query."""

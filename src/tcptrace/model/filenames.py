@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 _NAME = re.compile(r"([A-Za-z0-9_.~%]+)-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}[.]parquet")
 _DATE = re.compile(r"date=([0-9]{4}-[0-9]{2}-[0-9]{2})")
-_HOST = re.compile(r"host=(.+)")
+_HOST = re.compile(r"host=(.+)", re.DOTALL)
 _STAMP = "%Y%m%dT%H%M%SZ"
 GROWING, MERGED = ".part", ".merge"
 """Endings of hidden files: what grows by groups, and what is made of it when it has ended."""

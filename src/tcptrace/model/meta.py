@@ -33,6 +33,7 @@ class Meta:
     schema: int = SCHEMA_VERSION
 
 
+NO_META = "its first line is not as tcptrace writes it"
 _TEXTS = ("probe", "backend", "host", "boot_id", "kernel")
 
 
@@ -49,8 +50,10 @@ def meta_to_json(meta: Meta) -> dict[str, Any]:
     }
 
 
-def meta_from_json(values: Mapping[str, Any]) -> Meta:
+def meta_from_json(values: Any) -> Meta:
     """Return what was written. Raises ValueError."""
+    if not isinstance(values, dict):
+        raise ValueError(NO_META)  # noqa: TRY004 - what was read is wrong, not the program
     schema, companions = values.get("schema"), values.get("companions", [])
     if not isinstance(schema, int) or schema > SCHEMA_VERSION:
         msg = f"it has schema {schema}, of a newer tcptrace; this one knows {SCHEMA_VERSION}"
@@ -59,8 +62,7 @@ def meta_from_json(values: Mapping[str, Any]) -> Meta:
     maps: dict[str, Any] = {name: values.get(name, {}) for name in ("filters", "switches")}
     are_texts = isinstance(companions, list) and _is_texts(texts | dict(enumerate(companions)))
     if not are_texts or not all(map(_is_texts, maps.values())):
-        msg = "its first line is not as tcptrace writes it"
-        raise ValueError(msg)
+        raise ValueError(NO_META)
     start_ns = wall_ns_of(str(values.get("start")))
     return Meta(**texts, **maps, start_ns=start_ns, companions=tuple(companions), schema=schema)
 

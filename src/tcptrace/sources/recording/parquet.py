@@ -51,7 +51,7 @@ _TESTS: dict[type, tuple[Callable[[pa.DataType], bool], ...]] = {
     bool: (pa.types.is_boolean,),
     str: (pa.types.is_string,),
 }
-DAMAGED = (OSError, ValueError, KeyError, pa.ArrowException)
+DAMAGED = (OSError, ValueError, KeyError, RecursionError, pa.ArrowException)
 """What reading a file raises that is damaged."""
 
 
