@@ -49,6 +49,14 @@ def completed(line: str, asked_by: str = "bash") -> list[str]:
         ("accept --cgroupmap /sy", ["file,/sy"]),
         ("completion z", ["plain,zsh"]),
         ("accept --help-all -o j", ["plain,json"]),
+        ("prepare con", ["plain,connect"]),
+        ("top --by program,na", ["plain,program,name", "plain,program,namespace"]),
+        ("accept -r /tm", ["file,/tm"]),
+        ("accept --write /tm", ["file,/tm"]),
+        ("accept --to /tm", ["file,/tm"]),
+        ("accept --as roo", ["plain,root"]),
+        ("accept -- ", ["file,"]),
+        ("accept -- /bin/ls -", ["file,-"]),
     ],
 )
 def test_words_are_completed(line: str, expected: list[str]) -> None:

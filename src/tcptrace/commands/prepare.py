@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from tcptrace.errors import RightsError, TcptraceError
 from tcptrace.shell.command import SEPARATOR, TraceCommand
@@ -104,8 +105,16 @@ def _prepare_all(
     return [prepared for prepared in found if prepared]
 
 
+def _names(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the commands that a shell may complete."""
+    names = tracing_commands(context)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 @click.command
-@click.argument("commands", nargs=-1, metavar="[COMMAND]...")
+@click.argument("commands", nargs=-1, metavar="[COMMAND]...", shell_complete=_names)
 @click.option(
     "--export",
     "export_to",

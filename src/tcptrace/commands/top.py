@@ -18,6 +18,7 @@ from tcptrace.model.pace import AT_ONCE, FASTEST, SLOWEST, Pace
 from tcptrace.probes.connect.probe import FAILED
 from tcptrace.probes.dns.probe import ANSWERS
 from tcptrace.probes.tracer.probe import TRACER, is_failure
+from tcptrace.shell import complete
 from tcptrace.shell.command import COMMAND, command
 from tcptrace.shell.options import OUTPUT, RECORDING, TRACING, file_name, option
 from tcptrace.shell.plan import Shown
@@ -143,6 +144,7 @@ def _is_new(row: Any) -> bool:
     metavar="LIST",
     default=",".join(keys.DEFAULT),
     callback=_parse_by,
+    shell_complete=complete.words({dimension.name: "" for dimension in DIMENSIONS}),
     help=f"Add up by these: {', '.join(dimension.name for dimension in DIMENSIONS)}. "
     f"Default: {','.join(keys.DEFAULT)}.",
 )

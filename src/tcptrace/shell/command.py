@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from tcptrace.errors import PluginError, RefusedError, TcptraceError
 from tcptrace.kernel.privileges import require_tracing
 from tcptrace.model.columns import Column
 from tcptrace.probes.probe import FTRACE, Probe
+from tcptrace.shell.complete import PATHS
 from tcptrace.shell.help import WIDTH, help_all_option, write_sections, write_text
 from tcptrace.shell.keeping import keeping
 from tcptrace.shell.options import (
@@ -43,6 +44,9 @@ from tcptrace.shell.recordings import reading
 from tcptrace.shell.run import replay, run
 from tcptrace.sources.bpf.choose import usable_variants
 from tcptrace.sources.plan import Plan, listing
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 API_VERSION = 2
 """Raised when the interface for plugins changes incompatibly."""
@@ -78,7 +82,7 @@ class TraceCommand(click.Command):
         if SEPARATOR in args:
             at = args.index(SEPARATOR)
             args, command = args[:at], args[at + 1 :]
-            if not command:
+            if not (command or ctx.resilient_parsing):
                 raise click.UsageError("A command is to stand behind --.", ctx)
             if "pid" not in self.probe.filters:
                 raise click.UsageError("These events are of no process that can be followed.", ctx)
@@ -88,6 +92,12 @@ class TraceCommand(click.Command):
             check_combination(self.params, ctx.params)
             ctx.meta[PREFERRED] = turn_on_implied(self.params, ctx.params)
         return rest
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what a shell may complete; behind ``--`` these are paths."""
+        if COMMAND in ctx.meta:
+            return PATHS(ctx, self.params[0], incomplete)
+        return super().shell_complete(ctx, incomplete)
 
     def _read(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options; say what to do about a word that is none. Raises UsageError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pwd
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,14 @@ def _files(kind: str) -> Complete:
         return [CompletionItem(incomplete, type=kind)]
 
     return complete
+
+
+PATHS = _files("file")
+
+
+def words(known: Mapping[str, str]) -> Complete:
+    """Return what completes a list of words that are known, with what is said of each."""
+    return _lists(known.items)
 
 
 def columns(

@@ -174,6 +174,7 @@ def _follow_options() -> list[TraceOption]:
             needs_kernel=True,
             section=TRACING,
             metavar="USER",
+            shell_complete=complete.OF_FILTERS["uid"],
             help="Run the command as this user, not as the one behind sudo.",
         ),
         TraceOption(
@@ -242,6 +243,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **out,
             callback=file_name,
             metavar="FILE",
+            shell_complete=complete.PATHS,
             help="Write rows to a file; - is standard output, also with a command.",
         ),
         TraceOption(
@@ -264,6 +266,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **kept,
             callback=file_name,
             metavar="FILE",
+            shell_complete=complete.PATHS,
             help="Keep events in FILE (.jsonl or .parquet; - is standard output), or in many files "
             "of a directory, DIR/ or s3://BUCKET/PREFIX/; print none.",
         ),
@@ -288,6 +291,7 @@ def shared_options(probe: Probe) -> list[click.Parameter]:
             **kept,
             callback=file_name,
             metavar="FILE",
+            shell_complete=complete.PATHS,
             is_eager=True,  # filters are then about what it has
             help="Show what FILE or DIR/ has kept (- is standard input); needs no rights.",
         ),
