@@ -21,7 +21,7 @@ INSTRUCTION = "_TCPTRACE_COMPLETE"
 """The variable by which a shell asks."""
 PROC = Path("/proc")
 SHORT_ID = 12
-"""So many digits of a container's id, as the column CONTAINER has."""
+"""How many digits of a container's id are given: as many as in the column CONTAINER."""
 
 Word = tuple[str, str]
 """A value, and what is said of it."""

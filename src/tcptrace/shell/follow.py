@@ -21,16 +21,16 @@ from tcptrace.shell.say import tell
 from tcptrace.shell.stop import Stop, Why
 
 NOT_FOUND, NOT_RUNNABLE = 127, 126
-"""As shells have them."""
+"""Exit statuses that shells give to what cannot be run."""
 KILLED = 128
 ENDING_S = 2
-"""So long a process may take to end; what runs then is another that was given its number."""
+"""How long a process may take to end, in seconds. Later, its number can be another process's."""
 LOOK_S = 0.02
-"""So often it is looked whether somebody is left."""
+"""How often to look whether a followed process is left, in seconds."""
 _PID = struct.Struct("=I")
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
-"""A terminal sends the others to the command itself."""
+"""Signals that are passed on to the command; a terminal sends it the others itself."""
 _TAKEN = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -71,9 +71,9 @@ class Tree:
         """Follow nobody yet."""
         self._source = source
         self._last: set[int] = set()
-        """Those that were left when somebody was."""
+        """The processes that were left when there were any for the last time."""
         self._seen = time.monotonic()
-        """When that was."""
+        """When that was, by time.monotonic."""
         self._is_over = False
         self._asked_again = 0.0
 
@@ -172,7 +172,7 @@ class Child:
         waiting, self._go = os.pipe()
         self.status: int | None = None
         self.uid = user.pw_uid if user else os.geteuid()
-        """Whom it runs as."""
+        """The user that it runs as."""
         self._waiting_signals: list[int] = []
         self._pass_on: Callable[[int], None] | None = None
         self.pid = os.fork()
@@ -184,7 +184,7 @@ class Child:
         """Can be read when it has ended."""
 
     def start(self, stop: Stop) -> None:
-        """Let it run. Until it ends signals are for it, then they stop what it has left behind."""
+        """Let it run. Signals are for the command; when it has ended, they stop the trace."""
 
         def handle(number: int, _frame: object) -> None:
             if self.status is not None:
@@ -202,11 +202,11 @@ class Child:
         os.close(self._go)
 
     def pass_on_by(self, send: Callable[[int], None]) -> None:
-        """Have signals sent by one who has the right; `has_ended` sees to it."""
+        """Have signals sent by `send`, which has the right to; `has_ended` calls it."""
         self._pass_on = send
 
     def has_ended(self) -> bool:
-        """Tell whether it has."""
+        """Tell whether the command has ended."""
         while self._waiting_signals and self._pass_on:
             self._pass_on(self._waiting_signals.pop(0))
         if self.status is None:
@@ -232,7 +232,7 @@ def _status(status: int) -> int:
 
 
 def _become(command: Sequence[str], user: pwd.struct_passwd | None, waiting: int) -> NoReturn:
-    """Be the command, once the other end of `waiting` says so; if it is closed, be nothing."""
+    """Become the command when `waiting` can be read; end where its other end is closed."""
     status = NOT_RUNNABLE
     try:
         if not os.read(waiting, 1):

@@ -1,4 +1,4 @@
-"""``--only`` and its like: whether all attempts to connect were to what they may be made to."""
+"""``--only`` and its like: whether all attempts to connect were permitted."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tcptrace.sinks.table import write_plain
 from tcptrace.sinks.text import texts
 
 MOST_KEPT = 10_000
-"""So many different offenders are told apart."""
+"""How many different offenders are told apart."""
 MOST_SHOWN = 100
 FORBIDDEN, NEW = "what is not permitted", "what BASE does not have"
-"""What people call destinations that are not to be: by a list, or by ``--new-since BASE``."""
+"""What messages call other destinations: those not in a list, or not in BASE."""
 HEADINGS = ("PROGRAM", "PID", "NAME", "ADDRESS", "PORT", "RESULT", "TIMES")
 
 
 class Offender(NamedTuple):
-    """Who has connected to what is not permitted, and how that went."""
+    """An attempt that was not permitted: who made it, to what, and how it ended."""
 
     program: str | None
     pid: int | None
@@ -59,7 +59,7 @@ class Gate:
         """Attempts of offenders that were too many to be told apart."""
 
     def open(self, meta: Meta) -> None:
-        """Need nothing."""
+        """Do nothing: the rows are enough."""
 
     def write(self, rows: Sequence[Any]) -> None:
         """Look at rows."""
@@ -77,22 +77,22 @@ class Gate:
             self._untold += 1
 
     def note(self, losses: Losses) -> None:
-        """Need nothing: `judge` is told."""
+        """Do nothing: `judge` is given the losses."""
 
     def flush(self, _seconds: float = 0) -> bool:
-        """Have nothing that waits."""
+        """Return true: no row waits here."""
         return True
 
     def drop(self) -> int:
-        """Have nothing that waits."""
+        """Return 0: no row waits here."""
         return 0
 
     def is_closed(self) -> bool:
-        """Look on, whoever reads rows."""
+        """Return false: it looks at rows whether or not somebody reads them."""
         return False
 
     def close(self, losses: Losses) -> None:
-        """Need nothing."""
+        """Do nothing: `judge` comes later."""
 
     def judge(self, losses: Losses, doubt: str | None, status: int | None) -> None:
         """Raise an error unless all attempts were seen, and permitted.

@@ -9,13 +9,13 @@ import click
 HELP_ALL = "--help-all"
 WIDTH = 80
 FIRST = 2
-"""So many examples are shown when not all are asked for."""
+"""How many examples are shown without ``--help-all``."""
 _ALL = "tcptrace.help_all"
 _MARK = "\b\nExamples:\n"
 
 
 def show_all(context: click.Context) -> None:
-    """Have the help of a command show all that there is."""
+    """Make a command's help show all options and examples."""
     context.meta[_ALL] = True
 
 

@@ -18,7 +18,7 @@ from tcptrace.sinks.sink import Sink
 
 STDOUT = "-"
 ROTATED = Amount(seconds=600)
-"""So long a file of a directory grows where nothing is said."""
+"""How long a file of a directory grows by default."""
 WITHOUT_PYARROW = (
     "Parquet needs pyarrow, which is not installed.\n"
     f"Install it: {pip_install('pyarrow')}\nOr take a name that ends in .jsonl"

@@ -1,4 +1,4 @@
-"""From when the probes are attached, the process that traces is apart from its rights."""
+"""How the process that traces gives up its rights, when the probes are attached."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Parting:
         """Prepare.
 
         Args:
-            source: what is attached; it asks a keeper from then on.
-            who: whom this process becomes.
-            command: what is followed.
-            place: where the run is kept; where it is a directory, files are made there.
+            source: what is attached; when the rights are given up, it asks a keeper.
+            who: the user that this process becomes.
+            command: the command that is followed.
+            place: where the run is kept; files are made there if it is a directory.
             given: the descriptors that this process was started with, which are closed.
-            verbose: whether to tell who one is.
+            verbose: whether to say which user traces, and with which rights.
 
         """
         self._command = command
@@ -52,9 +52,10 @@ class Parting:
         self._prepare: Sequence[Callable[[], None]] = ()
 
     def settle(self, prepare: Sequence[Callable[[], None]] = ()) -> None:
-        """See who is to trace, now that all output is open. Raises TcptraceError.
+        """Settle which user traces, now that all output is open. Raises TcptraceError.
 
-        `prepare` is called while there are rights, but behind the keeper, which so stays small.
+        `prepare` is called while there are still rights, but after the fork of the keeper, which
+        stays small for that.
         """
         self._prepare = prepare
         if not self._place or not os.path.isdir(self._place):  # noqa: PTH112 - it is text

@@ -16,14 +16,14 @@ from tcptrace.sinks.sink import Sink
 from tcptrace.sources.source import Source
 
 MOST_ROWS = 1024
-"""So many rows of one batch are written at once; more of them would wait in memory."""
+"""How many rows of a batch are written at once; more of them would fill the memory."""
 MOST_EVENTS = 16
-"""After so many events it is asked whether to give up: one can be 240 DNS messages."""
+"""After how many events to ask whether to give up: one event can be 240 DNS messages."""
 LOSS_REPORT_S = 1.0
 WAIT_S = 0.03
-"""So long a reader is waited for before it is asked again whether to stop."""
+"""How long to wait for a reader, in seconds, before asking again whether to stop."""
 MOST_WAITS = 10
-"""Who has let so many of these pass when it is time to stop stands still, and gets no more."""
+"""A reader that has taken nothing in so many waits, when it is time to stop, gets no more."""
 
 RowsOf = Callable[[Iterator[Batch]], Iterable[Any]]
 """A command's own work: from batches of events to rows, each of them an event or another `Row`, or
@@ -59,7 +59,7 @@ class Pump:
         self._passed = 0
         self._source = source
         self._sinks = list(sinks)
-        """Those that somebody still reads."""
+        """The sinks whose output is still read."""
         self._stop = stop
         self._say = say
         self._count = count

@@ -1,4 +1,4 @@
-"""What is told to people, beside the data: lines on standard error. A run goes on without it."""
+"""Messages to people: lines on standard error. A run goes on where they cannot be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tcptrace.model.text import printable
 from tcptrace.sinks.output import Output
 
 PATIENCE_S = 0.1
-"""So long a message waits for a reader who stands still, and those behind it no more."""
+"""How long a message waits for a reader who stands still, in seconds; later ones do not wait."""
 
 
 def say(text: str) -> None:

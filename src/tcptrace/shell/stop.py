@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 GRACE_S = 0.5
-"""So long after it was asked to stop, a run goes on reading what waits."""
+"""How long a run goes on reading what waits, after it was asked to stop, in seconds."""
 
 
 class Why(enum.Enum):
@@ -23,7 +23,7 @@ class Why(enum.Enum):
 
 
 class Stop:
-    """The one object that says whether to stop; what comes first is why."""
+    """Says whether a run is to stop. The first reason that comes is kept."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """Go on; `now` is a clock in seconds."""
@@ -37,8 +37,8 @@ class Stop:
     def take_signals(self) -> None:
         """Stop at SIGINT, SIGTERM or SIGHUP, for the rest of the process's life.
 
-        One that is ignored stays so: `nohup` has a hang-up ignored, a shell without job control
-        Ctrl-C for what it puts behind.
+        A signal that is ignored stays ignored: `nohup` ignores SIGHUP, and a shell without job
+        control ignores SIGINT for what it runs in the background.
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:

@@ -13,7 +13,7 @@ _NUMBER = "[0-9]+(?:[.][0-9]+)?|[.][0-9]+"
 _TIME = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
 MOST = "10000d"
 MOST_SHOWN = 32
-"""So many characters of what cannot be read are repeated in an error."""
+"""How many characters of an unreadable text an error repeats."""
 
 
 def _seconds(text: str, alone: str) -> float | None:

@@ -30,16 +30,16 @@ class _Events:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """What happened, as it is told: a function makes rows of it."""
+    """What happened, as a command's function gets it to make rows."""
 
     batches: Iterator[Batch]
-    """Some 30 times a second, or 10 while nothing happens; each says up to when it is complete. In
-    place of `events`."""
+    """To be taken in place of `events`. Some 30 batches come in a second, or 10 while nothing
+    happens; each says up to when it is complete."""
     filters: Filters
-    """What was asked for."""
+    """The filters that were given."""
     _source: Source
     _rest: Callable[[], None] = lambda: None
-    """Is called where the function does not depend on how often batches come."""
+    """Called where the function does not depend on how often batches come."""
 
     @property
     def meta(self) -> Meta:
@@ -62,7 +62,7 @@ class Trace:
         return self._source.losses().no_room
 
     def give_up(self, count: int) -> None:
-        """Say what was not followed to its end so far, for more was under way than is kept."""
+        """Say how many were not followed to their end so far, because too many were under way."""
         self._source.given_up = count
 
     def name_of_user(self, uid: int) -> str | None:

@@ -21,12 +21,12 @@ from tcptrace.sinks.directory import DirectoryRecording
 from tcptrace.sinks.waiting import waiting
 
 LOOK_S = 5.0
-"""So often it is looked for files that have ended."""
+"""How often to look for files that have ended, in seconds."""
 AGAIN_S = 60.0
-"""After so long it is tried again where storage could not be reached."""
+"""How long to wait for the next try, in seconds, where storage could not be reached."""
 TICK_S = 0.05
 PATIENCE_S = 30.0
-"""So long the last file is waited for at the end."""
+"""How long to wait for the last file at the end, in seconds."""
 
 
 def spool_for(url: str) -> Path:
@@ -43,7 +43,7 @@ def spool_for(url: str) -> Path:
 
 
 class Uploads:
-    """Has a program carry what has ended, again and again.
+    """Has a program carry files that have ended, again and again.
 
     It is started at once, before whoever records gives up the right to start programs.
     """
@@ -137,7 +137,7 @@ class BucketRecording:
 
     @property
     def unwritten(self) -> int:
-        """Of how many events the rows could not be written."""
+        """How many events have rows that could not be written."""
         return self._kept.unwritten
 
     def open(self, meta: Meta) -> None:

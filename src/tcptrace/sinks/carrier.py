@@ -1,4 +1,4 @@
-"""Starts uploads for a process that may start nothing itself, and is small while there are none.
+"""Starts uploads for a process that may start no program itself; between uploads it is small.
 
 For each line on its standard input it carries what has ended, and answers with a line: why that
 failed, or nothing. It ends with its parent.
@@ -14,7 +14,7 @@ from tcptrace.kernel import apart
 from tcptrace.kernel.syscalls import die_with_parent
 
 MOST_S = 600.0
-"""After so long an upload is given up."""
+"""After how many seconds an upload is given up."""
 
 
 def carry(spool: str, url: str) -> str:

@@ -1,9 +1,8 @@
 """Recordings that go on for weeks: files in directories of days and hosts, one after the other.
 
-A file grows by groups under a hidden name, each of them on the disk within ten seconds of its
-first row, and gets its own name when it has ended (finish.py). Where nothing can be written, rows
-wait, as many as make a group, and the rest is counted as lost; it is tried again every nine
-seconds.
+A file grows by groups under a hidden name, and gets its own name when it has ended (finish.py).
+Each group is on the disk within ten seconds of its first row. Where nothing can be written, the
+rows of one group wait, and the rest is counted as lost; there is another try every nine seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from tcptrace.sinks.retention import Retention
 from tcptrace.sinks.tree import Tree
 
 MOST_GROUPS = 1000
-"""A file of so many ends: what it is to say at its own end, and how long that takes, is bounded."""
+"""After how many groups a file ends: its end lists them all, and must not grow without bound."""
 DAY_S = 86_400.0
 MOST_TRIES = 3
 
@@ -121,7 +120,7 @@ class DirectoryRecording(GroupedSink):
         self._say = say
         self._growing: Growing | None = None
         self._losses = self._told = NOTHING_LOST
-        """What may be missing so far, and what of it the files say that have ended."""
+        """What may be missing so far, and how much of that is in files that have ended."""
         self._failure: str | None = None
         self._is_tidy = False
 

@@ -1,7 +1,7 @@
-"""What becomes of a file that grew by groups, when it has ended: `finish`, and `recover`.
+"""How a file that grew by groups ends: `finish`, and `recover` where its writer was killed.
 
-It was hidden, and gets the name by which readers find it when it is whole and on the disk. Where
-its groups are small, for little happened in nine seconds, it is written once more in large ones.
+It was hidden. When it is whole and on the disk, it gets the name by which readers find it. Where
+its groups are small, because little happened in nine seconds, it is written again in large ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODE = 0o600
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 OLD = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 LARGE_ROWS = GROUP_ROWS // 4
-"""Groups of so many rows stay as they are: writing them again takes long, and spares little."""
+"""Groups of at least so many rows stay: to write them again takes long, and saves little."""
 
 
 def take(descriptor: int) -> bool:

@@ -27,10 +27,10 @@ from tcptrace.model.meta import Meta, meta_to_json
 from tcptrace.sinks import thrift
 
 GROUP_S = 9.0
-"""So long rows wait at most: what a kill, or a power failure, can cost."""
+"""How long rows wait at most, in seconds: a kill or a power failure can cost so much."""
 GROUP_ROWS = 1 << 16
 AT_ONCE = 2048
-"""So many rows are turned into columns at a time, which takes some 20 ms: events wait meanwhile."""
+"""How many rows become columns at a time. That takes some 20 ms, in which events wait."""
 MAGIC = b"PAR1"
 # Numbers of fields in parquet.thrift: of FileMetaData, RowGroup and ColumnChunk; and those that are
 # places in the file, of RowGroup, ColumnChunk and ColumnMetaData.
@@ -38,12 +38,12 @@ NUM_ROWS, ROW_GROUPS, KEY_VALUES, COLUMNS, COLUMN_METADATA = 3, 4, 5, 1, 3
 GROUP_PLACES, COLUMN_PLACES, PAGE_PLACES = {5}, {2, 4, 6}, {9, 10, 11, 14}
 _INTEGERS = {"H": pa.uint16(), "I": pa.uint32(), "Q": pa.uint64()}
 MILLISECONDS = pa.decimal128(18, 6)
-"""Whole nanoseconds: half the size of what a double is compressed to."""
+"""Exact to the nanosecond, and compressed to half the size of doubles."""
 _NANOSECONDS = pa.decimal128(19, 0)
 SORTED_BY = ("cgroup_id", "comm", "pid", "lport", "time")
 """Rows of a process side by side: what they have in common then takes no room."""
 _LEVEL = 6
-"""From 4 on, zstd finds that a number of four bytes stands beside itself: those of C and X."""
+"""From 4 on, zstd finds a number of four bytes that comes twice in a row, as in C and X."""
 _DELTA, _PLAIN = "DELTA_BINARY_PACKED", "PLAIN"
 _NEVER_REPEATED = frozenset({"iss", "irs", "lport", "tx_bytes", "rx_bytes"})
 """Numbers for which a dictionary is longer than they are themselves."""
@@ -78,7 +78,7 @@ def table_of(rows: Sequence[Any], schema: pa.Schema, meta: Meta) -> pa.Table:
 
 
 class Waiting:
-    """Rows that wait for their group, most of them as columns: no moment has all of that work."""
+    """Rows that wait for their group; most are turned into columns as they come, not at the end."""
 
     def __init__(self, schema: pa.Schema, meta: Meta) -> None:
         """Begin with none."""
@@ -93,11 +93,11 @@ class Waiting:
 
     @property
     def count(self) -> int:
-        """How many wait."""
+        """How many rows wait."""
         return len(self._rows) + self._turned
 
     def add(self, rows: Sequence[Any]) -> None:
-        """Let rows wait; the beginning of a table is none."""
+        """Let rows wait, without the marks where tables begin."""
         if not self.count:
             self.since = time.monotonic()
         self._rows += [row for row in rows if not isinstance(row, NewTable)]
@@ -112,20 +112,20 @@ class Waiting:
             self._rows = []
 
     def table(self) -> pa.Table:
-        """Return all that wait; they still do."""
+        """Return all rows; they stay until `drop`."""
         self._turn()
         self._tables = [pa.concat_tables(self._tables)]
         return self._tables[0]
 
     def drop(self) -> int:
-        """Let nothing wait; return how many have."""
+        """Forget the rows; return how many they were."""
         count = self.count
         self._rows, self._tables, self._turned = [], [], 0
         return count
 
 
 class GroupedSink(abc.ABC):
-    """What the sinks have in common whose rows wait for a group."""
+    """What sinks have in common whose rows wait for a group."""
 
     _waiting: Waiting
 
@@ -219,7 +219,7 @@ def ended(losses: Losses) -> dict[bytes, bytes]:
 
 
 def sync(descriptor: int) -> None:
-    """Have what was written on the disk, where it is on one. Raises OSError."""
+    """Wait until what was written is on the disk, if it is a file on one. Raises OSError."""
     try:
         os.fdatasync(descriptor)
     except OSError as error:

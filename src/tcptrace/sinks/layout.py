@@ -1,15 +1,15 @@
 """How a stream of rows is laid out on a terminal: every cell below its heading, none cut.
 
-A column is as wide as its values usually are, or as those that were seen. Where a row is wider than
-the terminal,
+A column is as wide as its values usually are, or as the widest that was seen. Where a row is wider
+than the terminal,
 
-1. columns shrink to what was seen;
+1. columns shrink to the widest value that was seen;
 2. columns that tell what others tell (`Column.is_spare`) are left out;
 3. rows, and the header, take two lines or more.
 
-The header comes with the first rows, which it has to fit, and again when the layout changes, after
-each screenful, and after a resize. With each screenful, what only rows before the last screenful
-needed is forgotten.
+The header comes with the first rows, whose widths it needs, and again when the layout changes,
+after each screenful, and after a resize. With each screenful, widths that only rows before the last
+screenful needed are forgotten.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tcptrace.model.columns import Column
 from tcptrace.sinks.color import HEADING, Palette
 
 INDENT = 4
-"""Of a row's second line and those that follow."""
+"""Spaces in front of a row's second line and those that follow."""
 LEAST_ROWS = 5
-"""Between two headers, however low the terminal is."""
+"""The least number of rows between two headers, however low the terminal is."""
 MOST_CELLS = 1000
-"""In a line or column of a terminal: a screen keeps something for each cell."""
+"""The largest width and height that is believed: a screen keeps something for each cell."""
 
 
 class Size(NamedTuple):

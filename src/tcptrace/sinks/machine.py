@@ -14,7 +14,7 @@ from tcptrace.model.text import printable
 from tcptrace.sinks.stream import Piece, StreamSink
 
 FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take wide forms, too
-"""What a formula begins with."""
+"""The characters that a formula can begin with."""
 
 
 class JsonSink(StreamSink):

@@ -20,7 +20,7 @@ from typing import NamedTuple, TextIO
 from tcptrace.errors import TcptraceError
 
 MOST_BYTES = 1 << 16
-"""So much is written at once."""
+"""How many bytes are written at once."""
 Write = Callable[[bytes], int]
 
 
@@ -115,7 +115,7 @@ class Output:
         stream.flush()
         self._stream = stream
         self._fresh: list[tuple[str, int]] = []
-        """What nobody has tried to write yet, behind what is pending."""
+        """Texts that come behind those that are pending, and that were not tried yet."""
         self._pending: deque[tuple[bytes, int]] = deque()
         self._written = 0
         """Bytes of the first that is pending."""

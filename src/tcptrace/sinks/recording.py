@@ -19,7 +19,7 @@ STDOUT = "-"
 SHORT = (",", ":")
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 MODE = 0o600
-"""What a process talks to is its user's affair."""
+"""Only the owner may read what processes talk to."""
 
 
 def create(path: str, *, force: bool) -> int:

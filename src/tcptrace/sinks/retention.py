@@ -1,4 +1,4 @@
-"""Which recordings are old enough to go: `Retention`."""
+"""Which recordings are removed, for their age or their number: `Retention`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tcptrace.model.limits import Limits
 from tcptrace.sinks.tree import Kept, Tree
 
 STEP_S = 60.0
-"""A wall clock that moves so much on its own was set."""
+"""A wall clock that moves by so many seconds at once was set."""
 DOUBT_S = 3600.0
-"""So long a clock that was set is not believed where files would be removed for it."""
+"""For how many seconds no file is removed for its age, after the clock was set."""
 
 
 class Retention:

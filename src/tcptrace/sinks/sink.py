@@ -12,9 +12,9 @@ from tcptrace.model.meta import Meta
 class Sink(Protocol):
     """Takes rows; it alone knows where they go.
 
-    One that goes on where rows cannot be written counts their events in `unwritten`. One that has
-    much to import does it in `prepare`, which comes before the first rows: what was forked before
-    is small.
+    A sink that goes on where rows cannot be written counts their events in `unwritten`. A sink that
+    has much to import does so in `prepare`, which is called before the first rows, and after
+    processes were forked that are to stay small.
     """
 
     def open(self, meta: Meta) -> None:
@@ -29,7 +29,7 @@ class Sink(Protocol):
     def flush(self, seconds: float = 0) -> bool:
         """Hand what was written to whoever reads it; tell whether all of it was taken.
 
-        One who stands still is waited for so long; for the rest, this is called again.
+        It waits so many seconds for a reader that stands still. For the rest, it is called again.
         """
 
     def drop(self) -> int:

@@ -16,7 +16,7 @@ Piece = tuple[str, int]
 
 
 class StreamSink(abc.ABC):
-    """Writes rows as text, each whole; never waits for the reader but in `flush`."""
+    """Writes rows as text, each of them whole; waits for the reader only in `flush`."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`, which stays open."""
@@ -57,7 +57,7 @@ class StreamSink(abc.ABC):
     def flush(self, seconds: float = 0) -> bool:
         """Hand rows to the stream's reader; tell whether all were taken.
 
-        One who reads on is waited for, one who takes nothing in so many seconds is not.
+        It waits for a reader that reads on, but not for one that takes nothing in so many seconds.
         """
         while not self._output.push():
             if not self._output.wait(seconds):
@@ -73,6 +73,6 @@ class StreamSink(abc.ABC):
         return not self._output.has_reader()
 
     def close(self, losses: Losses) -> None:
-        """Hand over what can be; whoever gave the stream closes it."""
+        """Hand over what the reader takes; whoever opened the stream closes it."""
         self.flush()
         self._output.close()

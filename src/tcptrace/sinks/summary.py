@@ -12,7 +12,7 @@ from tcptrace.model.summary import Summary
 from tcptrace.sinks.sink import Sink
 
 PATIENCE_S = 1.0
-"""So long the result waits for a reader who stands still."""
+"""How long the result waits for a reader who stands still, in seconds."""
 
 
 class SummarySink:

@@ -1,4 +1,4 @@
-"""The directories of a host's recordings: `Tree`. Nothing in it is followed that is a link."""
+"""The directories of a host's recordings: `Tree`. Links in it are not followed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tcptrace.model import filenames
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 MODE = 0o700
-"""What processes talk to is for their owner alone."""
+"""Only the owner may read what processes talk to."""
 
 
 class Kept(NamedTuple):
