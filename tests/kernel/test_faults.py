@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import stat
@@ -554,12 +555,19 @@ def test_the_first_event_after_a_quiet_while_wakes_the_reader(command: str) -> N
 @pytest.mark.anywhere
 def test_nothing_is_lost_however_often_the_buffer_goes_round(tmp_path: Path) -> None:
     """Seven times what the buffer holds is shown whole when it is read meanwhile."""
-    port, made = take_port(), 60_000
-    with (tmp_path / "rows").open("wb") as rows:
-        stdout = os.dup(rows.fileno()), os.open(os.devnull, os.O_RDONLY)
-        with Tracer("--json", "--buffer-mb", "1", "-P", str(port), stdout=stdout) as tracer:
-            Worker(lambda: burst(port, made)).run()
-            assert (made, 0) == tracer.stop().summary
+    port, part, parts = take_port(), 6_000, 10  # there is room for one part
+    path = tmp_path / "rows"
+    stdout = os.open(path, os.O_WRONLY | os.O_CREAT), os.open(os.devnull, os.O_RDONLY)
+    with Tracer("--json", "--buffer-mb", "1", "-P", str(port), stdout=stdout) as tracer:
+        for number in range(1, parts + 1):
+            Worker(lambda: burst(port, part)).run()
+            eventually(functools.partial(has_rows, path, number * part), "all rows")
+        assert (parts * part, 0) == tracer.stop().summary
+
+
+def has_rows(path: Path, count: int) -> bool:
+    """Tell whether a file has so many lines."""
+    return path.read_bytes().count(b"\n") >= count
 
 
 def test_losses_are_counted_and_fatal_if_asked() -> None:

@@ -56,7 +56,7 @@ def at_rest(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
 
 def test_an_event_wakes_a_reader_that_sleeps(kernel: Kernel, at_rest: Rest) -> None:
     """After a quiet while the reader says that it sleeps; an event ends that."""
-    waker = threading.Thread(target=kernel.wake)
+    waker = threading.Thread(target=kernel.wake, daemon=True)
     waker.start()
     at_rest.sleep()
     waker.join()
@@ -103,7 +103,7 @@ def test_a_signal_ends_a_long_rest(kernel: Kernel, at_rest: Rest) -> None:
     try:
         at_rest.lengthen()
         at_rest.lengthen()
-        other = threading.Thread(target=interrupt)
+        other = threading.Thread(target=interrupt, daemon=True)
         other.start()
         at_rest.sleep()
         other.join()
