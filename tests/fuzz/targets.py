@@ -350,6 +350,7 @@ def _keeper_questions() -> Iterator[bytes]:
         ("missed",),
         ("stop",),
         ("follow", 1),
+        ("detach",),
     )
     yield from (json.dumps(question).encode() for question in questions)
 

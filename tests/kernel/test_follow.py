@@ -194,6 +194,18 @@ def test_signals_go_to_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.anywhere
+def test_signals_go_to_the_command_when_tracing_is_over(tmp_path: Path) -> None:
+    """As long as it runs, though the time is over."""
+    script = "trap 'echo got; exit 5' TERM; echo ready; while kill -0 $PPID; do sleep 0.05; done"
+    options = ("--to", str(tmp_path / "rows"), "--duration", "0.1s", "--", "sh", "-c", script)
+    with Tracer(*options, command="connect") as tracer:
+        tracer.wait_until(lambda: "ready" in tracer.stdout, "that the command runs")
+        tracer.wait_until(lambda: " 0 lost" in tracer.stderr, "the summary")
+        ended = tracer.stop(signal.SIGTERM)
+    assert (5, "ready\ngot\n") == (ended.status, ended.stdout)
+
+
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -137,6 +139,24 @@ def test_it_ends_with_its_process(kept: Keeper) -> None:
     kept.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_it_passes_signals_on_when_nothing_is_traced_any_more() -> None:
+    """It lets go of what is attached, and keeps the command alone."""
+    with subprocess.Popen(["sleep", "20"]) as command:
+        reading, link = os.pipe()
+        descriptor = os.pidfd_open(command.pid)
+        kept = Keeper(Holdings(links=(link,), command=descriptor))
+        os.close(link)
+        kept.leave()
+        assert select.select([reading], [], [], 20)[0]
+        assert b"" == os.read(reading, 1), "the last that could write has let go"
+        kept.signal(signal.SIGTERM)
+        assert -signal.SIGTERM == command.wait(10)
+    kept._channel.close()
+    assert kept._child.ends_within(20)
+    os.close(reading)
+    os.close(descriptor)
 
 
 class Made:

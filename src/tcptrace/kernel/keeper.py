@@ -99,6 +99,12 @@ class Holdings(NamedTuple):
         yield from self.instance.places() if self.instance else ()
         yield from () if self.command is None else (self.command,)
 
+    def detached(self) -> Holdings:
+        """Return what is left when BPF is let go of."""
+        for descriptor in (*self.programs, *self.links, *self.maps.values()):
+            os.close(descriptor)
+        return self._replace(programs=(), links=(), maps={})
+
 
 class _Office:
     """Answers. Raises ValueError or TypeError where a question is not one, OSError for an errno."""
@@ -106,6 +112,8 @@ class _Office:
     def __init__(self, held: Holdings) -> None:
         """Answer about what is held."""
         self._held = held
+        self.is_over = False
+        """Whether BPF is to be let go of."""
 
     def answer(self, question: bytes) -> bytes:
         """Return what a question is answered with."""
@@ -122,6 +130,7 @@ class _Office:
             "missed": self.missed,
             "stop": self.stop,
             "follow": self.follow,
+            "detach": self.detach,
         }
         return questions[name](*arguments)
 
@@ -197,6 +206,11 @@ class _Office:
         self._instance().follow(_number(thread, 22))
         return b""
 
+    def detach(self) -> bytes:
+        """Let go of BPF behind the answer, for which nobody so waits."""
+        self.is_over = True
+        return b""
+
     def _instance(self) -> Instance:
         if self._held.instance is None:
             raise ValueError
@@ -243,6 +257,9 @@ def _keep(channel: socket.socket, held: Holdings) -> None:
             number, answer = _answered(office, question[1])
             signal.alarm(0)
             channel.sendall(_ANSWER.pack(number, len(answer)) + answer)
+            if office.is_over:
+                held = held.detached()
+                office = _Office(held)
     finally:
         if held.instance:
             signal.alarm(ANSWER_S)
@@ -308,6 +325,7 @@ class Keeper:
         mask = permitted_capabilities()
         self.rights = {right for right in held.rights() if mask >> right & 1}
         self._end_s = ANSWER_S if held.instance else END_S
+        self._has_command = held.command is not None
         self._is_left = False
         self._channel, theirs = socket.socketpair()
         self._child = child.Child(
@@ -321,8 +339,14 @@ class Keeper:
         return self._child.pid
 
     def leave(self) -> None:
-        """Let it end; nobody waits until it has."""
-        self._channel.close()
+        """Let it detach, and end; nobody waits until it has.
+
+        Where it passes signals on to a command, it ends with this process.
+        """
+        if self._has_command:
+            self._ask("detach")
+        else:
+            self._channel.close()
         self._is_left = True
 
     def close(self) -> None:

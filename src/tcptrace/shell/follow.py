@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pwd
+import select
 import signal
 import struct
 import time
@@ -27,6 +28,8 @@ ENDING_S = 2
 """How long a process may take to end, in seconds. Later, its number can be another process's."""
 LOOK_S = 0.02
 """How often to look whether a followed process is left, in seconds."""
+PASS_ON_S = 0.1
+"""How late, in seconds, a signal is passed on at most when nothing is traced any more."""
 _PID = struct.Struct("=I")
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
@@ -216,9 +219,11 @@ class Child:
         return self.status is not None
 
     def wait(self) -> int:
-        """Wait for its end; return its exit status, as a shell would."""
-        if self.status is None:
-            self._note(os.waitpid(self.pid, 0)[1])
+        """Wait for its end, and pass signals on; return its exit status, as a shell would."""
+        poller = select.poll()
+        poller.register(self.descriptor, select.POLLIN)
+        while not self.has_ended():
+            poller.poll(PASS_ON_S * 1000)
         return self.status or 0
 
     def _note(self, status: int) -> None:
