@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,36 @@ def test_a_baseline_is_kept_in_a_small_file(
     assert read_baseline([tmp_path / "base"]).has_names
 
 
+@pytest.mark.parametrize(
+    "options", [["--fail"], ["--ignore", "x"], ["--json"], ["-o", "csv"]], ids=" ".join
+)
+def test_what_only_keeps_refuses_what_is_for_a_comparison(
+    tmp_path: Path, options: list[str]
+) -> None:
+    """A gate would stay open otherwise."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    result = invoke("diff", "--save", tmp_path / "new", *options, base, base)
+    assert isinstance(result.exception, click.UsageError)
+    assert f"{options[0]} is not for it" in str(result.exception)
+    assert isinstance(invoke("diff", "--force", base, base).exception, click.UsageError)
+
+
+def test_a_baseline_that_was_not_written_whole_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken for all that there was; the error names the file."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+
+    def full(_baseline: Baseline) -> Iterator[str]:
+        yield "{"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tcptrace.commands.diff.baseline_lines", full)
+    error = invoke("diff", "--save", tmp_path / "new", base).exception
+    assert f"cannot write to {tmp_path}/new: No space left on device" == str(error)
+    assert not (tmp_path / "new").exists()
+
+
 def test_json_lines_are_compared_as_well(tmp_path: Path) -> None:
     """Those of a recording, and what --json has printed."""
     base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
@@ -239,6 +271,9 @@ def test_a_difference_is_shown_with_both_counts(tmp_path: Path) -> None:
         ("curl api", False),
         ("curl 0.0.0.0/0", False),
         ("'cu rl'", False),
+        ("curl # it's mine", True),
+        ("curl#8 nothing 1", False),
+        ("cur[l]", False),
     ],
 )
 def test_patterns_are_program_destination_port(
@@ -247,6 +282,29 @@ def test_patterns_are_program_destination_port(
     """What a pattern leaves out may be anything."""
     (tmp_path / "ignored").write_text(f"# known\n{pattern}\n")
     assert is_ignored is read_ignored(tmp_path / "ignored")(EDGE)
+
+
+def test_words_may_have_what_has_a_meaning_elsewhere(tmp_path: Path) -> None:
+    """A # within a word begins no comment, and brackets are themselves."""
+    (tmp_path / "ignored").write_text("\ufeffGC#0\n[kw]* # of the kernel\n'#1 it' # 'quoted'\n")
+    test = read_ignored(tmp_path / "ignored")
+    for program in ("GC#0", "[kw]er", "#1 it"):
+        assert test(Edge(program, "a.example", 1))
+    for program in ("GC", "k", "#1"):
+        assert not test(Edge(program, "a.example", 1))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "network"),
+    [("10.1.2.3", "10.1.2.0/24"), ("10.1.2.0/25", "10.1.2.0/24"), ("2001:db8::1", "2001:db8::/64")],
+)
+def test_a_network_that_can_match_nothing_is_said(
+    tmp_path: Path, pattern: str, network: str
+) -> None:
+    """What is compared is larger than that."""
+    (tmp_path / "ignored").write_text(f"\n* {pattern}\n")
+    with pytest.raises(TcptraceError, match=f"line 2: {pattern} is less .*\nGive {network}"):
+        read_ignored(tmp_path / "ignored")
 
 
 def test_a_network_has_those_that_are_in_it(tmp_path: Path) -> None:

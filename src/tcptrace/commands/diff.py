@@ -14,6 +14,7 @@ import click
 from tcptrace.diff.baseline import Difference, differences
 from tcptrace.diff.ignore import read_ignored
 from tcptrace.diff.read import baseline_lines, read_baseline
+from tcptrace.errors import TcptraceError
 from tcptrace.model.columns import Column, Mark
 from tcptrace.model.events import NewTable
 from tcptrace.shell.offline import OfflineCommand, option, output_options, paths_argument
@@ -68,8 +69,13 @@ def _to_json(difference: Difference) -> dict[str, Any]:
 def _save(paths: Sequence[Path | str], path: Path, *, force: bool) -> None:
     """Keep what recordings tell as a baseline. Raises TcptraceError."""
     baseline = read_baseline(paths, say)
-    with os.fdopen(create(str(path), force=force), "w", encoding="ascii") as file:
-        file.writelines(baseline_lines(baseline))
+    try:
+        with os.fdopen(create(str(path), force=force), "w", encoding="ascii") as file:
+            file.writelines(baseline_lines(baseline))
+    except OSError as error:
+        if path.is_file():
+            path.unlink()  # a part of it would be taken for all
+        raise TcptraceError(f"cannot write to {path}: {error.strerror}") from None
     say(f"{len(baseline.edges(by_name=True))} edges are in {path}")
 
 
@@ -135,8 +141,13 @@ def diff(
       tcptrace diff --save base fleet/               keep what is, to compare later
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if save:
+        compared = {"--fail": fail, "--ignore": ignore, "--json": json, "-o": form}
+        for name in (name for name, given in compared.items() if given):
+            raise click.UsageError(f"--save compares nothing: {name} is not for it.")
         _save(paths, save, force=force)
         return
+    if force:
+        raise click.UsageError("--force is for --save.")
     if len(paths) != BOTH:
         raise click.UsageError("Two are compared: give BASE and NEW.")
     if json and form not in {None, "json"}:

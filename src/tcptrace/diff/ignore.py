@@ -6,13 +6,16 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from fnmatch import translate
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from tcptrace.diff.baseline import Edge
+from tcptrace.diff.baseline import PREFIXES, Edge
 from tcptrace.errors import TcptraceError
 
 FIELDS = 3
+_PART = r"""\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s\\"']"""
+_WORDS = re.compile(rf"(?:\s+|(?!#)(?:{_PART})+)*")
+"""What stands before a comment: `#` begins one where a word would begin, as in a shell."""
 Test = Callable[[Edge], bool]
 
 
@@ -26,7 +29,7 @@ def read_ignored(path: Path | None) -> Test:
     if path is None:
         return lambda _edge: False
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise TcptraceError(f"cannot read {path}: {why}") from None
@@ -38,7 +41,9 @@ def _tests(path: Path, lines: list[str]) -> Iterator[Test]:
     """Yield a test for each line that is not empty or a comment."""
     for number, line in enumerate(lines, 1):
         try:
-            words = shlex.split(line, comments=True)
+            words = _words(line)
+            if words:
+                _check_network(*words[1:2])
         except ValueError as error:
             raise TcptraceError(f"{path}, line {number}: {error}") from None
         if len(words) > FIELDS:
@@ -48,6 +53,30 @@ def _tests(path: Path, lines: list[str]) -> Iterator[Test]:
             )
         if words:
             yield _test(*words, *["*"] * (FIELDS - len(words)))
+
+
+def _words(line: str) -> list[str]:
+    """Return the words of a line. Raises ValueError."""
+    before = _WORDS.match(line)
+    end = before.end() if before else 0
+    return shlex.split(line[:end] if line.startswith("#", end) else line)
+
+
+def _check_network(text: str = "*") -> None:
+    """Raise ValueError where a network is less than any that is compared, for it matches none."""
+    network = _parsed(text)
+    if network and network.prefixlen > PREFIXES[network.version]:
+        least = network.supernet(new_prefix=PREFIXES[network.version])
+        msg = f"{text} is less than the networks that are compared.\nGive {least}"
+        raise ValueError(msg)
+
+
+def _parsed(text: str) -> IPv4Network | IPv6Network | None:
+    """Return the network that a text names, or that of the address in it; None for another text."""
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None
 
 
 def _test(program: str, destination: str, port: str) -> Test:
@@ -62,22 +91,20 @@ def _test(program: str, destination: str, port: str) -> Test:
 
 
 def _glob(pattern: str) -> Callable[[str], bool]:
-    match = re.compile(translate(pattern)).match
+    match = re.compile(translate(pattern.replace("[", "[[]"))).match
     return lambda text: bool(match(text))
 
 
 def _network(text: str) -> Callable[[str], bool] | None:
     """Return what tells whether a network is in another; None where a text names none."""
-    try:
-        around = ip_network(text)
-    except ValueError:
+    around = _parsed(text)
+    if around is None:
         return None
 
     def is_in(destination: str) -> bool:
-        try:
-            inner = ip_network(destination)
-        except ValueError:
+        inner = _parsed(destination)
+        if inner is None or inner.version != around.version:
             return False
-        return inner.version == around.version and inner.subnet_of(around)  # type: ignore[arg-type]
+        return inner.subnet_of(around)  # type: ignore[arg-type]
 
     return is_in
