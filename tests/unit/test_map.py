@@ -763,6 +763,33 @@ def test_names_of_strangers_are_data(fleet: Fleet, db: Host) -> None:
         assert not {"\x1b", "\u202e"} & {*run(place, options).stdout}
 
 
+@pytest.mark.parametrize("option", ["--to", "--html"])
+def test_a_file_that_cannot_be_written_is_said_first(
+    fleet: Fleet, web: Host, tmp_path: Path, option: str
+) -> None:
+    """Before the recordings are joined, which can take an hour."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    (next(fleet.keep(web).rglob("*.parquet"))).write_bytes(b"PAR1")
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no" / "x", "No such file")):
+        with pytest.raises(TcptraceError, match=f"cannot write to {path}: {why}"):
+            run(fleet.root, option, path)
+
+
+@pytest.mark.parametrize("option", ["--to", "--html"])
+def test_a_file_that_is_full_is_named(fleet: Fleet, web: Host, option: str) -> None:
+    """It is not standard output that has no room."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    with pytest.raises(TcptraceError, match="cannot write to /dev/full: No space left on device"):
+        run(fleet.keep(web), option, "/dev/full")
+
+
+def test_where_there_is_no_room_more_is_asked_for(fleet: Fleet, web: Host) -> None:
+    """In memory, or on disk."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    with pytest.raises(TcptraceError, match="a disk with more room with --temp"):
+        run(fleet.keep(web), "--memory", "1MB")
+
+
 def test_the_map_is_a_graph(fleet: Fleet, web: Host, db: Host) -> None:
     """--dot has nodes by kind and edges with port and counts."""
     fleet.connect(web, db, 80)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json as json_
 import os
 import sys
@@ -153,11 +154,26 @@ def _opened(path: str | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     try:
-        file = Path(str(path)).open("w", encoding="utf-8", newline="")  # noqa: SIM115 - below
+        with Path(str(path)).open("w", encoding="utf-8", newline="") as file:
+            yield file
     except OSError as error:
         raise TcptraceError(f"cannot write to {path}: {error.strerror}") from None
-    with file:
-        yield file
+
+
+def _check_place(path: str | None) -> None:
+    """Raise TcptraceError where a file cannot be made: a map can take an hour."""
+    if path in {None, "-"}:
+        return
+    file = Path(str(path))
+    if file.is_dir():
+        number = errno.EISDIR
+    elif not file.parent.is_dir():
+        number = errno.ENOENT
+    elif not os.access(file if file.exists() else file.parent, os.W_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise TcptraceError(f"cannot write to {path}: {os.strerror(number)}")
 
 
 def _form(given: dict[str, Any]) -> Form:
@@ -288,6 +304,8 @@ def map(  # noqa: A001 - as users call it
       tcptrace map --dot fleet/ | dot -Tsvg    a graph, drawn by Graphviz
     """  # noqa: D301 - click's own mark for lines that stay as they are
     form = _form(given)
+    for path in (html, form.to):
+        _check_place(path)
     joining = Joining(engine, memory or _usual_memory(), temp, master)
     made = _made(paths, joining, by, given)
     made = made._replace(edges=[edge for edge in made.edges if edge.failed or not failed])
