@@ -298,7 +298,9 @@ def tools(also: Sequence[str], only: str) -> list[Tool]:
 
 def main() -> None:
     """Measure and print everything."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--storm", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--connections", type=int, default=10_000, help="of one storm")
     parser.add_argument("--rounds", type=int, default=3)

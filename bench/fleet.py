@@ -303,7 +303,9 @@ def watched(place: Path, *more: str) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Generate, join, judge and tell."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--connections", type=int, default=100_000)
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb")
     parser.add_argument("--memory-mb", type=int, default=4000)

@@ -72,7 +72,9 @@ def measure(command: str, storm: Storm, count: int, rounds: int) -> dict[str, fl
 
 def main() -> None:
     """Measure, and print everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--connections", type=int, default=2000, help="of a round")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()

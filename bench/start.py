@@ -106,7 +106,9 @@ def measure(
 
 def main() -> None:
     """Measure, and print a table for docs/performance.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--kept-only", action="store_true", help="compile nothing that is measured")
     parser.add_argument("commands", nargs="*", default=COMMANDS, metavar="COMMAND")

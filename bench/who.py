@@ -137,7 +137,9 @@ def print_storm(count: int, parents: int) -> None:
 
 def main() -> None:
     """Measure, and print everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--storm", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--events", type=int, default=500, help="of a round")
     parser.add_argument("--rounds", type=int, default=15)

@@ -59,7 +59,9 @@ def names(asked: list[str]) -> list[str]:
 
 def main() -> None:
     """Fuzz one target after the other; exit with 1 where any showed a fault."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=600, help="for each target; default: 600")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)

@@ -359,7 +359,9 @@ def report(
 
 def main() -> None:
     """Take the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--rate", type=float, default=500, help="connections a second")
     parser.add_argument("--seed", default="soak", help="of the mishaps")
