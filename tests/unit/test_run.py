@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.unit.test_summary import record
 
 from tcptrace.commands.connect import connect
 from tcptrace.errors import TcptraceError, UncertainError
+from tcptrace.kernel import processes
 from tcptrace.shell import run
 from tcptrace.sources.recording.jsonl import JsonLines
 
@@ -51,6 +53,24 @@ def test_a_command_that_was_not_run_has_not_succeeded() -> None:
     error = error_of("--", "true")
     assert isinstance(error, TcptraceError)
     assert (1, True) == (error.exit_status, "was not run" in str(error))
+
+
+def test_a_process_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped process id is not taken for a process that does nothing."""
+    monkeypatch.setattr(processes, "is_in_initial", lambda _namespace: True)
+    nobody, own = 4_000_000_001, os.getpid()
+    for arguments, expected in {
+        ("-p", str(nobody)): f"there is no process {nobody} now",
+        ("-p", f"{own},{nobody}"): f"there is no process {nobody} now",
+        ("-p", ",".join(str(nobody + number) for number in range(9))): "and others",
+        ("-p", str(own)): "",
+        ("-p", f"!{nobody}"): "",
+        ("-p", f"{nobody}-{nobody + 7}"): "",
+    }.items():
+        said = CliRunner().invoke(connect, [*arguments]).stderr
+        assert (expected in said) if expected else ("no process" not in said)
+    monkeypatch.setattr(processes, "is_in_initial", lambda _namespace: False)
+    assert "no process" not in CliRunner().invoke(connect, ["-p", str(nobody)]).stderr
 
 
 def test_a_recording_that_lacks_files_is_not_clean(

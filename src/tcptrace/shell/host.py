@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tcptrace.kernel import bpf, cgroups, netns, processes
 from tcptrace.kernel.shortage import check_shortage
+from tcptrace.model.ranges import Ranges
 from tcptrace.model.systems import Cgroup, PinnedMap, inode_of
 
 
@@ -99,3 +100,14 @@ class Host:
         """Return the BPF map that is pinned there; an absolute path, for the loader's directory."""
         absolute = str(Path.cwd() / path)
         return PinnedMap(absolute, functools.partial(bpf.pinned_keys, absolute))
+
+
+def absent(wanted: Ranges) -> list[int]:
+    """Return the single process ids to be traced that no process has.
+
+    None are known inside PID and time namespaces, see `Host.began`.
+    """
+    if not (processes.is_in_initial("pid") and processes.is_in_initial("time")):
+        return []
+    kept = {low for low, high in wanted.keep if low == high}
+    return sorted(kept & wanted.singles() - wanted.began.keys())

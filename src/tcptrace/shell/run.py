@@ -23,6 +23,7 @@ from tcptrace.model.losses import NOTHING_LOST, Losses
 from tcptrace.model.pace import Pace
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
+from tcptrace.shell.host import absent
 from tcptrace.shell.keeping import STDOUT, Keeping
 from tcptrace.shell.parting import Parting
 from tcptrace.shell.plan import Output
@@ -48,6 +49,8 @@ _DESCRIPTOR = re.compile("/(?:dev|proc/self)/fd/([0-9]{1,9})")
 SEARCHED_AFTER = 50_000
 """Python looks for circles of garbage once so many objects have come about. Rows are in none, and
 to look after each 700, as is usual, takes a tenth of the time of a run."""
+MOST_ABSENT = 5
+"""How many process ids are named that nobody has."""
 STOPPED = "stopped before the probes were attached"
 
 Function = Callable[[Trace], Iterable[Any]]
@@ -71,6 +74,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         stream = _stream(output, kept)
     stop = Stop()
     stop.take_signals()
+    _say_who_is_absent(plan.filters)
     with closing(Attaching(plan)) as attaching:
         sinks = _printing(output, kept, stream)
         source = attaching.session(stop.is_asked)
@@ -348,6 +352,16 @@ def _summarised(sink: Sink, output: Output) -> Sink:
     from tcptrace.sinks.summary import SummarySink  # noqa: PLC0415
 
     return SummarySink(Summary(has_ends=output.has_ends), sink)
+
+
+def _say_who_is_absent(filters: Filters) -> None:
+    """Say which process ids of ``-p`` nobody has, lest a mistyped one be taken for a quiet one."""
+    missing = absent(filters.values["pid"]) if "pid" in filters.values else []
+    if missing:
+        numbers = ", ".join(map(str, missing[:MOST_ABSENT])) + (
+            " and others" if len(missing) > MOST_ABSENT else ""
+        )
+        say(f"there is no process {numbers} now; one that gets such an id later is traced")
 
 
 def _introduce(source: Source, what: str, output: Output) -> None:
