@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -237,6 +238,22 @@ def test_a_difference_can_fail(tmp_path: Path) -> None:
     assert 3 == runner.invoke(cli, ["diff", "--fail", str(base), str(new)]).exit_code
     ignoring = ["diff", "--fail", "--ignore", str(patterns), str(base), str(new)]
     assert 0 == runner.invoke(cli, ignoring).exit_code
+
+
+@pytest.mark.parametrize("form", ["text", "json", "csv"])
+def test_a_reader_that_has_gone_changes_no_verdict(tmp_path: Path, form: str) -> None:
+    """As head does that has seen enough."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    new = attempts(tmp_path / "new.parquet", ("wget", "a.example", "198.51.100.1", 443))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tcptrace", "diff", "--fail", "-o", form]
+    try:
+        for other, status in ((new, 3), (base, 0)):
+            ended = subprocess.run([*command, base, other], stdout=writer, check=False)
+            assert status == ended.returncode
+    finally:
+        os.close(writer)
 
 
 def test_a_difference_is_shown_with_both_counts(tmp_path: Path) -> None:

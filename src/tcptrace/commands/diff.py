@@ -20,6 +20,7 @@ from tcptrace.model.events import NewTable
 from tcptrace.shell.offline import OfflineCommand, option, output_options, paths_argument
 from tcptrace.shell.say import say
 from tcptrace.sinks.choose import make_sink
+from tcptrace.sinks.output import discard
 from tcptrace.sinks.recording import create
 
 FOUND = 3
@@ -155,7 +156,11 @@ def diff(
     is_ignored = read_ignored(ignore)
     base, new = (read_baseline([path], say) for path in paths)
     found = [difference for difference in differences(base, new) if not is_ignored(difference.edge)]
-    _write(found, "json" if json else form or "text", color)
+    try:
+        _write(found, "json" if json else form or "text", color)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, which changes no verdict
+        discard(sys.stdout)
     _say_counts(found)
     if found and fail:
         click.get_current_context().exit(FOUND)
