@@ -6,8 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
+from pyspark import SparkContext
 from tests.unit.fleet import NETNS, SECOND, START_NS, Fleet, Host, write
 
+from tcptrace.map import spark
 from tcptrace.map.duck import DuckDb
 from tcptrace.map.edges import Edge, Map
 from tcptrace.map.engine import Engine
@@ -113,11 +115,29 @@ MIDDLE_NS = START_NS + 30 * SECOND
     ],
     ids=lambda wanted: f"{wanted.by} {[*wanted.filters.values]} {wanted.since_ns}",
 )
-def test_both_engines_make_the_same_map(recordings: Path, tmp_path: Path, wanted: Wanted) -> None:
+def test_both_engines_make_the_same_map(
+    recordings: Path, tmp_path: Path, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each edge, each clock, each count."""
+    monkeypatch.setattr(spark, "end_java", lambda: None)  # it is slow at first, each time
     ours = made(DuckDb(MEMORY), recordings, tmp_path, wanted)
-    theirs = made(Spark("local[2]", MEMORY), recordings, tmp_path, wanted)
+    theirs = made(Spark("local[2]", MEMORY, str(tmp_path)), recordings, tmp_path, wanted)
     assert ours.edges
     assert [*map(rough, ours.edges)] == [*map(rough, theirs.edges)]
     assert ours.clocks == theirs.clocks
     assert ours.counts == theirs.counts
+
+
+def test_nothing_is_left_on_disk(tmp_path: Path) -> None:
+    """What Java would make there again does not come: it has ended, too."""
+    engine = Spark("local[1]", MEMORY, str(tmp_path))
+    try:
+        engine.run("CREATE TABLE numbers AS SELECT id FROM range(10)")
+        assert [(10,)] == engine.rows("SELECT COUNT(*) FROM numbers")
+        assert [*tmp_path.iterdir()]
+        java = SparkContext._gateway.proc
+        assert java.poll() is None
+    finally:
+        engine.close()
+    assert java.poll() is not None
+    assert [] == [*tmp_path.iterdir()]

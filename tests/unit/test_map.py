@@ -854,18 +854,25 @@ def test_what_is_no_size_is_refused(fleet: Fleet, web: Host, text: str) -> None:
 
 
 ENDLESS = """
+import os
 import signal
 import sys
 import tcptrace.map.join
+import tcptrace.map.place
 from tcptrace.__main__ import run
 
 def endless(engine, *_):
     print("now", flush=True)
     engine.run("SELECT SUM(range) FROM range(1000000000000)")
 
+def first():
+    (place, *_) = sys.argv[sys.argv.index("--temp") + 1 :]
+    os.write(1, b"first" if os.listdir(place) else b"late")
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever tests may ignore them
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 tcptrace.map.join.make_map = endless
+tcptrace.map.place.before_removal.append(first)
 sys.exit(run())
 """
 
@@ -887,6 +894,7 @@ def test_a_signal_ends_it_and_leaves_nothing(
             assert [*(tmp_path / "temp").iterdir()]
             process.send_signal(number)
             assert 128 + number == process.wait(60)
+            assert b"first" == process.stdout.read()
             assert b"" == process.stderr.read()
         finally:
             process.kill()

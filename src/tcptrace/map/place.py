@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -13,6 +13,8 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREFIX = "tcptrace-map-"
 _places: set[str] = set()
+before_removal: list[Callable[[], None]] = []
+"""What a signal has done first: to end processes that would write there again."""
 
 
 class Place(TemporaryDirectory[str]):
@@ -45,6 +47,8 @@ def ending_at_signals() -> Iterator[None]:
 
 def _end(number: int, _frame: FrameType | None) -> None:
     """End at once: an engine that is told to stop first waits for all that its threads do."""
+    for end in before_removal:
+        end()
     for place in [*_places, *_places]:  # they may make another file meanwhile
         shutil.rmtree(place, ignore_errors=True)
     os._exit(128 + number)

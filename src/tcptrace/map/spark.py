@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from py4j.protocol import Py4JError
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from tcptrace.errors import TcptraceError
 from tcptrace.map.engine import Files
-from tcptrace.map.place import Place
+from tcptrace.map.place import Place, before_removal
 
 GLOB = re.compile(r"[][{}*?\\]")
 """What would stand for several files in a path."""
+PATIENCE_S = 10
+"""So long Java has to remove what is its own."""
 TABLE = re.compile(r"\bCREATE TABLE (\w+) AS\b")
 SETTINGS = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",  # the times of recordings
@@ -42,6 +48,7 @@ class Spark:
     def __init__(self, master: str, memory: int, place: str | None = None) -> None:
         """Connect to a cluster, or start one of this machine with so many bytes of memory."""
         self._place = Place(place)
+        before_removal.append(end_java)
         builder = SparkSession.builder.master(master).appName("tcptrace map")
         settings = {
             **SETTINGS,
@@ -53,11 +60,15 @@ class Spark:
             settings["spark.sql.shuffle.partitions"] = str(4 * (os.cpu_count() or 1))
         for key, value in settings.items():
             builder = builder.config(key, value)
+        handler, tempfile.tempdir = signal.getsignal(signal.SIGINT), self._place.name
         try:
             self._session = builder.getOrCreate()
         except (PySparkException, Py4JError, OSError) as error:
-            self._place.cleanup()
+            self._clean()
             raise _failed(error) from error
+        finally:
+            tempfile.tempdir = None
+            signal.signal(signal.SIGINT, handler)  # pyspark has set its own
 
     def scan(self, table: Files, view: str) -> Collection[str]:
         """Make a view of files; return the names of its columns."""
@@ -94,7 +105,33 @@ class Spark:
     def close(self) -> None:
         """Let go of all that was made."""
         self._session.stop()
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what was on disk, when nothing can write there again."""
+        end_java()
+        before_removal.remove(end_java)
         self._place.cleanup()
+
+
+def end_java() -> None:
+    """End the program in Java that does the work; the next engine starts its own.
+
+    Otherwise it lives as long as this process, and makes its directories again.
+    """
+    gateway = SparkContext._gateway  # noqa: SLF001 - there is no other way to it
+    process: subprocess.Popen[bytes] | None = gateway and gateway.proc
+    if process is None:
+        return
+    if process.stdin:
+        process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(PATIENCE_S)
+    SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001 - as above
 
 
 def _failed(error: Exception) -> TcptraceError:
