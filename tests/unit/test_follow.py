@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
+import signal
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,20 @@ def test_a_child_that_may_not_start_does_nothing(tmp_path: Path) -> None:
     os.close(child._go)
     assert 0 == child.wait()
     assert not (tmp_path / "file").exists()
+
+
+def test_a_signal_that_is_passed_on_at_once_is_not_lost() -> None:
+    """The command has it, though it has not begun."""
+    handlers = {number: signal.getsignal(number) for number in follow._TAKEN}
+    child = Child(["true"], None)
+    try:
+        os.kill(child.pid, signal.SIGTERM)
+        assert select.select([child.descriptor], [], [], 20)[0]
+        assert child.start(Stop())
+        assert 128 + signal.SIGTERM == child.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_a_child_s_status(tmp_path: Path) -> None:

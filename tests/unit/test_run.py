@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.unit.test_pump import Numbers
 from tests.unit.test_summary import record
 
 from tcptrace.commands.connect import connect
@@ -30,6 +32,38 @@ class Stopped:
 
     def close(self) -> None:
         """Have nothing to close."""
+
+
+class Interrupted:
+    """Attaches, and a signal comes at the last moment."""
+
+    def __init__(self, _plan: object) -> None:
+        """Begin."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+    def session(self, _is_asked: object) -> Attached:
+        """Return what is attached."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Attached()
+
+
+class Attached(Numbers):
+    """A source that tells nothing, and follows this process."""
+
+    def table(self, _name: str, _key_size: int, _value_size: int) -> dict[bytes, bytes]:
+        """Return the processes that are followed."""
+        return {os.getpid().to_bytes(4, sys.byteorder): b"\1"}
+
+    def put(self, _name: str, _entries: object) -> None:
+        """Need nothing."""
+
+    def wake_at(self, _descriptor: int) -> None:
+        """Never sleep."""
+
+    def write_for(self, _writer: object) -> None:
+        """Write no lines."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +122,15 @@ def test_what_was_not_looked_at_is_not_clean() -> None:
     """A gate that has seen nothing permits nothing; without one, it is a normal end."""
     assert isinstance(error_of("--fail-on-connect"), UncertainError)
     assert error_of() is None
+
+
+def test_a_signal_that_comes_while_following_begins_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is not run, and a process that runs already is not waited for."""
+    monkeypatch.setattr(run, "Attaching", Interrupted)
+    error = error_of("--keep-privileges", "--", "touch", str(tmp_path / "file"))
+    assert isinstance(error, TcptraceError)
+    assert "was not run" in str(error)
+    assert [] == [*tmp_path.iterdir()]
+    assert error_of("--keep-privileges", "-f", "-p", str(os.getpid())) is None

@@ -186,8 +186,11 @@ class Child:
         self.descriptor = os.pidfd_open(self.pid)
         """Can be read when it has ended."""
 
-    def start(self, stop: Stop) -> None:
-        """Let it run. Signals are for the command; when it has ended, they stop the trace."""
+    def start(self, stop: Stop) -> bool:
+        """Let it run; return False, and do not, where a signal has asked to stop before.
+
+        From now on signals are for the command; when it has ended, they stop the trace.
+        """
 
         def handle(number: int, _frame: object) -> None:
             if self.status is not None:
@@ -201,8 +204,12 @@ class Child:
         for number in _TAKEN:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, handle)
-        os.write(self._go, b"\1")
+        runs = not stop.why
+        if runs:
+            with contextlib.suppress(BrokenPipeError):  # a signal has ended it
+                os.write(self._go, b"\1")
         os.close(self._go)
+        return runs
 
     def pass_on_by(self, send: Callable[[int], None]) -> None:
         """Have signals sent by `send`, which has the right to; `has_ended` calls it."""
@@ -240,11 +247,11 @@ def _become(command: Sequence[str], user: pwd.struct_passwd | None, waiting: int
     """Become the command when `waiting` can be read; end where its other end is closed."""
     status = NOT_RUNNABLE
     try:
-        if not os.read(waiting, 1):
-            os._exit(0)
-        for number in (*_IGNORED_BY_PYTHON, *_TAKEN):
+        for number in (*_IGNORED_BY_PYTHON, *_TAKEN):  # first: what is passed on would be lost
             if number in _IGNORED_BY_PYTHON or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
+        if not os.read(waiting, 1):
+            os._exit(0)
         _keep_own_files()
         if user and user.pw_uid != os.geteuid():
             os.initgroups(user.pw_name, user.pw_gid)
@@ -278,6 +285,13 @@ class FollowingStop(Stop):
         """Go on until `is_over`."""
         super().__init__()
         self._is_over = is_over
+
+    def take_over(self, before: Stop) -> None:
+        """Take the signals that `before` took, those included that have come."""
+        self.take_signals()
+        self.is_echoed |= before.is_echoed
+        if before.why:
+            self.ask(before.why)
 
     def is_asked(self) -> bool:
         """Tell whether to stop."""

@@ -94,16 +94,17 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         place = kept.place if kept else None
         parting = Parting(source, who, child, place, given, verbose=output.verbose) if who else None
         if following:
-            stop = FollowingStop(lambda: _is_over(following, tree, child))
-            stop.take_signals()
+            before, stop = stop, FollowingStop(lambda: _is_over(following, tree, child))
+            stop.take_over(before)
             tree.add_with_descendants([child.pid] if child else following.pids)
         meta = source.meta
         how = "" if child else " Hit Ctrl-C to end."
         _introduce(source, f"Tracing {meta.probe} ({meta.backend}).{how}", output)
         if child:
             source.wake_at(child.descriptor)
-            child.start(stop)
             at_end.callback(child.wait)
+            if not child.start(stop):
+                raise TcptraceError("stopped before tracing has begun: the command was not run")
         if output.duration_s is not None:
             stop.after(output.duration_s)
         all_sinks = [*sinks, *gate]
