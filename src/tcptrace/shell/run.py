@@ -101,10 +101,7 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
         how = "" if child else " Hit Ctrl-C to end."
         _introduce(source, f"Tracing {meta.probe} ({meta.backend}).{how}", output)
         if child:
-            source.wake_at(child.descriptor)
-            at_end.callback(child.wait)
-            if not child.start(stop):
-                raise TcptraceError("stopped before tracing has begun: the command was not run")
+            _start(child, source, stop, at_end)
         if output.duration_s is not None:
             stop.after(output.duration_s)
         all_sinks = [*sinks, *gate]
@@ -125,6 +122,14 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
     _judge(output, gate, losses, _doubt(stop, following), status)
     if child:
         raise click.exceptions.Exit(status)
+
+
+def _start(child: Child, source: LiveSource, stop: Stop, at_end: ExitStack) -> None:
+    """Let a command run, and wait for it `at_end`. Raises TcptraceError after a signal."""
+    source.wake_at(child.descriptor)
+    at_end.callback(child.wait)
+    if not child.start(stop):
+        raise TcptraceError("stopped before tracing has begun: the command was not run")
 
 
 def _rest_of(source: LiveSource, output: Output) -> Callable[[], None]:
