@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.backends import need_backend
 from tests.kernel.connections import OURS, THEIR_MAC, THEIRS, Older, Run
-from tests.kernel.harness import limit
+from tests.kernel.harness import eventually, limit
 from tests.kernel.tracers import Tracer, ended_well
 from tests.kernel.traffic import cgroup2_mount, ip, raise_loopback
 
@@ -116,6 +118,17 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
+def is_removed(cgroup: Path) -> bool:
+    """Remove a cgroup, unless there is a process in it, as a killed one for a moment."""
+    try:
+        cgroup.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
 @pytest.fixture
 def cgroup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A new cgroup v2 directory; it and what is below it must be empty of processes at the end."""
@@ -128,9 +141,8 @@ def cgroup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         try:
             yield place
         finally:
-            for child in filter(Path.is_dir, place.iterdir()):
-                child.rmdir()
-            place.rmdir()
+            for child in (*filter(Path.is_dir, place.iterdir()), place):
+                eventually(functools.partial(is_removed, child), f"no process in {child}")
 
 
 @pytest.fixture(scope="module")

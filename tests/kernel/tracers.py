@@ -38,6 +38,9 @@ NO_ROOM, SKIPPED = "try a larger --buffer-mb", "the kernel skipped the probe"
 ROOM = ("--buffer-mb", "16")
 """For a tracer of a whole machine, whose rows nobody reads while other tests run. What others do
 there, such as another run of the tests, has to find room as well."""
+MOST_S = 240
+"""So long at most an end is waited for, however slow the machine: then there is time left to tell
+where the tracer stands, before the test itself is given up."""
 SUMMARY = re.compile(
     r"tcptrace: (\d+) (?:event|attempt|connection|listener)s? in [\d.]+ s, (\d+) lost"
 )
@@ -313,7 +316,7 @@ class Tracer(contextlib.AbstractContextManager["Tracer"]):
 
     def ended(self) -> Ended:
         """Wait for its end; fail, with where it stands, if that does not come."""
-        deadline = time.monotonic() + limit(30)
+        deadline = time.monotonic() + min(limit(30), MOST_S)
         while self._open and time.monotonic() < deadline:
             self._read(deadline - time.monotonic())
         try:
