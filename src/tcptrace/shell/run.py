@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,15 +23,14 @@ from tcptrace.model.pace import Pace
 from tcptrace.probes.probe import Probe
 from tcptrace.shell.follow import Child, Following, FollowingStop, Tree, user_of
 from tcptrace.shell.host import absent
-from tcptrace.shell.keeping import STDOUT, Keeping
+from tcptrace.shell.keeping import Keeping
 from tcptrace.shell.parting import Parting
 from tcptrace.shell.plan import Output
+from tcptrace.shell.printing import printing, stream_for
 from tcptrace.shell.pump import Pump, RowsOf
 from tcptrace.shell.say import say, tell
 from tcptrace.shell.stop import Stop, Why
 from tcptrace.shell.trace import Trace
-from tcptrace.sinks.color import palette
-from tcptrace.sinks.output import require_open
 from tcptrace.sinks.sink import Sink
 from tcptrace.sinks.stream import StreamSink
 from tcptrace.sources.attach import Attaching
@@ -43,8 +41,6 @@ from tcptrace.sources.source import Source
 
 if TYPE_CHECKING:
     from tcptrace.shell.gate import Gate
-
-_DESCRIPTOR = re.compile("/(?:dev|proc/self)/fd/([0-9]{1,9})")
 
 SEARCHED_AFTER = 50_000
 """Python looks for circles of garbage once so many objects have come about. Rows are in none, and
@@ -71,12 +67,12 @@ def run(plan: Plan, function: Function, output: Output, kept: Keeping | None = N
     who = None if output.keeps_privileges else apart.person_for(os.environ)
     apart.set_person(who)
     with apart.one_thread():
-        stream = _stream(output, kept)
+        stream = stream_for(output, kept)
     stop = Stop()
     stop.take_signals()
     _say_who_is_absent(plan.filters)
     with closing(Attaching(plan)) as attaching:
-        sinks = _printing(output, kept, stream)
+        sinks = printing(output, kept, stream)
         source = attaching.session(stop.is_asked)
     gate = _gate(output)
     if source is None:
@@ -163,14 +159,14 @@ def replay(
         TcptraceError: it cannot be read, or events were lost and that is to be an error.
 
     """
-    stream = _stream(output, kept)
+    stream = stream_for(output, kept)
     stop = Stop()
     stop.take_signals()
     with closing(recording):
         if output.duration_s is not None:
             recording.last(int(output.duration_s * 1e9))
         source = _paced(recording, output.pace)
-        sinks = [*_printing(output, kept, stream), *_keeping(probe, kept)]
+        sinks = [*printing(output, kept, stream), *_keeping(probe, kept)]
         meta = source.meta
         of = f" of {meta.host}, {time_text(meta.start_ns)}" if meta.host else ""
         _introduce(source, f"Reading {meta.probe} ({meta.backend}){of}.", output)
@@ -188,12 +184,6 @@ def _paced(recording: KeptSource, pace: Pace | None) -> Source:
     from tcptrace.sources.recording.paced import Paced  # noqa: PLC0415 - for few runs
 
     return Paced(recording, pace)
-
-
-def _printing(output: Output, kept: Keeping | None, stream: TextIO) -> list[Sink]:
-    """Return what prints, if anything is to."""
-    is_wanted = not kept or kept.also_print or output.summary
-    return [_sink(output, stream)] if is_wanted else []
 
 
 def _keeping(probe: Probe, kept: Keeping | None) -> list[Sink]:
@@ -288,76 +278,6 @@ def _is_over(following: Following, tree: Tree, child: Child | None) -> bool:
     if child and not child.has_ended():
         return False
     return bool(child and not following.waits) or tree.is_over()
-
-
-def _stream(output: Output, kept: Keeping | None) -> TextIO:
-    """Return where rows are printed. Raises TcptraceError where they cannot be written."""
-    if kept:
-        kept.check()
-        if not kept.also_print and not output.summary and kept.path != STDOUT:
-            return sys.stderr
-    stream = _chosen_stream(output)
-    require_open(stream)
-    return stream
-
-
-def _chosen_stream(output: Output) -> TextIO:
-    """Return where rows go: beside a command, standard output is the command's."""
-    if output.to is None:
-        return sys.stderr if output.following.command else sys.stdout
-    if output.to == "-":
-        return sys.stdout
-    try:
-        return _opened(output.to)
-    except OSError as error:
-        raise TcptraceError(f"cannot write to {output.to}: {error.strerror}") from None
-
-
-def _opened(path: str) -> TextIO:
-    """Open a file for rows; one that is made belongs to the user who traces. Raises OSError.
-
-    Of a descriptor's name it is that one, as it is open already: to open the file anew would empty
-    what a shell has opened to be added to.
-    """
-    named = _DESCRIPTOR.fullmatch(path)
-    opened = os.dup(int(named[1])) if named else _made(path)
-    return open(opened, "w", encoding="utf-8", newline="")  # noqa: PTH123 - it is open
-
-
-def _made(path: str) -> int:
-    """Make a file for rows, or empty the one that is there. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-    try:
-        made = os.open(path, flags | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return os.open(path, flags | os.O_TRUNC, 0o666)
-    apart.give(made)
-    return made
-
-
-def _sink(output: Output, stream: TextIO) -> Sink:
-    """Return what writes rows to a stream."""
-    if output.sink:
-        return output.sink(palette(output.color, sys.stdout))
-    from tcptrace.sinks.choose import make_sink  # noqa: PLC0415 - while the loader works
-
-    sink = make_sink(
-        output.form,
-        output.columns,
-        stream,
-        tables=output.tables,
-        color=output.color,
-        wide=output.wide,
-    )
-    return _summarised(sink, output) if output.summary else sink
-
-
-def _summarised(sink: Sink, output: Output) -> Sink:
-    """Return what has a sink write what rows came to."""
-    from tcptrace.model.summary import Summary  # noqa: PLC0415 - for few runs
-    from tcptrace.sinks.summary import SummarySink  # noqa: PLC0415
-
-    return SummarySink(Summary(has_ends=output.has_ends), sink)
 
 
 def _say_who_is_absent(filters: Filters) -> None:
