@@ -99,18 +99,26 @@ class _Reader:
         if real in self._taken:
             return
         self._taken.add(real)
+        if path.suffix == ".parquet":
+            _require_pyarrow()
+            self._add_parquet(path)
+            return
         try:
             with path.open("rb") as file:
-                if path.suffix == ".parquet":
-                    _require_pyarrow()
-                    self._add_parquet(path, file)
-                else:
-                    self._take(_of_lines(path, file).items())
+                self._take(_of_lines(path, file).items())
         except OSError as error:
             raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
 
-    def _add_parquet(self, name: Path, file: Any) -> None:
-        """Take the attempts of a Parquet file, all of them or none. Raises TcptraceError."""
+    def _add_parquet(self, name: Path, file: Any = None) -> None:
+        """Take the attempts of a Parquet file, all of them or none; `file` is one elsewhere.
+
+        No file of Python's is given to pyarrow, and of a local one no thread reads ahead: it would
+        let go of that when Python ends, and end the process with a signal.
+
+        Raises:
+            TcptraceError: it cannot be read.
+
+        """
         import pyarrow as pa  # noqa: PLC0415 - an extra, and slow
         import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -118,7 +126,8 @@ class _Reader:
         from tcptrace.map.find import look, unreadable  # noqa: PLC0415
 
         try:
-            with pq.ParquetFile(file) as parquet:
+            with file or pa.memory_map(os.fsencode(name)) as opened:
+                parquet = pq.ParquetFile(opened, pre_buffer=file is not None)
                 look(name, parquet.metadata)
                 end = digest_of(parquet.metadata)
                 found = [] if end in self._ends else [*_of_file(parquet)]
@@ -171,7 +180,7 @@ def _require_pyarrow() -> None:
 def _of_file(parquet: Any) -> Iterator[tuple[Attempt, Counts]]:
     names = [name for name in COLUMNS if name in parquet.schema_arrow.names]
     for number in range(parquet.num_row_groups):
-        table = parquet.read_row_group(number, columns=names)
+        table = parquet.read_row_group(number, columns=names, use_threads=False)
         grouped = table.group_by(names, use_threads=False).aggregate([([], "count_all")])
         for row in grouped.to_pylist():
             if row["type"] == "connect":
