@@ -94,6 +94,23 @@ def test_without_names_networks_are_compared(tmp_path: Path) -> None:
     assert {"curl 2001:db8::/64:443": "new"} == changes(base, new)
 
 
+def test_a_name_that_was_not_seen_makes_nothing_new_or_gone(tmp_path: Path) -> None:
+    """Who has asked for it before tracing began is known by the network, as live."""
+    named = attempts(
+        tmp_path / "named.parquet",
+        ("app", "db.example", "10.0.0.2", 5432),
+        ("app", "cache.example", "10.0.1.2", 6379),
+    )
+    partly = attempts(
+        tmp_path / "partly.parquet",
+        ("app", None, "10.0.0.9", 5432),
+        ("app", "cache.example", "10.0.1.2", 6379),
+        ("app", None, "10.0.2.2", 25),
+    )
+    assert {"app 10.0.2.0/24:25": "new"} == changes(named, partly)
+    assert {"app db.example:5432": "new", "app 10.0.2.0/24:25": "gone"} == changes(partly, named)
+
+
 def test_what_fails_more_often_is_told(tmp_path: Path) -> None:
     """And not what may have failed by chance."""
     ends = [("app", "db", "10.0.0.2", 5432)] * 100

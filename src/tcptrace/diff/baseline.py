@@ -99,12 +99,22 @@ class Baseline:
         return edges
 
     @cached_property
-    def _known(self) -> frozenset[Edge]:
+    def known(self) -> frozenset[Edge]:
+        """What such attempts are by name, and what they are by network."""
         return frozenset((*self.edges(by_name=True), *self.edges(by_name=False)))
 
     def knows(self, attempt: Attempt) -> bool:
         """Tell whether such an attempt was made before."""
-        return edge_of(attempt, by_name=self.has_names) in self._known
+        return edge_of(attempt, by_name=self.has_names) in self.known
+
+    def unnamed_in(self, other: Baseline) -> set[Edge]:
+        """Return edges by name whose networks another time has without one: it may be the same."""
+        unnamed = {edge_of(attempt, by_name=True) for attempt in other.counts if not attempt.name}
+        return {
+            edge_of(attempt, by_name=True)
+            for attempt in self.counts
+            if edge_of(attempt, by_name=False) in unnamed
+        }
 
 
 def edge_of(attempt: Attempt, *, by_name: bool) -> Edge:
@@ -131,14 +141,15 @@ def differences(base: Baseline, new: Baseline) -> Iterator[Difference]:
     """Yield what has come, what is gone, and what fails more often, the most frequent first."""
     by_name = base.has_names and new.has_names
     before, now = base.edges(by_name=by_name), new.edges(by_name=by_name)
-    yield from _sorted(Difference("new", key, NONE, now[key]) for key in now.keys() - before.keys())
+    yield from _sorted(Difference("new", key, NONE, now[key]) for key in now.keys() - base.known)
     yield from _sorted(
         Difference("failing", key, before[key], now[key])
         for key in now.keys() & before.keys()
         if fails_more(before[key], now[key])
     )
     yield from _sorted(
-        Difference("gone", key, before[key], NONE) for key in before.keys() - now.keys()
+        Difference("gone", key, before[key], NONE)
+        for key in before.keys() - new.known - base.unnamed_in(new)
     )
 
 
