@@ -422,6 +422,33 @@ def test_rows_that_wait_at_the_end_are_counted(tmp_path: Path, full_disk: Disk) 
     assert 7 == recorder.sink.unwritten
 
 
+def test_a_host_whose_name_is_too_long_is_said_at_once(tmp_path: Path) -> None:
+    """No file could ever be made; events would wait, and be lost."""
+    for name in ("x" * 251, "é" * 42):
+        with pytest.raises(TcptraceError, match="Give it a shorter name"):
+            Recorder(tmp_path, meta=Meta("accept", "b", name, "boot", "6.1", START_NS))
+    Recorder(tmp_path, meta=Meta("accept", "b", "x" * 250, "boot", "6.1", START_NS)).close()
+
+
+def test_a_directory_that_is_closed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in it would be missing without a word; one that was removed meanwhile has nothing."""
+    (tmp_path / "date=2026-11-30").mkdir()
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        if "date=" in str(path):
+            raise errors.pop()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    errors = [PermissionError(13, "Permission denied", "DIR"), FileNotFoundError(2, "None", "DIR")]
+    assert [(str(tmp_path), [])] == [*walk(str(tmp_path), ALWAYS)]
+    with pytest.raises(TcptraceError, match="cannot read DIR: Permission denied"):
+        list(walk(str(tmp_path), ALWAYS))
+
+
 def test_a_directory_that_is_removed_is_made_again(tmp_path: Path, clocks: Clocks) -> None:
     """What is written from then on is kept."""
     recorder = Recorder(tmp_path / "rec")

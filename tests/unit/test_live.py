@@ -56,6 +56,13 @@ def test_it_can_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(writing)
 
 
+def test_a_host_s_name_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is: recordings have to keep it."""
+    for name, kept in ((b"db\xff", "db\\xff"), ("dé1".encode(), "dé1")):
+        monkeypatch.setitem(os.environb, live.HOST.encode(), name)
+        assert kept == Quiet(Plan(ACCEPT, Filters({})), "fentry").meta.host
+
+
 @pytest.mark.parametrize("is_holding_back", [False, True])
 def test_it_rests_unless_it_holds_something_back(
     monkeypatch: pytest.MonkeyPatch, *, is_holding_back: bool

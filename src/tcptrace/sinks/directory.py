@@ -37,6 +37,8 @@ from tcptrace.sinks.tree import Tree
 MOST_GROUPS = 1000
 """After how many groups a file ends: its end lists them all, and must not grow without bound."""
 DAY_S = 86_400.0
+MOST_NAME = 255
+"""So many bytes a name can have, in the file systems that are usual."""
 MOST_TRIES = 3
 
 
@@ -130,6 +132,11 @@ class DirectoryRecording(GroupedSink):
         self._waiting = Waiting(self._schema, meta)
         self._last_ns = 0
         """When the last of the rows happened."""
+        if len(filenames.host_directory(meta.host)) > MOST_NAME:
+            raise TcptraceError(
+                f"no directory can be called after this host: {meta.host} is too long.\n"
+                "Give it a shorter name in the environment: TCPTRACE_HOST"
+            )
         self._tree = Tree(self._path, meta.host)
         self._retention = Retention(self._tree, self._probe, self._limits)
         try:

@@ -38,7 +38,7 @@ def describe(plan: Plan, backend: str) -> Meta:
     return Meta(
         probe=plan.probe.name,
         backend=backend,
-        host=os.environ.get(HOST) or system.nodename,
+        host=_text(os.environ.get(HOST) or system.nodename),
         boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
         kernel=system.release,
         start_ns=time.time_ns(),
@@ -49,6 +49,11 @@ def describe(plan: Plan, backend: str) -> Meta:
         },
         companions=tuple(companion.name for companion in plan.companions),
     )
+
+
+def _text(name: str) -> str:
+    """Return a name as it can be kept: what is not UTF-8 in it is escaped."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 class LiveSource(abc.ABC):

@@ -41,10 +41,21 @@ class Found(NamedTuple):
 
 
 def walk(path: str, window: Window) -> Iterator[tuple[str, list[str]]]:
-    """Yield directories and the names of their files, but for days without anything wanted."""
-    for place, directories, names in os.walk(path):
+    """Yield directories and the names of their files, but for days without anything wanted.
+
+    Raises:
+        TcptraceError: one of them cannot be read, so a part would be taken for all.
+
+    """
+    for place, directories, names in os.walk(path, onerror=_refuse):
         directories[:] = [name for name in directories if can_be_in(name, window)]
         yield place, names
+
+
+def _refuse(error: OSError) -> None:
+    """Raise TcptraceError, unless a directory has been removed meanwhile."""
+    if not isinstance(error, FileNotFoundError):
+        raise TcptraceError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def find(places: Iterable[tuple[str, list[str]]], probe: str) -> Iterator[Found]:
