@@ -57,11 +57,21 @@ Description: who connects to whom on this host, right now
  It is not the program in the package tcptrace, which analyses captures.
 """
 SYSTEMD = "[ ! -d /run/systemd/system ] || systemctl"
+PAGE = f"usr/share/man/man{make_man.SECTION}/{{}}.{make_man.SECTION}.gz"
+# The program's own name, unless a file of another package has it: links give way to files.
+SHORT = "tcptrace"
 SCRIPTS = {
-    "postinst": f"py3compile -p {NAME} /{LIBRARY}\n{SYSTEMD} daemon-reload",
+    "postinst": f"""\
+py3compile -p {NAME} /{LIBRARY}
+if [ ! -e /usr/bin/{SHORT} ] || [ -L /usr/bin/{SHORT} ]; then
+    update-alternatives --quiet --install /usr/bin/{SHORT} {SHORT} /usr/bin/{NAME} 50 \\
+        --slave /{PAGE.format(SHORT)} {SHORT}.{make_man.SECTION}.gz /{PAGE.format(NAME)}
+fi
+{SYSTEMD} daemon-reload""",
     "prerm": f"""\
 py3clean -p {NAME}
 if [ "$1" = remove ]; then
+    update-alternatives --quiet --remove {SHORT} /usr/bin/{NAME}
     {SYSTEMD} stop 'tcptrace-record@*.service'
     rm -f /etc/systemd/system/*.wants/tcptrace-record@*.service
     rm -rf /var/cache/tcptrace
@@ -117,7 +127,7 @@ def install_library(stage: Path) -> None:
 def install_documents(stage: Path) -> None:
     """Install man pages, compressed without their time, and documents."""
     for name, text in make_man.pages(NAME).items():
-        page = stage / f"usr/share/man/man{make_man.SECTION}/{name}.{make_man.SECTION}"
+        page = stage / PAGE.format(name).removesuffix(".gz")
         write(page, text)
         run("gzip", "-9n", page)
     for name in DOCUMENTS:
