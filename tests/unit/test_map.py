@@ -24,6 +24,7 @@ from tests.unit.fleet import START_NS, Fleet, Host, write
 from tests.unit.test_schema import VALIDATOR
 
 from tcptrace.cli import cli
+from tcptrace.commands import map as map_command
 from tcptrace.errors import RefusedError, TcptraceError
 from tcptrace.map.find import find
 from tcptrace.model.events import time_text
@@ -832,6 +833,26 @@ def test_the_examples_of_the_help_are_command_lines(
         arguments = shlex.split(line)
         assert ["tcptrace", "map"] == arguments[:2]
         command.make_context("map", arguments[2:])
+
+
+@pytest.mark.parametrize(("columns", "has_all"), [("80", False), ("200", True), ("9999999", False)])
+def test_a_narrow_terminal_has_fewer_columns(
+    monkeypatch: pytest.MonkeyPatch, columns: str, *, has_all: bool
+) -> None:
+    """What a terminal has no room for is left out, whatever size a variable asks for."""
+    monkeypatch.setenv("COLUMNS", columns)
+    told = os.terminal_size((80, 24))
+    monkeypatch.setattr(os, "get_terminal_size", lambda _descriptor: told)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    nothing = {
+        "json": False,
+        "dot": False,
+        "form": None,
+        "columns": "",
+        "to": None,
+        "color": "auto",
+    }
+    assert has_all == ("tx" in [column.key for column in map_command._form(nothing).columns])
 
 
 def test_without_duckdb_it_says_how_to_get_it(

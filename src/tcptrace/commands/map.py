@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from shutil import get_terminal_size as terminal_size
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
@@ -32,6 +31,7 @@ from tcptrace.shell.options import OUTPUT
 from tcptrace.shell.say import say
 from tcptrace.shell.times import parse_wall_ns
 from tcptrace.sinks.choose import make_sink
+from tcptrace.sinks.layout import terminal_size
 
 if TYPE_CHECKING:
     from tcptrace.map.edges import Clock, Map
@@ -185,7 +185,8 @@ def _form(given: dict[str, Any]) -> Form:
     name = asked[0] if asked else "text"
     if given["columns"] and name in {"json", "dot"}:
         raise click.UsageError("--columns is for text and csv.")
-    is_narrow = given["to"] is None and sys.stdout.isatty() and terminal_size().columns < ROOMY
+    width = terminal_size(sys.stdout).width if sys.stdout.isatty() else ROOMY
+    is_narrow = given["to"] is None and width < ROOMY
     usual = [column for column in COLUMNS if not is_narrow or column.key not in WIDE]
     try:
         chosen = of_columns.choose(usual, (*COLUMNS, *MORE_COLUMNS), given["columns"], ())
