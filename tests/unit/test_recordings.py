@@ -663,6 +663,14 @@ def test_duration_is_the_recording_s(run: Run, tmp_path: Path) -> None:
     assert 5 == len(done.stdout.splitlines())
 
 
+@pytest.mark.parametrize("path", ["x.jsonl", "x.parquet", "x/", "x"])
+def test_what_is_not_there_is_named(run: Run, path: str) -> None:
+    """A mistyped name is not taken for a recording in which nothing happened."""
+    done = run("accept", "-r", path)
+    expected = f"tcptrace: cannot read {path}: No such file or directory\n"
+    assert (1, expected) == (done.returncode, done.stderr)
+
+
 def test_without_pyarrow_it_is_said_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

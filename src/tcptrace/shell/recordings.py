@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ from tcptrace.model.filters import BY_NAME, Filters
 from tcptrace.model.meta import Meta
 from tcptrace.model.window import ALWAYS, Window
 from tcptrace.probes.probe import Probe
-from tcptrace.shell.keeping import is_bucket, is_directory, is_parquet, require_pyarrow
+from tcptrace.shell.keeping import STDOUT, is_bucket, is_directory, is_parquet, require_pyarrow
 from tcptrace.shell.options import PREFERRED, TraceOption, turned_on
 from tcptrace.sources.recording.kept import KeptSource
 
@@ -39,6 +41,7 @@ def reading(
     mine = filters.only([name for name in filters.values if _is_said(context, name)])
     keeps = _kept_by(list(_own(options)), given)
     window = Window(given["since"], given["until"])
+    _require_there(path)
     if is_directory(path):
         source = _open_directory(path, probe, given["host"], mine, keeps, window)
     else:
@@ -60,6 +63,17 @@ def reading(
         meta, probe=meta.probe or probe.name, filters={**meta.filters, **mine.texts()}
     )
     return source
+
+
+def _require_there(path: str) -> None:
+    """Raise TcptraceError where no file or directory has this name."""
+    if path == STDOUT or is_bucket(path):
+        return
+    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+        try:
+            Path(path).stat()
+        except FileNotFoundError as error:
+            raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _open(
