@@ -74,6 +74,12 @@ def test_help_of_everything(run: Run, name: str, flag: str) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("name", ["map", "diff"])
+def test_all_help_of_what_does_not_trace_fits(run: Run, name: str) -> None:
+    """All examples and options fit 80 columns, as those of tracing commands do."""
+    assert max(map(len, run(name, "--help-all").stdout.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", TRACING)
 def test_help_keeps_the_examples_lines(run: Run, name: str) -> None:
     """Examples in help stand one to a line."""

@@ -139,7 +139,7 @@ def diff(
     Examples:
       tcptrace diff monday.parquet tuesday.parquet   what has changed
       tcptrace diff --fail --ignore known base now/  for scripts: 3 if anything
-      tcptrace diff --save base fleet/               keep what is, to compare later
+      tcptrace diff --save base fleet/               to compare with later
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if save:
         compared = {"--fail": fail, "--ignore": ignore, "--json": json, "-o": form}
