@@ -159,7 +159,7 @@ def many(count: int) -> Map:
         )
         for number in range(count)
     ]
-    return Map(edges, [], {})
+    return Map(edges, [])
 
 
 def test_a_large_fleet_is_searched_as_well(browser: Browser, tmp_path: Path) -> None:

@@ -358,6 +358,32 @@ def test_a_map_is_of_a_time(fleet: Fleet, web: Host, db: Host) -> None:
     assert {"curl@web > nginx@db:80": 1} == arrows(place, *both)
 
 
+def test_what_is_counted_is_what_is_shown(fleet: Fleet, web: Host, db: Host) -> None:
+    """Not what is outside of the time, or does not pass the filters."""
+    for at_s, port in ((1, 80), (100, 80), (100, 81)):
+        fleet.connect(web, db, port, at_s=at_s)
+    fleet.connect(web, None, 443, at_s=100, address="198.51.100.1")
+    fleet.connect(None, db, 80, at_s=100, address="198.51.100.1")
+    fleet.fail(web, "10.0.0.2", 80, at_s=100.0)
+    place = fleet.keep(web, db)
+    since = time_text(START_NS + 50_000_000_000)[:19] + "Z"
+    counts = (
+        "connections with both ends: {}, with the client's alone: {}, with the server's alone: {}"
+    )
+    assert f"edges: 4; {counts.format(3, 1, 1)}" in run(place).stderr
+    assert f"edges: 4; {counts.format(2, 1, 1)}" in run(place, "--since", since).stderr
+    assert f"edges: 1; {counts.format(1, 0, 0)}" in run(place, "-P", "81").stderr
+    assert f"edges: 1; {counts.format(2, 0, 0)}" in run(place, "--failed").stderr
+
+
+def test_a_time_that_ends_before_it_begins_is_refused(fleet: Fleet, web: Host) -> None:
+    """An empty map would say that nothing has happened."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    for since, until in (("1h", "2h"), ("2026-12-01", "2026-12-01")):
+        with pytest.raises(click.UsageError, match="Nothing is between --since and --until"):
+            run(fleet.keep(web), "--since", since, "--until", until)
+
+
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", ""])
 def test_what_is_no_time_is_refused(fleet: Fleet, web: Host, text: str) -> None:
     """The error says what a time looks like."""

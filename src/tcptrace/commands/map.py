@@ -141,7 +141,7 @@ def _say_counts(made: Map) -> None:
     """Say how much of what was recorded has found its other end."""
     counts = made.counts
     say(
-        f"{len(made.edges)} edges; connections with both ends: {counts['pairs']}, with the "
+        f"edges: {len(made.edges)}; connections with both ends: {counts['pairs']}, with the "
         f"client's alone: {counts['connects'] - counts['pairs']}, "
         f"with the server's alone: {counts['accepts'] - counts['pairs']}"
     )
@@ -305,6 +305,10 @@ def map(  # noqa: A001 - as users call it
       tcptrace map --dot fleet/ | dot -Tsvg    a graph, drawn by Graphviz
     """  # noqa: D301 - click's own mark for lines that stay as they are
     form = _form(given)
+    if given["since"] and given["until"] and given["since"] >= given["until"]:
+        raise click.UsageError(
+            "Nothing is between --since and --until: give the earlier time first."
+        )
     for path in (html, form.to):
         _check_place(path)
     joining = Joining(engine, memory or _usual_memory(), temp, master)

@@ -101,7 +101,20 @@ class Map(NamedTuple):
 
     edges: list[Edge]
     clocks: list[Clock]
-    counts: dict[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many connections there are, of clients and of servers, and with both ends."""
+        pairs, alone, unmonitored = 0, 0, 0
+        for edge in self.edges:
+            made = edge.attempts - edge.failed
+            if edge.client.kind == UNMONITORED:
+                unmonitored += made
+            elif edge.server.kind == EXTERNAL:
+                alone += made
+            else:
+                pairs += made
+        return {"connects": pairs + alone, "accepts": pairs + unmonitored, "pairs": pairs}
 
 
 def _why(edge: Any) -> str | None:

@@ -32,10 +32,6 @@ FROM (
 GROUP BY host, of
 ORDER BY host, of
 """  # noqa: S608 - a number of ours
-_COUNTS = """
-SELECT
-    (SELECT COUNT(*) FROM connects), (SELECT COUNT(*) FROM accepts), (SELECT COUNT(*) FROM pairs)
-"""
 
 
 def make_map(engine: Engine, tables: Iterable[Files], wanted: Wanted) -> Map:
@@ -48,5 +44,4 @@ def make_map(engine: Engine, tables: Iterable[Files], wanted: Wanted) -> Map:
         Clock(host, of, round(float(ahead_ns) / 1e6, 3), int(pairs))
         for host, of, ahead_ns, pairs in engine.rows(_CLOCKS)
     ]
-    (counts,) = engine.rows(_COUNTS)
-    return Map(edges, clocks, dict(zip(("connects", "accepts", "pairs"), counts, strict=True)))
+    return Map(edges, clocks)
