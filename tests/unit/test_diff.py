@@ -30,7 +30,7 @@ from tcptrace.diff.baseline import (
 )
 from tcptrace.diff.ignore import read_ignored
 from tcptrace.diff.read import baseline_lines, read_baseline
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import TcptraceError, UncertainError
 
 EDGE = Edge("curl", "api.example", 443)
 
@@ -255,6 +255,19 @@ def test_a_difference_can_fail(tmp_path: Path) -> None:
     assert 3 == runner.invoke(cli, ["diff", "--fail", str(base), str(new)]).exit_code
     ignoring = ["diff", "--fail", "--ignore", str(patterns), str(base), str(new)]
     assert 0 == runner.invoke(cli, ignoring).exit_code
+
+
+def test_a_gate_needs_all_that_was_recorded(tmp_path: Path) -> None:
+    """What could not be read can have differences; those that were found are enough."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    (tmp_path / "now").mkdir()
+    new = attempts(tmp_path / "now" / "new.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    (tmp_path / "now" / "cut.parquet").write_bytes(new.read_bytes()[:-1])
+    arguments = ("diff", "--fail", base, tmp_path / "now")
+    assert isinstance(invoke(*arguments).exception, UncertainError)
+    assert 0 == invoke(*(name for name in arguments if name != "--fail")).exit_code
+    attempts(new, ("wget", "a.example", "198.51.100.1", 443))
+    assert 3 == CliRunner().invoke(cli, [*map(str, arguments)]).exit_code
 
 
 @pytest.mark.parametrize("form", ["text", "json", "csv"])

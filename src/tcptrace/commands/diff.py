@@ -14,7 +14,7 @@ import click
 from tcptrace.diff.baseline import Difference, differences
 from tcptrace.diff.ignore import read_ignored
 from tcptrace.diff.read import baseline_lines, read_baseline
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import TcptraceError, UncertainError
 from tcptrace.model.columns import Column, Mark
 from tcptrace.model.events import NewTable
 from tcptrace.shell.offline import OfflineCommand, option, output_options, paths_argument
@@ -154,7 +154,10 @@ def diff(
     if json and form not in {None, "json"}:
         raise click.UsageError(f"--json and -o {form} exclude each other.")
     is_ignored = read_ignored(ignore)
-    base, new = (read_baseline([path], say) for path in paths)
+    missed: list[str] = []
+    base, new = (read_baseline([path], missed.append) for path in paths)
+    for text in missed:
+        say(text)
     found = [difference for difference in differences(base, new) if not is_ignored(difference.edge)]
     try:
         _write(found, "json" if json else form or "text", color)
@@ -164,3 +167,5 @@ def diff(
     _say_counts(found)
     if found and fail:
         click.get_current_context().exit(FOUND)
+    if missed and fail:
+        raise UncertainError("whether anything differs is not known: not all could be read")
