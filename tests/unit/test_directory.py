@@ -449,6 +449,23 @@ def test_a_directory_that_is_closed_is_no_empty_one(
         list(walk(str(tmp_path), ALWAYS))
 
 
+def test_the_directories_of_other_hosts_may_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a host is named, they are not read."""
+    for name in ("host=a%2Fb", "host=other"):
+        (tmp_path / name).mkdir()
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        assert "host=other" not in str(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    expected = [str(tmp_path), f"{tmp_path}/host=a%2Fb"]
+    assert expected == [place for place, _ in walk(str(tmp_path), ALWAYS, "a/b")]
+
+
 def test_a_directory_that_is_removed_is_made_again(tmp_path: Path, clocks: Clocks) -> None:
     """What is written from then on is kept."""
     recorder = Recorder(tmp_path / "rec")

@@ -108,7 +108,7 @@ def _open_directory(
         bucket = Bucket(path)
         places, open_file = bucket.walk(window), bucket.open
     else:
-        places, open_file = directory.walk(path, window), None
+        places, open_file = directory.walk(path, window, host), None
     own = directory.of_one_host(list(directory.find(places, probe.name)), host, path)
     classes = Classes(probe.row_classes)
     return directory.DirectoryRows(path, own, classes, filters, keeps, window, open_file)

@@ -40,15 +40,24 @@ class Found(NamedTuple):
         return self.path.endswith(GROWING)
 
 
-def walk(path: str, window: Window) -> Iterator[tuple[str, list[str]]]:
-    """Yield directories and the names of their files, but for days without anything wanted.
+def walk(path: str, window: Window, host: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Yield directories and the names of their files.
+
+    Args:
+        path: of the directory.
+        window: days without anything of this time are passed over.
+        host: where one is named, those of others are passed over.
 
     Raises:
         TcptraceError: one of them cannot be read, so a part would be taken for all.
 
     """
     for place, directories, names in os.walk(path, onerror=_refuse):
-        directories[:] = [name for name in directories if can_be_in(name, window)]
+        directories[:] = [
+            name
+            for name in directories
+            if can_be_in(name, window) and (host is None or filenames.host_of(name) in {None, host})
+        ]
         yield place, names
 
 
