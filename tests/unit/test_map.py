@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -815,6 +816,29 @@ def test_where_there_is_no_room_more_is_asked_for(fleet: Fleet, web: Host) -> No
     fleet.connect(web, None, 80, address="198.51.100.1")
     with pytest.raises(TcptraceError, match="a disk with more room with --temp"):
         run(fleet.keep(web), "--memory", "1MB")
+
+
+def test_where_nothing_can_be_made_another_place_is_asked_for(fleet: Fleet, web: Host) -> None:
+    """For temporary files there are several places."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    with pytest.raises(TcptraceError, match="cannot make a directory in /proc: "):
+        run(fleet.keep(web), "--temp", "/proc")
+
+
+def test_where_rows_have_no_room_they_are_not_left_out(
+    fleet: Fleet, web: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON Lines are made columns; without room for these there is no map."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    row = {"type": "connect", "raddr": "198.51.100.1", "rport": 80, "comm": "curl", "ts_ns": 1}
+    (fleet.keep(web) / "x.jsonl").write_text(json.dumps(row) + "\n")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tcptrace.map.find.ParquetRecording.open", full)
+    with pytest.raises(TcptraceError, match=r"no room for the rows of .*x\.jsonl: No space left"):
+        run(fleet.root)
 
 
 def test_the_map_is_a_graph(fleet: Fleet, web: Host, db: Host) -> None:

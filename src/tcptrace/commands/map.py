@@ -164,12 +164,12 @@ def _check_place(path: str | None) -> None:
     """Raise TcptraceError where a file cannot be made: a map can take an hour."""
     if path in {None, "-"}:
         return
-    file = Path(str(path))
-    if file.is_dir():
+    place = os.path.dirname(str(path)) or "."  # noqa: PTH120 - pathlib raises for closed ones
+    if os.path.isdir(str(path)):  # noqa: PTH112 - as above
         number = errno.EISDIR
-    elif not file.parent.is_dir():
+    elif not os.access(place, os.F_OK):
         number = errno.ENOENT
-    elif not os.access(file if file.exists() else file.parent, os.W_OK):
+    elif not os.access(str(path) if os.path.exists(str(path)) else place, os.W_OK):  # noqa: PTH110
         number = errno.EACCES
     else:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tcptrace.errors import TcptraceError
+from tcptrace.errors import ShortageError, TcptraceError
 from tcptrace.map.directory import in_directory
 from tcptrace.map.ends import digest_of, last_ns
 from tcptrace.map.engine import Files
@@ -127,6 +128,8 @@ class _Finder:
         for path in filter(self._is_new, in_directory(root, self._leave_out, self._window)):
             try:
                 self._add_file(path, part_of_host(path.relative_to(root)))
+            except ShortageError:
+                raise
             except TcptraceError as error:
                 self._leave_out(path, error)
 
@@ -289,6 +292,20 @@ def unreadable(path: Path, error: Exception | None) -> str:
 def _converted(path: Path, to: Path) -> tuple[_Kept, str]:
     """Make a Parquet recording of one in JSON Lines, and look at it. Raises TcptraceError."""
     source = JsonLines(str(path), Classes(TRACER.row_classes), [])
+    try:
+        with closing(source):
+            _write(source, to)
+    except OSError as error:
+        raise ShortageError(
+            f"there is no room for the rows of {path}: {error.strerror}.\n"
+            "Give a directory with more of it with --temp"
+        ) from None
+    kept, columns = look(to, _end_of(to))
+    return kept._replace(host=source.meta.host or path.stem, is_cut=not source.is_whole), columns
+
+
+def _write(source: JsonLines, to: Path) -> None:
+    """Write what was recorded. Raises OSError: there is no room."""
     sink = ParquetRecording(str(to), TRACER.row_classes, force=True)
     try:
         sink.open(source.meta)
@@ -296,7 +313,4 @@ def _converted(path: Path, to: Path) -> tuple[_Kept, str]:
             sink.write(list(batch.events))
             sink.flush()
     finally:
-        source.close()
         sink.close(source.losses())
-    kept, columns = look(to, _end_of(to))
-    return kept._replace(host=source.meta.host or path.stem, is_cut=not source.is_whole), columns

@@ -7,8 +7,10 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from types import FrameType
+
+from tcptrace.errors import TcptraceError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREFIX = "tcptrace-map-"
@@ -21,8 +23,15 @@ class Place(TemporaryDirectory[str]):
     """A directory of the program's own, in another one."""
 
     def __init__(self, where: str | None) -> None:
-        """Make it below `where`, or where temporary files usually are."""
-        super().__init__(prefix=PREFIX, dir=where)
+        """Make it below `where`, or where temporary files usually are. Raises TcptraceError."""
+        try:
+            super().__init__(prefix=PREFIX, dir=where)
+        except OSError as error:
+            place = where or gettempdir()
+            raise TcptraceError(
+                f"cannot make a directory in {place}: {error.strerror}.\n"
+                "Give another place with --temp"
+            ) from None
         _places.add(self.name)
 
     def cleanup(self) -> None:
