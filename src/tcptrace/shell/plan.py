@@ -1,4 +1,4 @@
-"""From a command line to what is traced, a `Plan`, and what becomes of the rows, an `Output`."""
+"""Makes of a command line a `Plan`, what is traced, and an `Output`, what becomes of the rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Output:
     tables: bool = False
     """Whether rows come in tables, each with a header, not one by one."""
     of: str = "event"
-    """What rows are, or are a count of."""
+    """What a row is, or counts, such as "event" or "attempt"."""
     color: str = "auto"
     """One of `tcptrace.sinks.color.CHOICES`."""
     wide: bool = False
@@ -67,13 +67,13 @@ class Output:
     sink: Callable[[Palette], Sink] | None = None
     """What shows the rows in place of `form`."""
     summary: bool = False
-    """Whether what all rows came to is shown in place of them."""
+    """Whether a summary of all rows is shown in place of them."""
     has_ends: bool = False
-    """Whether there are rows of the ends of connections."""
+    """Whether some rows are ends of connections."""
     permitted: Destinations | None = None
-    """The only ones that may be connected to, where that is asked."""
+    """The destinations that may be connected to; None where no gate was asked for."""
     is_about_base: bool = False
-    """Whether rows are what a baseline does not have, and none of these is to be."""
+    """Whether the gate is ``--fail``: each row, which a baseline does not have, is an offence."""
     pace: Pace | None = None
     """How fast a recording is played."""
 
@@ -115,7 +115,7 @@ def make_plan(probe: Probe, options: Sequence[click.Parameter], given: dict[str,
 
 
 def _with_places(companions: Sequence[Probe], filters: Filters) -> tuple[Probe, ...]:
-    """Return companions with what tells of new cgroups, where it is asked who somebody is."""
+    """Add the probe that reports new cgroups, where programs or places are asked for."""
     is_asked = WHO in companions or not BY_PLACE.isdisjoint(filters.values)
     return (*companions, PLACES) if is_asked and PLACES not in companions else (*companions,)
 
@@ -147,7 +147,7 @@ def offered_columns(
     given: dict[str, Any],
     show: Shown | None = None,
 ) -> tuple[list[Column], list[Column]]:
-    """Return the columns that are shown when nothing is said, and what else there is."""
+    """Return the columns that are shown by default, and the others."""
     on = list(turned_on(options, given))
     table = _table(on, show)
     replaced = {new.key: new for option in on for new in option.replaces}
@@ -196,7 +196,7 @@ def _followed(ranges: Ranges) -> tuple[int, ...]:
 
 
 def with_following(plan: Plan, following: Following) -> Plan:
-    """Return a plan that keeps what those who are followed do."""
+    """Return a plan whose events are those of followed processes."""
     if not following:
         return plan
     others = (probe for probe in plan.companions if probe is not FOLLOW)
@@ -268,7 +268,7 @@ def make_output(
 
 
 def _permitted(given: Mapping[str, Any]) -> Destinations | None:
-    """Return what may be connected to, where anything is not to be; an empty list is nothing."""
+    """Return what may be connected to; None for everything, an empty list for nothing."""
     from tcptrace.model.destinations import Destinations  # noqa: PLC0415 - for few runs
 
     permitted: Destinations | None = given.get("only")

@@ -31,7 +31,7 @@ a `NewTable` where a table begins."""
 
 
 class Pump:
-    """Passes on what comes; knows neither kernel nor terminal."""
+    """Passes events to a function and its rows to sinks; knows neither kernel nor terminal."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Pump:
 
         """
         self.shown = 0
-        """How many events have been shown; of tables, in the last."""
+        """How many events have been shown; with tables, how many in the last one."""
         self._passed = 0
         self._source = source
         self._sinks = list(sinks)
@@ -66,13 +66,13 @@ class Pump:
         self._before_output = before_output
         self._rows: list[Any] = []
         self._waiting = 0
-        """How many rows there are, those that are `Lines` among them."""
+        """How many rows there are; `Lines` stand for several."""
         self._unwritten = 0
         self._has_given_up = False
         self._reported = NOTHING_LOST
         self._next_report = 0.0
         self.error: OSError | None = None
-        """Why rows could not be written; the pump has stopped for it."""
+        """Why rows could not be written; the pump has stopped then."""
 
     def run(self, rows_of: RowsOf, begin: Sequence[Any] = ()) -> None:
         """Pass rows on until it is time to stop, `begin` before all others.
@@ -102,7 +102,7 @@ class Pump:
         return self._source.losses()._replace(unwritten=unwritten)
 
     def summary(self, of: str, seconds: float) -> str:
-        """Return what became of all; `of` says what was shown."""
+        """Return the line that sums up the run; `of` says what a row is."""
         what = of if self.shown == 1 else f"{of}s"
         lost = self.losses()
         untracked = f", {lost.untracked} not tracked (table full)" if lost.untracked else ""
@@ -156,7 +156,7 @@ class Pump:
             self._each(self._hand_over)
 
     def _hand_over(self, sink: Sink) -> None:
-        """Have a sink's rows taken; raise BrokenPipeError where there is nobody to take them.
+        """Hand a sink's rows over; raise BrokenPipeError where there is nobody to take them.
 
         Who stands still is waited for until there is no more time: what comes meanwhile waits in
         the source, which counts what it has no room for.

@@ -26,7 +26,7 @@ Keeps = Callable[[Any], bool]
 def reading(
     context: click.Context, probe: Probe, options: Sequence[click.Parameter], filters: Filters
 ) -> KeptSource:
-    """Return the recording that the command line names, with what it wants of it.
+    """Return the recording that the command line names, with the filters that it asks for.
 
     Raises:
         UsageError: an option needs the kernel.
@@ -115,7 +115,7 @@ def _open_directory(
 
 
 def _is_said(context: click.Context, name: str) -> bool:
-    """Tell whether a parameter was given, and has not its default."""
+    """Tell whether a parameter was given, and not left at its default."""
     names = ("ipv4", "ipv6") if name == "family" else (name,)
     sources = map(context.get_parameter_source, names)
     return any(source is ParameterSource.COMMANDLINE for source in sources)
@@ -139,7 +139,7 @@ def _kept_by(options: Sequence[TraceOption], given: Mapping[str, Any]) -> list[K
 
 
 def _without(meta: Meta, options: Sequence[TraceOption], given: Mapping[str, Any]) -> Meta:
-    """Return what holds when the rows of options that are not given are left out."""
+    """Return a recording's `Meta` without the options whose rows are left out."""
     missed = [
         option
         for option in options
@@ -174,7 +174,7 @@ def _check_meta(
 def _check_narrowed(
     name: str, meta: Meta, options: Sequence[TraceOption], wanted: Sequence[TraceOption]
 ) -> None:
-    """Raise RefusedError where rows were left out that an option is to tell of."""
+    """Raise RefusedError where rows are missing that an option needs."""
     left_out = {
         option.name or "": option.opts[0]
         for option in options
@@ -188,7 +188,7 @@ def _check_narrowed(
 
 
 def _has(probe: Probe, meta: Meta, option: TraceOption, value: Any) -> bool:
-    """Tell whether a run that was recorded so had what an option asks of a probe."""
+    """Tell whether the run that was recorded had all that an option asks of its probe."""
     if option.is_for_rows:
         return True
     wanted = {define: probe.switch_text(define, value) for define in option.switches}
@@ -201,7 +201,7 @@ def _has(probe: Probe, meta: Meta, option: TraceOption, value: Any) -> bool:
 
 
 def _check_filters(meta: Meta, filters: Filters) -> None:
-    """Raise RefusedError where a recording was already filtered, and otherwise."""
+    """Raise RefusedError where a recording was already filtered, by another value."""
     for name, text in filters.texts().items():
         before = meta.filters.get(name, text)
         if before != text:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from tcptrace.shell.gate import Gate
 
 SEARCHED_AFTER = 50_000
-"""Python looks for circles of garbage once so many objects have come about. Rows are in none, and
-to look after each 700, as is usual, takes a tenth of the time of a run."""
+"""After how many new objects Python looks for cycles of garbage. Rows are in no cycle, and to look
+after every 700 objects, as is usual, takes a tenth of the time of a run."""
 MOST_ABSENT = 5
 """How many process ids are named that nobody has."""
 STOPPED = "stopped before the probes were attached"
@@ -178,7 +178,7 @@ def replay(
 
 
 def _paced(recording: KeptSource, pace: Pace | None) -> Source:
-    """Return what tells a recording at a pace, where there is one."""
+    """Return what plays a recording at a pace, where one is given."""
     if pace is None:
         return recording
     from tcptrace.sources.recording.paced import Paced  # noqa: PLC0415 - for few runs
@@ -187,7 +187,7 @@ def _paced(recording: KeptSource, pace: Pace | None) -> Source:
 
 
 def _keeping(probe: Probe, kept: Keeping | None) -> list[Sink]:
-    """Return what keeps, if anything is to."""
+    """Return the sink that keeps a recording, if one is asked for."""
     return [kept.open(probe)] if kept else []
 
 
@@ -232,7 +232,7 @@ def _pass_on(
 
 
 def _gate(output: Output) -> list[Gate]:
-    """Return what looks whether all was permitted, if anything is to."""
+    """Return the gate for attempts to connect, if one is asked for."""
     if output.permitted is None:
         return []
     from tcptrace.shell.gate import FORBIDDEN, NEW, Gate  # noqa: PLC0415 - for few runs
@@ -291,7 +291,7 @@ def _say_who_is_absent(filters: Filters) -> None:
 
 
 def _introduce(source: Source, what: str, output: Output) -> None:
-    """Say what is shown, and how it came about."""
+    """Say what is shown, after warnings and, if asked for, how the backend was chosen."""
     for line in source.warning.splitlines():
         say(line)
     if output.verbose:
