@@ -361,6 +361,7 @@ def fast_open(port: int) -> list[Event]:
     """Send data with the SYN, to a server that takes it from there."""
     with fast_open_at_once(), listen(V4, port) as listener, socket.socket() as near:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        listener.settimeout(limit(20))
         near.sendto(UNIT, socket.MSG_FASTOPEN, (V4, port))
         far = listener.accept()[0]
         begin, taken = opened(near), accepted(far)

@@ -249,6 +249,7 @@ def test_accepted_before_the_handshake_ended(run: Run, backend: Backend, other_h
     cut_link()
     with fast_open_at_once(), listen(OURS, port) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        listener.settimeout(limit(20))  # if the SYN has no data, nothing comes over a cut link
         worker = Worker(client)
         worker.start()
         far = listener.accept()[0]
