@@ -533,6 +533,8 @@ def test_what_is_no_file_is_not_read(fleet: Fleet, web: Host) -> None:
     assert "198.51.100.1:80" in result.stdout
     (said,) = (line for line in result.stderr.splitlines() if "left out" in line)
     assert said.endswith(f"{place}/gone.parquet, {place}/pipe.parquet")
+    with pytest.raises(TcptraceError, match="it is no file"):
+        run(place / "pipe.parquet")
 
 
 def test_a_directory_that_is_closed_is_said(

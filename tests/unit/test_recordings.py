@@ -211,6 +211,13 @@ def test_a_file_is_its_owner_s_alone(tmp_path: Path, form: str) -> None:
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
 
 
+def test_parquet_is_not_awaited_from_a_pipe(tmp_path: Path) -> None:
+    """Nobody may ever write to it, and no signal would be heard."""
+    os.mkfifo(tmp_path / "x.parquet")
+    with pytest.raises(TcptraceError, match="it is no file"):
+        opened(tmp_path / "x.parquet", ACCEPT)
+
+
 def test_no_link_is_followed(tmp_path: Path) -> None:
     """What stands in a directory of others' does not say what root overwrites."""
     (tmp_path / "x.jsonl").symlink_to(tmp_path / "other")

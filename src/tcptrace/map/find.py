@@ -19,6 +19,7 @@ from tcptrace.map.engine import Files
 from tcptrace.map.fetch import fetched
 from tcptrace.map.inputs import TYPES
 from tcptrace.map.names import part_of_host
+from tcptrace.model.ends import refuse_pipe
 from tcptrace.model.filenames import host_of
 from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY, OFFSET, Classes
 from tcptrace.model.losses import Losses, losses_from
@@ -211,6 +212,7 @@ def _namesakes(kept: Iterable[_Kept]) -> Iterator[str]:
 
 def _end_of(path: Path) -> pq.FileMetaData:
     """Return the end of a Parquet file. Raises TcptraceError."""
+    refuse_pipe(str(path))
     try:
         str(path).encode()
         return pq.read_metadata(path)

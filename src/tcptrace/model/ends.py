@@ -7,12 +7,14 @@ sinks/groups.py. Of a file whose writer was killed these are all that there is.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tcptrace.errors import TcptraceError
 from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY
 
 MAGIC = b"PAR1"
@@ -26,6 +28,15 @@ class Part(NamedTuple):
     begin: int
     """Where the end itself begins."""
     end: int
+
+
+def refuse_pipe(path: str) -> None:
+    """Raise TcptraceError for a path that is there and is no file.
+
+    Arrow would wait until somebody writes to a pipe, and let no signal be heard meanwhile.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - it is text
+        raise TcptraceError(f"cannot read {path}: it is no file, as Parquet has to be")
 
 
 def mapped(descriptor: int) -> mmap.mmap:

@@ -88,6 +88,8 @@ class ParquetRows(KeptSource):
         self._classes = classes
         self._window = window
         self._by_time = by_time
+        if file is None:
+            ends.refuse_pipe(path)
         try:
             self._file = file or pa.memory_map(path)
             self._parts = [pq.ParquetFile(self._file)]
