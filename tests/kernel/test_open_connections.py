@@ -56,7 +56,7 @@ from tcptrace.probes.tracer.probe import TRACER
 
 pytestmark = pytest.mark.command("tracer")
 
-RENEWAL_S = 0.001
+RENEWAL_MS = 1
 IDLE = int(2_000 / min(TIME_SCALE, 10))
 
 
@@ -88,6 +88,8 @@ class Holder:
             (self._cgroup / "cgroup.procs").write_text("0")
         if namespace:
             enter(NAMED / namespace)
+        poller = select.poll()  # select.select takes no descriptor above 1023
+        poller.register(self._theirs, select.POLLIN)
         with listen(V4, self.port) as listener:
 
             def new() -> tuple[socket.socket, socket.socket]:
@@ -100,7 +102,7 @@ class Holder:
             held = [new() for _ in range(idle)]
             young = collections.deque(new() for _ in range(renewed))
             self._theirs.sendall(b"open")
-            while not select.select([self._theirs], [], [], RENEWAL_S if renewed else None)[0]:
+            while not poller.poll(RENEWAL_MS if renewed else None):
                 young.append(new())
                 end(*young.popleft())
             for near, far in (*held, *young):

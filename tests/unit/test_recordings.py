@@ -234,10 +234,10 @@ def test_lines_that_were_cut_off_are_left_out(tmp_path: Path) -> None:
     for size in range(whole[0] + 1, len(data)):
         path = tmp_path / "cut.jsonl"
         path.write_bytes(data[:size])
-        source = opened(path, ACCEPT)
         count = sum(at < size for at in whole) - 1
-        assert jsons(rows[:count]) == jsons(read(source))
-        assert not source.is_whole
+        with contextlib.closing(opened(path, ACCEPT)) as source:
+            assert jsons(rows[:count]) == jsons(read(source))
+            assert not source.is_whole
 
 
 @pytest.fixture
@@ -372,8 +372,11 @@ def test_any_bytes_are_rows_or_refused(data: bytes) -> None:
         path = Path(place, "x.jsonl")
         for begin in (b"", b'{"type":"meta","schema":1,"start":"'):
             path.write_bytes(begin + data)
-            with contextlib.suppress(TcptraceError):
-                read(opened(path, ACCEPT))
+            with (
+                contextlib.suppress(TcptraceError),
+                contextlib.closing(opened(path, ACCEPT)) as source,
+            ):
+                read(source)
 
 
 def test_another_file_is_no_recording(tmp_path: Path) -> None:
