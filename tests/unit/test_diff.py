@@ -201,6 +201,57 @@ def test_json_lines_are_compared_as_well(tmp_path: Path) -> None:
     )
 
 
+def test_a_recording_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
+    """Its writer was killed within a line; a baseline has to be whole."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    row = {"type": "connect", "comm": "curl", "query": "a.example", "rport": 443}
+    lines = f'{{"type":"meta"}}\n{json.dumps(row)}\n{{"type":"conn'
+    (tmp_path / "cut.jsonl").write_text(lines)
+    assert {} == changes(base, tmp_path / "cut.jsonl")
+    for wrong in (lines + "\n", lines.replace('{"type":"meta"}\n', ""), kept(base)[:-3]):
+        (tmp_path / "cut.jsonl").write_text(wrong)
+        assert isinstance(invoke("diff", base, tmp_path / "cut.jsonl").exception, TcptraceError)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempts": 0.5},
+        {"attempts": 1e999},
+        {"attempts": -3, "failed": -4},
+        {"failed": 9},
+        {"failed": None},
+        {"port": "https"},
+        {"program": 7},
+        {"name": ["x"]},
+    ],
+    ids=str,
+)
+def test_a_baseline_is_what_was_kept(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """What it cannot have is said, and not compared; nor are the edges of a map."""
+    edge = {"type": "edge", "program": "a", "name": "b", "port": 1, "attempts": 3, "failed": 0}
+    first = json.dumps({"type": "baseline", "version": 1})
+    path = tmp_path / "base"
+    path.write_text(f"{first}\n{json.dumps(edge)}\n")
+    assert read_baseline([path]).counts
+    for text in (f"{first}\n{json.dumps({**edge, **wrong})}\n", f"{json.dumps(edge)}\n"):
+        path.write_text(text)
+        with pytest.raises(TcptraceError, match="is neither of a recording nor of a baseline"):
+            read_baseline([path])
+
+
+def test_what_is_not_known_is_a_question_mark() -> None:
+    """Also a port."""
+    assert "?:?" == Edge("curl", None, None).target
+
+
+def test_a_newer_baseline_is_refused(tmp_path: Path) -> None:
+    """As a newer recording is."""
+    (tmp_path / "base").write_text('{"type":"baseline","version":2}\n')
+    with pytest.raises(TcptraceError, match="has version 2, of a newer tcptrace"):
+        read_baseline([tmp_path / "base"])
+
+
 def test_directories_are_compared_as_well(tmp_path: Path) -> None:
     """All hosts of a fleet together."""
     before, after = Fleet(tmp_path / "before"), Fleet(tmp_path / "after")

@@ -42,7 +42,8 @@ class Edge(NamedTuple):
         """The destination with its port, as people read it."""
         text = self.destination or "?"
         is_network = "/" in text and ":" in text
-        return f"[{text}]:{self.port}" if is_network else f"{text}:{self.port}"
+        port = "?" if self.port is None else self.port
+        return f"[{text}]:{port}" if is_network else f"{text}:{port}"
 
 
 class Counts(NamedTuple):

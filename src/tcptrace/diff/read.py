@@ -13,7 +13,8 @@ from tcptrace.diff.baseline import Attempt, Baseline, Counts, network_of
 from tcptrace.errors import TcptraceError, pip_install
 from tcptrace.model.window import ALWAYS
 
-KIND = "baseline"
+KIND, META = "baseline", "meta"
+"""What the first line is of a baseline, and of a recording."""
 VERSION = 1
 ESTABLISHED = "established"
 COLUMNS = ("type", "comm", "query", "raddr", "rport", "outcome", "error")
@@ -143,22 +144,47 @@ class _Reader:
 
 def _of_lines(path: Path, lines: Iterable[bytes]) -> dict[Attempt, Counts]:
     """Return the attempts of JSON Lines, of a recording or a baseline. Raises TcptraceError."""
-    baseline = Baseline()
+    baseline, first = Baseline(), ""
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
             kind = values["type"]
+            first = first or kind
             if kind == "connect":
                 outcome = _outcome(values.get("outcome"), values.get("error"))
                 ends = (values.get(key) for key in ("comm", "query", "raddr", "rport"))
-                baseline.add(_attempt(*ends), Counts(1, int(outcome != ESTABLISHED)))
-            elif kind == "edge":
+                baseline.add(_checked(_attempt(*ends)), Counts(1, int(outcome != ESTABLISHED)))
+            elif kind == KIND:
+                _check_version(path, values)
+            elif kind == "edge" and first == KIND:
                 baseline.add(*_kept(values))
+            elif kind == "edge":  # of a map
+                raise ValueError  # noqa: TRY301 - as all that is wrong
         except (ValueError, KeyError, TypeError, RecursionError):
+            if first == META and not line.endswith(b"\n"):  # its writer was killed
+                break
             raise TcptraceError(
                 f"{path}, line {number}, is neither of a recording nor of a baseline"
             ) from None
     return baseline.counts
+
+
+def _check_version(path: Path, values: dict[str, Any]) -> None:
+    """Raise TcptraceError for the baseline of a newer tcptrace."""
+    version = values["version"]
+    if version > VERSION:
+        raise TcptraceError(
+            f"{path} has version {version}, of a newer tcptrace; this one knows {VERSION}"
+        )
+
+
+def _checked(attempt: Attempt) -> Attempt:
+    """Return an attempt. Raises ValueError where something in it is not what it has to be."""
+    *texts, port = attempt
+    are_texts = all(text is None or isinstance(text, str) for text in texts)
+    if not are_texts or not (port is None or isinstance(port, int)):
+        raise ValueError(attempt)
+    return attempt
 
 
 def _outcome(outcome: str | None, error: str | None) -> str:
@@ -191,9 +217,12 @@ def _of_file(parquet: Any) -> Iterator[tuple[Attempt, Counts]]:
 
 
 def _kept(values: dict[str, Any]) -> tuple[Attempt, Counts]:
-    """Return what a line of a baseline tells."""
-    attempt = Attempt(*(values.get(key) for key in Attempt._fields))
-    return attempt, Counts(int(values["attempts"]), int(values["failed"]))
+    """Return what a line of a baseline tells. Raises ValueError."""
+    attempt = _checked(Attempt(*(values.get(key) for key in Attempt._fields)))
+    counts = Counts(values["attempts"], values["failed"])
+    if not all(isinstance(count, int) for count in counts) or not 0 <= counts[1] <= counts[0]:
+        raise ValueError(counts)
+    return attempt, counts
 
 
 def baseline_lines(baseline: Baseline) -> Iterator[str]:
