@@ -467,6 +467,12 @@ def test_connect_shows_what_is_new(tmp_path: Path) -> None:
     ignoring = ("--ignore", tmp_path / "ignored")
     result = invoke("connect", "-r", lines, "--new-since", base, *ignoring, "--columns", "rport")
     assert ["80"] == result.stdout.split()[1:]
+    (tmp_path / "fleet").mkdir()
+    attempts(tmp_path / "fleet" / "x.parquet", ("curl", None, "198.51.100.9", 80))
+    (tmp_path / "fleet" / "cut.parquet").write_bytes(b"PAR1")
+    result = invoke("connect", "-r", lines, "--new-since", tmp_path / "fleet", "--columns", "rport")
+    assert ["443", "22"] == result.stdout.split()[1:]
+    assert f"left out: {tmp_path}/fleet/cut.parquet" in result.stderr
 
 
 def test_names_are_compared_where_the_baseline_has_some() -> None:
