@@ -156,10 +156,8 @@ def _of_lines(path: Path, lines: Iterable[bytes]) -> dict[Attempt, Counts]:
                 baseline.add(_checked(_attempt(*ends)), Counts(1, int(outcome != ESTABLISHED)))
             elif kind == KIND:
                 _check_version(path, values)
-            elif kind == "edge" and first == KIND:
+            elif kind == "edge":
                 baseline.add(*_kept(values))
-            elif kind == "edge":  # of a map
-                raise ValueError  # noqa: TRY301 - as all that is wrong
         except (ValueError, KeyError, TypeError, RecursionError):
             if first == META and not line.endswith(b"\n"):  # its writer was killed
                 break
@@ -220,6 +218,8 @@ def _kept(values: dict[str, Any]) -> tuple[Attempt, Counts]:
     """Return what a line of a baseline tells. Raises ValueError."""
     attempt = _checked(Attempt(*(values.get(key) for key in Attempt._fields)))
     counts = Counts(values["attempts"], values["failed"])
+    if "client_kind" in values:  # of a map
+        raise ValueError(values)
     if not all(isinstance(count, int) for count in counts) or not 0 <= counts[1] <= counts[0]:
         raise ValueError(counts)
     return attempt, counts
