@@ -69,7 +69,7 @@ def check(beside: Company, event: Event) -> None:
         rows = [
             row
             for row in peer.rows(rport=event["rport"])
-            if not row["comm"].startswith(KERNELS_WORKER)
+            if not str(row["comm"]).startswith(KERNELS_WORKER)
         ]
         assert ([] if event["error"] else [row]) == rows
 
