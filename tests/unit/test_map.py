@@ -613,6 +613,17 @@ def test_a_file_that_says_nonsense_of_itself_is_left_out_and_said(
     assert "tracer-9.parquet" in run(place).stderr
 
 
+@pytest.mark.parametrize("name", [b"type", b"comm"])
+def test_a_column_whose_name_is_no_text_is_said(fleet: Fleet, web: Host, name: bytes) -> None:
+    """A bit of a disk may have changed, in what tells where columns are."""
+    fleet.connect(web, None, 80, address="198.51.100.1")
+    (path,) = fleet.keep(web).rglob("*.parquet")
+    path.write_bytes(path.read_bytes().replace(name, b"\x80" + name[1:]))
+    for command in ("map", "diff"):
+        result = CliRunner().invoke(cli, [command, str(path), *[str(path)] * (command == "diff")])
+        assert isinstance(result.exception, TcptraceError)
+
+
 def test_a_damaged_file_is_named(fleet: Fleet, web: Host, db: Host) -> None:
     """An engine finds it when it reads rows, and does not say which it is."""
     fleet.connect(web, db, 80)

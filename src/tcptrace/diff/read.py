@@ -132,7 +132,7 @@ class _Reader:
                 look(name, parquet.metadata)
                 end = digest_of(parquet.metadata)
                 found = [] if end in self._ends else [*_of_file(parquet)]
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise TcptraceError(unreadable(name, error)) from None
         self._ends.add(end)
         self._take(found)

@@ -218,7 +218,7 @@ def _end_of(path: Path) -> pq.FileMetaData:
         return pq.read_metadata(path)
     except UnicodeEncodeError:
         raise TcptraceError(f"cannot read {path}: its name is not in UTF-8") from None
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise TcptraceError(unreadable(path, error)) from None
 
 
@@ -233,12 +233,13 @@ def look(path: Path, end: pq.FileMetaData) -> tuple[_Kept, str]:
         _check_columns(end.schema.to_arrow_schema())
         meta = meta_from_json(json.loads(known[META_KEY]))
         losses = losses_from(json.loads(known.get(END_KEY, "{}")))
-    except (ValueError, RecursionError) as error:
+        last = max(meta.start_ns, last_ns(end))
+        columns = str(end.schema).partition("\n")[2]  # behind where it is in memory
+    except (ValueError, RecursionError, pa.ArrowException) as error:
         raise TcptraceError(f"{path} cannot be read: {error}") from None
-    last = max(meta.start_ns, last_ns(end))
     is_cut = CUT_KEY in known
     kept = _Kept(meta.host or UNKNOWN, meta.boot_id, meta.start_ns, last, losses, is_cut=is_cut)
-    return kept, str(end.schema).partition("\n")[2]  # behind where it is in memory
+    return kept, columns
 
 
 def check_rows(tables: Iterable[Files]) -> None:
