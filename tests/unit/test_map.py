@@ -436,8 +436,9 @@ def test_what_cannot_be_read_is_left_out_and_said(fleet: Fleet, web: Host, db: H
     (place / "other.jsonl").write_bytes(b"no JSON\n")
     result = run(place)
     assert "curl@web nginx@db:80" in " ".join(result.stdout.split())
-    (said,) = (line for line in result.stderr.splitlines() if "left out" in line)
-    assert said.endswith("and 3 more")
+    said = [line for line in result.stderr.splitlines() if "left out" in line]
+    assert "tcptrace: left out: 3 more that cannot be read" == said.pop()
+    assert 3 == sum(str(place) in line for line in said)
     for path in place.rglob("tracer-[0-9]*.parquet"):
         path.unlink()
     with pytest.raises(TcptraceError, match="was not ended by its writer"):
@@ -531,8 +532,9 @@ def test_what_is_no_file_is_not_read(fleet: Fleet, web: Host) -> None:
         (place / name).mkdir()
     result = run(place)
     assert "198.51.100.1:80" in result.stdout
-    (said,) = (line for line in result.stderr.splitlines() if "left out" in line)
-    assert said.endswith(f"{place}/gone.parquet, {place}/pipe.parquet")
+    said = [line for line in result.stderr.splitlines() if "left out" in line]
+    names = ("gone.parquet", "pipe.parquet")
+    assert [f"tcptrace: left out: {place}/{name} is no file" for name in names] == said
     with pytest.raises(TcptraceError, match="it is no file"):
         run(place / "pipe.parquet")
 
@@ -552,7 +554,7 @@ def test_a_directory_that_is_closed_is_said(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", scan)
-    assert f"cannot be read: {closed}\n" in run(place).stderr
+    assert f"left out: cannot read {closed}: Permission denied\n" in run(place).stderr
     with pytest.raises(TcptraceError, match=f"cannot read {closed}: Permission denied"):
         run(closed)
 

@@ -175,9 +175,10 @@ class _Finder:
 
     def _notes(self, namesakes: Iterable[str]) -> Iterator[str]:
         """Yield what people should know."""
-        if self._left_out:
-            files = _few([*map(str, self._left_out)])
-            yield f"files that are left out, for they cannot be read: {files}"
+        whys = [str(error).partition("\n")[0] for error in self._left_out.values()]
+        yield from (f"left out: {why}" for why in whys[:SAID])
+        if len(whys) > SAID:
+            yield f"left out: {len(whys) - SAID} more that cannot be read"
         cut = sorted({kept.host for kept in self._kept if kept.is_cut})
         if cut:
             yield f"recordings were cut off when their writers were killed, of {_few(cut)}"
