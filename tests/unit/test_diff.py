@@ -31,6 +31,7 @@ from tcptrace.diff.baseline import (
 from tcptrace.diff.ignore import read_ignored
 from tcptrace.diff.read import baseline_lines, read_baseline
 from tcptrace.errors import TcptraceError, UncertainError
+from tcptrace.model.kept import END_KEY
 
 EDGE = Edge("curl", "api.example", 443)
 
@@ -306,6 +307,18 @@ def test_a_difference_can_fail(tmp_path: Path) -> None:
     assert 3 == runner.invoke(cli, ["diff", "--fail", str(base), str(new)]).exit_code
     ignoring = ["diff", "--fail", "--ignore", str(patterns), str(base), str(new)]
     assert 0 == runner.invoke(cli, ignoring).exit_code
+
+
+def test_what_was_lost_is_said(tmp_path: Path) -> None:
+    """Edges can be missing then; a gate is not closed by it."""
+    base = attempts(tmp_path / "base.parquet", ("curl", "a.example", "198.51.100.1", 443))
+    table = pq.read_table(base)
+    metadata = {**table.schema.metadata, END_KEY: b'{"no_room":3,"untracked":4}'}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "new.parquet")
+    result = invoke("diff", "--fail", base, tmp_path / "new.parquet")
+    assert not result.exception
+    said = f"events were lost when {tmp_path}/new.parquet was recorded (3): edges can be missing"
+    assert said in result.stderr
 
 
 def test_a_gate_needs_all_that_was_recorded(tmp_path: Path) -> None:

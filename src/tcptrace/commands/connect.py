@@ -197,7 +197,7 @@ def _new(rows: Iterable[Event], base: Path, ignore: Path | None) -> Iterable[Eve
     from tcptrace.diff.ignore import read_ignored  # noqa: PLC0415
     from tcptrace.diff.read import read_baseline  # noqa: PLC0415
 
-    baseline, is_ignored = read_baseline([base], say), read_ignored(ignore)
+    baseline, is_ignored = read_baseline([base], say, say), read_ignored(ignore)
 
     def is_new(row: Any) -> bool:
         name = getattr(row, "query", None)

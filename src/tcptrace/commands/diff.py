@@ -69,7 +69,7 @@ def _to_json(difference: Difference) -> dict[str, Any]:
 
 def _save(paths: Sequence[Path | str], path: Path, *, force: bool) -> None:
     """Keep what recordings tell as a baseline. Raises TcptraceError."""
-    baseline = read_baseline(paths, say)
+    baseline = read_baseline(paths, say, say)
     try:
         with os.fdopen(create(str(path), force=force), "w", encoding="ascii") as file:
             file.writelines(baseline_lines(baseline))
@@ -155,7 +155,7 @@ def diff(
         raise click.UsageError(f"--json and -o {form} exclude each other.")
     is_ignored = read_ignored(ignore)
     missed: list[str] = []
-    base, new = (read_baseline([path], missed.append) for path in paths)
+    base, new = (read_baseline([path], missed.append, say) for path in paths)
     for text in missed:
         say(text)
     found = [difference for difference in differences(base, new) if not is_ignored(difference.edge)]

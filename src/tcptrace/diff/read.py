@@ -24,13 +24,16 @@ WITHOUT_PYARROW = (
 
 
 def read_baseline(
-    paths: Iterable[Path | str], say: Callable[[str], None] = lambda _: None
+    paths: Iterable[Path | str],
+    say: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Baseline:
     """Return what recordings, directories or URLs of recordings, or files of baselines tell.
 
     Args:
         paths: of these.
         say: tells people which files of a directory could not be read.
+        note: tells them that events were lost when it was recorded.
 
     Raises:
         TcptraceError: one cannot be read, or tells of no attempt.
@@ -40,6 +43,9 @@ def read_baseline(
     for path in every:
         reader.add(path)
     baseline = reader.baseline
+    if reader.lost:
+        names = ", ".join(map(str, every))
+        note(f"events were lost when {names} was recorded ({reader.lost}): edges can be missing")
     if not baseline.counts:
         raise TcptraceError(
             f"there is no attempt to connect in {', '.join(map(str, every))}.\n"
@@ -53,6 +59,8 @@ class _Reader:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.baseline = Baseline()
+        self.lost = 0
+        """How many events may be missing in Parquet files."""
         self._say = say
         self._taken: set[str] = set()
         self._ends: set[bytes] = set()
@@ -129,12 +137,15 @@ class _Reader:
         try:
             with file or pa.memory_map(os.fsencode(name)) as opened:
                 parquet = pq.ParquetFile(opened, pre_buffer=file is not None)
-                look(name, parquet.metadata)
+                kept, _ = look(name, parquet.metadata)
                 end = digest_of(parquet.metadata)
-                found = [] if end in self._ends else [*_of_file(parquet)]
+                if end in self._ends:
+                    return
+                found = [*_of_file(parquet)]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise TcptraceError(unreadable(name, error)) from None
         self._ends.add(end)
+        self.lost += kept.losses.total
         self._take(found)
 
     def _take(self, found: Iterable[tuple[Attempt, Counts]]) -> None:
