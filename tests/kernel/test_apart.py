@@ -20,6 +20,7 @@ from tests.kernel.traffic import accept_once
 
 from tcptrace.kernel import landlock
 from tcptrace.kernel.privileges import CAP_BPF, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_PTRACE
+from tcptrace.kernel.processes import is_running
 
 NOBODY = 65534
 BEHIND = pwd.getpwnam("daemon")
@@ -189,7 +190,7 @@ def test_the_keeper_has_what_it_needs_and_no_more() -> None:
         opened = {str(path.readlink()) for path in Path(f"/proc/{keeper}/fd").iterdir()}
         assert not [name for name in opened if name.startswith("pipe:")]
         tracer.process.kill()
-        eventually(lambda: not Path(f"/proc/{keeper}").exists(), "the keeper is gone")
+        eventually(lambda: not is_running(keeper), "the keeper has ended")
 
 
 def test_who_traces_is_the_user_behind_sudo(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_a_keeper_that_stands_still_is_given_up() -> None:
         tracer.wait_until(lambda: "the keeper has not answered" in tracer.stderr, "that it waits")
         ended = tracer.stop()
     assert 0 == ended.status
-    assert not Path(f"/proc/{keeper}").exists()
+    eventually(lambda: not is_running(keeper), "the keeper has ended")
 
 
 def test_a_command_of_another_user_gets_its_signals(tmp_path: Path) -> None:
