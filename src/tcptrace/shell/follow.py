@@ -10,7 +10,7 @@ import select
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -178,10 +178,14 @@ class Child:
         """The user that it runs as."""
         self._waiting_signals: list[int] = []
         self._pass_on: Callable[[int], None] | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._go)
-            _become(command, user, waiting)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)  # until it has no handlers of ours
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.close(self._go)
+                _become(command, user, waiting, mask)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(waiting)
         self.descriptor = os.pidfd_open(self.pid)
         """Can be read when it has ended."""
@@ -243,13 +247,19 @@ def _status(status: int) -> int:
     return code if code >= 0 else KILLED - code
 
 
-def _become(command: Sequence[str], user: pwd.struct_passwd | None, waiting: int) -> NoReturn:
-    """Become the command when `waiting` can be read; end where its other end is closed."""
+def _become(
+    command: Sequence[str], user: pwd.struct_passwd | None, waiting: int, mask: Collection[int]
+) -> NoReturn:
+    """Become the command when `waiting` can be read; end where its other end is closed.
+
+    Signals that `mask` does not block are taken from here on.
+    """
     status = NOT_RUNNABLE
     try:
-        for number in (*_IGNORED_BY_PYTHON, *_TAKEN):  # first: what is passed on would be lost
+        for number in (*_IGNORED_BY_PYTHON, *_TAKEN):
             if number in _IGNORED_BY_PYTHON or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not os.read(waiting, 1):
             os._exit(0)
         _keep_own_files()
