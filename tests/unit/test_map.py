@@ -528,6 +528,7 @@ def test_what_is_no_file_is_not_read(fleet: Fleet, web: Host) -> None:
     place = fleet.keep(web)
     os.mkfifo(place / "pipe.parquet")
     (place / "gone.parquet").symlink_to("nowhere")
+    (place / "loop").symlink_to("loop")
     for name in ("x.parquet", "x.jsonl"):
         (place / name).mkdir()
     result = run(place)

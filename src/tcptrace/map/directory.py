@@ -46,7 +46,7 @@ def in_directory(root: Path, leave_out: LeaveOut, window: Window = ALWAYS) -> It
         if real in taken or not all(can_be_in(part, window) for part in name.parts):
             continue
         taken.add(real)
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 - pathlib raises behind closed directories
             yield path
         else:
             leave_out(path, TcptraceError(f"{path} is no file"))
@@ -74,7 +74,7 @@ def _walk(root: str) -> tuple[list[Path], list[tuple[Path, TcptraceError]]]:
             closed.append((Path(place), TcptraceError(f"cannot read {place}: {error.strerror}")))
             continue
         for entry in entries:
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # noqa: PTH112 - others raise where a link leads nowhere
                 (links if entry.is_symlink() else places).append(entry.path)
             elif entry.name.endswith(ENDINGS):
                 found.append(Path(entry.path))
