@@ -445,6 +445,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     assert "is no recording" in str(invoke("diff", base, tmp_path / "x.parquet").exception)
     (tmp_path / "x.jsonl").write_text("hello\n")
     assert "line 1, is neither" in str(invoke("diff", base, tmp_path / "x.jsonl").exception)
+    os.mkfifo(tmp_path / "pipe.parquet")
+    assert "it is no file" in str(invoke("diff", base, tmp_path / "pipe.parquet").exception)
     (tmp_path / "y.jsonl").write_text('{"type":"accept"}\n')
     assert "there is no attempt" in str(invoke("diff", base, tmp_path / "y.jsonl").exception)
 

@@ -133,7 +133,10 @@ class _Reader:
 
         from tcptrace.map.ends import digest_of  # noqa: PLC0415 - needs pyarrow
         from tcptrace.map.find import look, unreadable  # noqa: PLC0415
+        from tcptrace.model.ends import refuse_pipe  # noqa: PLC0415
 
+        if file is None:
+            refuse_pipe(str(name))
         try:
             with file or pa.memory_map(os.fsencode(name)) as opened:
                 parquet = pq.ParquetFile(opened, pre_buffer=file is not None)
