@@ -51,12 +51,12 @@ class LossError(TcptraceError):
 
 
 class ForbiddenError(TcptraceError):
-    """A connection was tried that ``--only`` does not permit: exit status 3."""
+    """A connection was tried that a gate, such as ``--only``, does not permit: exit status 3."""
 
     exit_status = 3
 
 
 class UncertainError(TcptraceError):
-    """Whether all was permitted cannot be told, for not all was seen: exit status 4."""
+    """What a gate asks cannot be told, for not all was seen, or read: exit status 4."""
 
     exit_status = 4
