@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from tcptrace.diff.baseline import Difference, differences
+from tcptrace.diff.baseline import Baseline, Difference, differences
 from tcptrace.diff.ignore import read_ignored
 from tcptrace.diff.read import baseline_lines, read_baseline
 from tcptrace.errors import TcptraceError, UncertainError
@@ -21,7 +21,7 @@ from tcptrace.shell.offline import OfflineCommand, option, output_options, paths
 from tcptrace.shell.say import say
 from tcptrace.sinks.choose import make_sink
 from tcptrace.sinks.output import discard
-from tcptrace.sinks.recording import create
+from tcptrace.sinks.recording import STDOUT, create
 
 FOUND = 3
 """The exit status for differences with ``--fail``."""
@@ -70,6 +70,9 @@ def _to_json(difference: Difference) -> dict[str, Any]:
 def _save(paths: Sequence[Path | str], path: Path, *, force: bool) -> None:
     """Keep what recordings tell as a baseline. Raises TcptraceError."""
     baseline = read_baseline(paths, say, say)
+    if str(path) == STDOUT:
+        sys.stdout.writelines(baseline_lines(baseline))
+        return
     try:
         with os.fdopen(create(str(path), force=force), "w", encoding="ascii") as file:
             file.writelines(baseline_lines(baseline))
@@ -78,6 +81,18 @@ def _save(paths: Sequence[Path | str], path: Path, *, force: bool) -> None:
             path.unlink()  # a part of it would be taken for all
         raise TcptraceError(f"cannot write to {path}: {error.strerror}") from None
     say(f"{len(baseline.edges(by_name=True))} edges are in {path}")
+
+
+def _read_both(paths: Sequence[Path | str]) -> tuple[Baseline, Baseline, bool]:
+    """Return BASE and NEW, and whether all of them could be read. Raises TcptraceError."""
+    missed: list[str] = []
+
+    def miss(text: str) -> None:
+        missed.append(text)
+        say(text)
+
+    base, new = (read_baseline([path], miss, say) for path in paths)
+    return base, new, not missed
 
 
 def _write(found: Sequence[Difference], form: str, color: str) -> None:
@@ -103,7 +118,11 @@ def _say_counts(found: Sequence[Difference]) -> None:
 
 @click.command(cls=OfflineCommand)
 @paths_argument("BASE NEW")
-@option("--fail", is_flag=True, help="Exit with 3 if there is any difference.")
+@option(
+    "--fail",
+    is_flag=True,
+    help="Exit with 3 if there is any difference, with 4 if not all could be read.",
+)
 @option(
     "--ignore",
     metavar="FILE",
@@ -114,7 +133,8 @@ def _say_counts(found: Sequence[Difference]) -> None:
     "--save",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Keep what the given recordings tell in a small file, to be a BASE later.",
+    help="Keep what the given recordings tell in a small file, to be a BASE later; - is standard "
+    "output.",
 )
 @option("--force", is_flag=True, help="With --save: overwrite FILE.")
 @output_options
@@ -143,8 +163,9 @@ def diff(
     """  # noqa: D301 - click's own mark for lines that stay as they are
     if save:
         compared = {"--fail": fail, "--ignore": ignore, "--json": json, "-o": form}
-        for name in (name for name, given in compared.items() if given):
-            raise click.UsageError(f"--save compares nothing: {name} is not for it.")
+        too_many = [name for name, given in compared.items() if given]
+        if too_many:
+            raise click.UsageError(f"--save compares nothing: {too_many[0]} is not for it.")
         _save(paths, save, force=force)
         return
     if force:
@@ -154,10 +175,7 @@ def diff(
     if json and form not in {None, "json"}:
         raise click.UsageError(f"--json and -o {form} exclude each other.")
     is_ignored = read_ignored(ignore)
-    missed: list[str] = []
-    base, new = (read_baseline([path], missed.append, say) for path in paths)
-    for text in missed:
-        say(text)
+    base, new, is_whole = _read_both(paths)
     found = [difference for difference in differences(base, new) if not is_ignored(difference.edge)]
     try:
         _write(found, "json" if json else form or "text", color)
@@ -167,5 +185,8 @@ def diff(
     _say_counts(found)
     if found and fail:
         click.get_current_context().exit(FOUND)
-    if missed and fail:
-        raise UncertainError("whether anything differs is not known: not all could be read")
+    if fail and not is_whole:
+        raise UncertainError(
+            "whether anything differs is not known: not all could be read.\n"
+            "Move away what was left out, or make it readable"
+        )
