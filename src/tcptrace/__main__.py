@@ -32,7 +32,7 @@ def run() -> int:
 
 
 def let_interrupts_end() -> None:
-    """Have Ctrl-C end the program without a word, until something is to be put in order first.
+    """Make Ctrl-C end the program without a word, until something is to be put in order first.
 
     Where SIGINT was ignored, it stays so. The launcher, bin/tcptrace, has done it before.
     """
@@ -41,7 +41,8 @@ def let_interrupts_end() -> None:
 
 
 def _leave(*_: object) -> None:
-    os._exit(0)
+    """End with 1 where a command was to be run, or a gate to judge: that has not happened."""
+    os._exit(any(word == "--" or word.startswith(("--fail", "--only")) for word in sys.argv))
 
 
 def open_standard_streams() -> None:

@@ -69,6 +69,36 @@ def test_ctrl_c_while_modules_are_imported_is_a_quiet_end(
     assert (0, "", "") == (ended.returncode, ended.stdout, ended.stderr)
 
 
+@pytest.mark.parametrize("module", ["sitecustomize", "click"])
+@pytest.mark.parametrize(
+    "words",
+    ["connect -- true", "connect --only a.example", "diff --fail a b"],
+    ids=["command", "only", "fail"],
+)
+def test_ctrl_c_opens_no_gate_and_runs_no_command(
+    run: Run, tmp_path: Path, module: str, words: str
+) -> None:
+    """A status of 0 would say that the command has ended well, or that all was permitted."""
+    (tmp_path / f"{module}.py").write_text(INTERRUPT)
+    ended = run(*words.split())
+    assert (1, "", "") == (ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.mark.parametrize(("words", "status"), [("connect", 0), ("connect -- true", 1)])
+def test_ctrl_c_means_the_same_without_the_launcher(
+    tmp_path: Path, words: str, status: int
+) -> None:
+    """As a module it sets its own handler."""
+    (tmp_path / "click.py").write_text(INTERRUPT)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tcptrace", *words.split()],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert (status, b"", b"") == (ended.returncode, ended.stdout, ended.stderr)
+
+
 def test_an_ignored_ctrl_c_stays_ignored(run: Run, tmp_path: Path) -> None:
     """A shell script's background job does not end with what is in front."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
