@@ -814,7 +814,9 @@ def test_a_file_that_cannot_be_written_is_said_first(
     """Before the recordings are joined, which can take an hour."""
     fleet.connect(web, None, 80, address="198.51.100.1")
     (next(fleet.keep(web).rglob("*.parquet"))).write_bytes(b"PAR1")
-    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no" / "x", "No such file")):
+    (tmp_path / "file").touch()
+    wrong = {".": "Is a directory", "no/x": "No such file", "file/x": "Not a directory"}
+    for path, why in ((tmp_path / name, why) for name, why in wrong.items()):
         with pytest.raises(TcptraceError, match=f"cannot write to {path}: {why}"):
             run(fleet.root, option, path)
 

@@ -161,7 +161,7 @@ def _opened(path: str | None) -> Iterator[TextIO]:
 
 
 def _check_place(path: str | None) -> None:
-    """Raise TcptraceError where a file cannot be made: a map can take an hour."""
+    """Raise TcptraceError where a file cannot be made, before a map that can take an hour."""
     if path in {None, "-"}:
         return
     place = os.path.dirname(str(path)) or "."  # noqa: PTH120 - pathlib raises for closed ones
@@ -169,6 +169,8 @@ def _check_place(path: str | None) -> None:
         number = errno.EISDIR
     elif not os.access(place, os.F_OK):
         number = errno.ENOENT
+    elif not os.path.isdir(place):  # noqa: PTH112 - as above
+        number = errno.ENOTDIR
     elif not os.access(str(path) if os.path.exists(str(path)) else place, os.W_OK):  # noqa: PTH110
         number = errno.EACCES
     else:
