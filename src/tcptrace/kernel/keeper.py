@@ -207,7 +207,7 @@ class _Office:
         return b""
 
     def detach(self) -> bytes:
-        """Let go of BPF behind the answer, for which nobody so waits."""
+        """Have BPF let go of after the answer, so that nobody waits for that."""
         self.is_over = True
         return b""
 

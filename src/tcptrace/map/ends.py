@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def digest_of(end: pq.FileMetaData) -> bytes:
-    """Return what copies of a file have in common, and no others: their times are other ones."""
+    """Return a digest that copies of a file share; other files differ, by their times at least."""
     written = pa.BufferOutputStream()
     end.write_metadata_file(written)
     return hashlib.blake2b(written.getvalue(), digest_size=16).digest()

@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREFIX = "tcptrace-map-"
 _places: set[str] = set()
 before_removal: list[Callable[[], None]] = []
-"""What a signal has done first: to end processes that would write there again."""
+"""Called when a signal ends this process: they end others, which would write there again."""
 
 
 class Place(TemporaryDirectory[str]):

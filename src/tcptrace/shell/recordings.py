@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,11 +68,12 @@ def _require_there(path: str) -> None:
     """Raise TcptraceError where no file or directory has this name."""
     if path == STDOUT or is_bucket(path):
         return
-    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
-        try:
-            Path(path).stat()
-        except FileNotFoundError as error:
-            raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        Path(path).stat()
+    except FileNotFoundError as error:
+        raise TcptraceError(f"cannot read {path}: {error.strerror}") from None
+    except OSError:
+        return  # whoever reads it says what is wrong
 
 
 def _open(
