@@ -131,8 +131,7 @@ class _Reader:
         import pyarrow as pa  # noqa: PLC0415 - an extra, and slow
         import pyarrow.parquet as pq  # noqa: PLC0415
 
-        from tcptrace.map.ends import digest_of  # noqa: PLC0415 - needs pyarrow
-        from tcptrace.map.find import look, unreadable  # noqa: PLC0415
+        from tcptrace.map.ends import digest_of, look, unreadable  # noqa: PLC0415 - needs pyarrow
         from tcptrace.model.ends import refuse_pipe  # noqa: PLC0415
 
         if file is None:

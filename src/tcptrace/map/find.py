@@ -1,9 +1,8 @@
-"""Which recordings there are below the paths of a command line, and what they say of themselves."""
+"""Which recordings there are below the paths of a command line, and of which hosts."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -14,31 +13,19 @@ import pyarrow.parquet as pq
 
 from tcptrace.errors import ShortageError, TcptraceError
 from tcptrace.map.directory import in_directory
-from tcptrace.map.ends import digest_of, last_ns
+from tcptrace.map.ends import Kept, digest_of, end_of, look
 from tcptrace.map.engine import Files
 from tcptrace.map.fetch import fetched
 from tcptrace.map.inputs import TYPES
 from tcptrace.map.names import part_of_host
-from tcptrace.model.ends import refuse_pipe
 from tcptrace.model.filenames import host_of
-from tcptrace.model.kept import CUT_KEY, END_KEY, META_KEY, OFFSET, Classes
-from tcptrace.model.losses import Losses, losses_from
-from tcptrace.model.meta import meta_from_json
+from tcptrace.model.kept import Classes
 from tcptrace.model.window import Window
 from tcptrace.probes.tracer.probe import TRACER
 from tcptrace.sinks.parquet import ParquetRecording
 from tcptrace.sources.recording.jsonl import JsonLines
 
 DAY_NS = 86_400 * 1_000_000_000
-UNKNOWN = "unknown"
-MADE = frozenset({"host", "filename"})
-"""Columns that are made when files are read."""
-TESTS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
-    "STRING": (pa.types.is_string,),
-    "BIGINT": (pa.types.is_integer,),
-    "DOUBLE": (pa.types.is_floating, pa.types.is_decimal),
-}
-"""What tells whether a column has values of a type of `TYPES`."""
 SAID = 3
 """So many of a kind are named."""
 
@@ -59,18 +46,6 @@ class _Table(NamedTuple):
     paths: list[str]
     hosts: dict[str, str]
     """The hosts that parts of the paths name, by these."""
-
-
-class _Kept(NamedTuple):
-    """What a file says of itself."""
-
-    host: str
-    boot_id: str
-    begun_ns: int
-    last_ns: int
-    """When the last of its rows happened, or it was begun."""
-    losses: Losses
-    is_cut: bool
 
 
 def around(since_ns: int | None, until_ns: int | None) -> Window:
@@ -105,7 +80,7 @@ class _Finder:
         self._place, self._window = place, window
         self._tables: dict[tuple[str | None, str], _Table] = {}
         """Files by their host, where no part of their paths names it, and by their columns."""
-        self._kept: list[_Kept] = []
+        self._kept: list[Kept] = []
         self._left_out: dict[Path, TcptraceError] = {}
         self._taken: set[Path] = set()
         self._ends: set[bytes] = set()
@@ -152,7 +127,7 @@ class _Finder:
             kept, columns = _converted(path, made)
             path, part = made, None
         else:
-            end = _end_of(path)
+            end = end_of(path)
             kept, columns = look(path, end)
             if self._is_copy(end):
                 return
@@ -198,7 +173,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:SAID]) + more
 
 
-def _namesakes(kept: Iterable[_Kept]) -> Iterator[str]:
+def _namesakes(kept: Iterable[Kept]) -> Iterator[str]:
     """Yield names of hosts of which one boot began before the last that another has recorded."""
     boots: dict[tuple[str, str], tuple[int, int]] = {}
     for file in kept:
@@ -209,38 +184,6 @@ def _namesakes(kept: Iterable[_Kept]) -> Iterator[str]:
     for (host, _, last), (other, first, _) in pairwise(spans):
         if host == other and first < last:
             yield host
-
-
-def _end_of(path: Path) -> pq.FileMetaData:
-    """Return the end of a Parquet file. Raises TcptraceError."""
-    refuse_pipe(str(path))
-    try:
-        str(path).encode()
-        return pq.read_metadata(path)
-    except UnicodeEncodeError:
-        raise TcptraceError(f"cannot read {path}: its name is not in UTF-8") from None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise TcptraceError(unreadable(path, error)) from None
-
-
-def look(path: Path, end: pq.FileMetaData) -> tuple[_Kept, str]:
-    """Return what a Parquet recording says of itself, and its columns. Raises TcptraceError."""
-    known = end.metadata or {}
-    if META_KEY not in known:
-        raise TcptraceError(f"{path} is no recording of tcptrace")
-    if known.keys().isdisjoint({END_KEY, CUT_KEY}):
-        raise TcptraceError(unreadable(path, None))
-    try:
-        _check_columns(end.schema.to_arrow_schema())
-        meta = meta_from_json(json.loads(known[META_KEY]))
-        losses = losses_from(json.loads(known.get(END_KEY, "{}")))
-        last = max(meta.start_ns, last_ns(end))
-        columns = str(end.schema).partition("\n")[2]  # behind where it is in memory
-    except (ValueError, RecursionError, pa.ArrowException) as error:
-        raise TcptraceError(f"{path} cannot be read: {error}") from None
-    is_cut = CUT_KEY in known
-    kept = _Kept(meta.host or UNKNOWN, meta.boot_id, meta.start_ns, last, losses, is_cut=is_cut)
-    return kept, columns
 
 
 def check_rows(tables: Iterable[Files]) -> None:
@@ -263,37 +206,7 @@ def _is_whole(path: str) -> bool:
     return True
 
 
-def _check_columns(schema: pa.Schema) -> None:
-    """Raise ValueError where a column is not as engines will read it: one file would fail all."""
-    if not {"type", "time"} <= {*schema.names}:
-        raise ValueError("its rows have no type, or no time")
-    if len({name.lower() for name in schema.names}) < len(schema.names):
-        raise ValueError("two of its columns have one name")
-    for field in schema:
-        if not _fits(field.name, field.type):
-            msg = f"no row of tcptrace has {field.name!r} as {field.type}"
-            raise ValueError(msg)
-
-
-def _fits(name: str, kind: pa.DataType) -> bool:
-    """Tell whether a column can be read, or is one that nobody asks for."""
-    if name == "time":
-        return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
-    tests = TESTS.get("BIGINT" if name == OFFSET else TYPES.get(name, ""))
-    return name not in MADE and (tests is None or any(test(kind) for test in tests))
-
-
-def unreadable(path: Path, error: Exception | None) -> str:
-    """Return what is to be said of a file that cannot be read."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot read {path}: {error.strerror}"
-    return (
-        f"{path} is no recording of tcptrace, or was not ended by its writer.\n"
-        f"What is whole of it is had with: tcptrace tracer -r {path} -w whole.parquet"
-    )
-
-
-def _converted(path: Path, to: Path) -> tuple[_Kept, str]:
+def _converted(path: Path, to: Path) -> tuple[Kept, str]:
     """Make a Parquet recording of one in JSON Lines, and look at it. Raises TcptraceError."""
     source = JsonLines(str(path), Classes(TRACER.row_classes), [])
     try:
@@ -304,7 +217,7 @@ def _converted(path: Path, to: Path) -> tuple[_Kept, str]:
             f"there is no room for the rows of {path}: {error.strerror}.\n"
             "Give a directory with more of it with --temp"
         ) from None
-    kept, columns = look(to, _end_of(to))
+    kept, columns = look(to, end_of(to))
     return kept._replace(host=source.meta.host or path.stem, is_cut=not source.is_whole), columns
 
 
