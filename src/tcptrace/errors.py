@@ -6,12 +6,13 @@ else catches it. `details` (a compiler's or verifier's words) is shown with ``-v
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 
 def pip_install(*packages: str) -> str:
     """Return what installs packages of PyPI for the Python that runs tcptrace."""
-    return f"{sys.executable} -m pip install {' '.join(packages)}"
+    return shlex.join((sys.executable, "-m", "pip", "install", *packages))
 
 
 class TcptraceError(Exception):

@@ -153,6 +153,8 @@ def test_a_baseline_is_kept_in_a_small_file(
     assert {} == changes(base, tmp_path / "base") == changes(tmp_path / "base", base)
     assert isinstance(invoke("diff", "--save", tmp_path / "base", base).exception, TcptraceError)
     assert not invoke("diff", "--force", "--save", tmp_path / "base", base).exception
+    fewer = attempts(tmp_path / "fewer.parquet", *ends[:1])
+    assert "1 edge is in" in invoke("diff", "--save", tmp_path / "fewer", fewer).stderr
     monkeypatch.chdir(tmp_path)
     assert (tmp_path / "base").read_text() == invoke("diff", "--save", "-", base).stdout
     assert not (tmp_path / "-").exists()

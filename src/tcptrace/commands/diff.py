@@ -80,7 +80,8 @@ def _save(paths: Sequence[Path | str], path: Path, *, force: bool) -> None:
         if path.is_file():
             path.unlink()  # a part of it would be taken for all
         raise TcptraceError(f"cannot write to {path}: {error.strerror}") from None
-    say(f"{len(baseline.edges(by_name=True))} edges are in {path}")
+    number = len(baseline.edges(by_name=True))
+    say(f"{number} {'edge is' if number == 1 else 'edges are'} in {path}")
 
 
 def _read_both(paths: Sequence[Path | str]) -> tuple[Baseline, Baseline, bool]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -130,7 +131,8 @@ def end_java() -> None:
         process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(PATIENCE_S)
+        with suppress(subprocess.TimeoutExpired):  # it stands still within the kernel
+            process.wait(PATIENCE_S)
     SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001 - as above
 
 
