@@ -212,12 +212,13 @@ def test_who_traces_is_the_user_behind_sudo(tmp_path: Path) -> None:
 
 def test_descriptors_that_it_was_started_with_are_closed(tmp_path: Path) -> None:
     """But for those that it is to write to, by their names."""
-    given = ("sh", "-c", f'exec 8>{tmp_path}/rows 9</etc/shadow; exec "$@"', "sh")
+    given = ("sh", "-c", f'exec 8>{tmp_path}/rows 9>{tmp_path}/other; exec "$@"', "sh")
     with Tracer("--to", "/dev/fd/8", prefix=given) as tracer:
         wait_apart(tracer)
         accept_once()
         opened = {str(path.readlink()) for path in Path(f"/proc/{tracer.pid}/fd").iterdir()}
-        assert "/etc/shadow" not in opened
+        assert f"{tmp_path}/rows" in opened
+        assert f"{tmp_path}/other" not in opened
         ended = tracer.stop()
     assert (0, []) == (ended.status, ended.complaints)
     assert (tmp_path / "rows").read_text().count("\n") > 1
