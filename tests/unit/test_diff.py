@@ -61,7 +61,9 @@ def changes(*arguments: object) -> dict[str, str]:
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for values in found:
         VALIDATOR.validate(values)
-    return {f"{one['program']} {one['destination']}:{one['port']}": one["change"] for one in found}
+    return {
+        f"{edge['program']} {edge['destination']}:{edge['port']}": edge["change"] for edge in found
+    }
 
 
 def test_what_is_new_or_gone_is_told(tmp_path: Path) -> None:

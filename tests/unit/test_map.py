@@ -583,20 +583,25 @@ FOREIGN = {
 }
 
 
+def kept_connection(fleet: Fleet, web: Host, db: Host) -> tuple[Path, Path, pa.Table]:
+    """Keep one connection; return where, the name for another file there, and web's rows."""
+    fleet.connect(web, db, 80)
+    place = fleet.keep(web, db)
+    (path,) = place.rglob("host=web/*.parquet")
+    return place, path.with_name("tracer-9.parquet"), pq.read_table(path, partitioning=None)
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_file_with_other_columns_is_left_out_and_said(
     fleet: Fleet, web: Host, db: Host, name: str
 ) -> None:
     """It would keep all others from being joined, or give them a meaning of its own."""
-    fleet.connect(web, db, 80)
-    place = fleet.keep(web, db)
-    (path,) = place.rglob("host=web/*.parquet")
-    table = pq.read_table(path, partitioning=None).slice(0, 1)
-    kept = table.schema.metadata
+    place, other, table = kept_connection(fleet, web, db)
+    known, table = table.schema.metadata, table.slice(0, 1)
     if name in table.column_names:
         table = table.drop_columns([name])
     table = table.append_column(name, FOREIGN[name])
-    pq.write_table(table.replace_schema_metadata(kept), path.with_name("tracer-9.parquet"))
+    pq.write_table(table.replace_schema_metadata(known), other)
     assert {"curl@web > nginx@db:80": 1} == arrows(place)
     assert "tracer-9.parquet" in run(place).stderr
 
@@ -606,12 +611,9 @@ def test_a_file_that_says_nonsense_of_itself_is_left_out_and_said(
     fleet: Fleet, web: Host, db: Host, known: bytes
 ) -> None:
     """As one that is cut off is."""
-    fleet.connect(web, db, 80)
-    place = fleet.keep(web, db)
-    (path,) = place.rglob("host=web/*.parquet")
-    table = pq.read_table(path, partitioning=None)
+    place, other, table = kept_connection(fleet, web, db)
     metadata = {**table.schema.metadata, META_KEY: known}
-    pq.write_table(table.replace_schema_metadata(metadata), path.with_name("tracer-9.parquet"))
+    pq.write_table(table.replace_schema_metadata(metadata), other)
     assert {"curl@web > nginx@db:80": 1} == arrows(place)
     assert "tracer-9.parquet" in run(place).stderr
 
