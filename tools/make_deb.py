@@ -26,18 +26,12 @@ from tcptrace.commands.completion import script
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "tcptrace-bpf"
 LIBRARY = Path("usr/lib") / NAME
+_LAUNCHER = (ROOT / "bin" / "tcptrace").read_text(encoding="utf-8")
+# How Ctrl-C ends the program while the rest is imported.
+_BEGINNING = _LAUNCHER[_LAUNCHER.index("import _signal") : _LAUNCHER.index("import site")]
 PROGRAM = f"""\
 #!/usr/bin/python3 -I
-import _signal
-import posix
-
-# As in bin/tcptrace: Ctrl-C ends quietly while the rest is imported.
-if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-    _signal.signal(_signal.SIGINT, lambda *_: posix._exit(0))
-
-import sys
-
-sys.path.insert(0, "/{LIBRARY}")
+{_BEGINNING}sys.path.insert(0, "/{LIBRARY}")
 from tcptrace.__main__ import main
 
 main()
